@@ -1,0 +1,53 @@
+"""C interface of batched UDP (spec 03 §7): GSO, GRO, recvmmsg, ECN, packet info."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, int64_t
+
+
+cdef enum:
+    RX_SLOTS = 16                 # messages per recvmmsg
+    RX_SLOT_BYTES = 65536
+    MAX_GSO_SEGMENTS = 64
+    MAX_GSO_BYTES = 65487
+
+
+cdef struct UdpAddr:
+    uint8_t ip[16]                # IPv4 as ::ffff:a.b.c.d
+    uint16_t port                 # host order
+    uint32_t scope                # IPv6 scope id, else 0
+
+
+cdef struct RxMessage:
+    uint8_t* data                 # borrows the socket's slab, valid until the next recv
+    uint32_t len
+    uint32_t stride               # segment size; == len when not aggregated
+    uint8_t ecn                   # two bits
+    UdpAddr src
+    UdpAddr dst                   # local address of the packet; ip all zero when unknown
+
+
+cdef inline bint addr_is_v4(const UdpAddr* a) noexcept nogil:
+    cdef const uint32_t* w = <const uint32_t*>a.ip
+    return w[0] == 0 and w[1] == 0 and a.ip[8] == 0 and a.ip[9] == 0 and a.ip[10] == 0xff and a.ip[11] == 0xff
+
+
+cdef class UdpSocket:
+    cdef readonly object sock     # the bound, non-blocking socket.socket
+    cdef int fd
+    cdef readonly int family
+    cdef readonly bint gso, gro, may_fragment
+    cdef readonly int max_segments
+    cdef void* rx                 # struct of the unit: slab, mmsghdr, control buffers
+    cdef UdpAddr local
+    cdef readonly object stats_sent, stats_received
+
+    # Number of messages (0 when the queue is empty), or -errno of a real failure.
+    # Transient errors (ECONNRESET, EINTR) are skipped.
+    cdef int recv_batch(self, RxMessage* out, int maximum) noexcept nogil
+    # One datagram, or a GSO batch when 0 < segment < n. ecn: 0..3. src: local IP to send from, or NULL.
+    # 0 sent (or swallowed, spec 03 §7.2), -EAGAIN when the caller must wait for writability.
+    cdef int send(self, const UdpAddr* dst, const uint8_t* src_ip, int ecn, const uint8_t* buf, size_t n,
+                  size_t segment) noexcept nogil
+
+
+cdef object addr_to_tuple(const UdpAddr* a)          # ("1.2.3.4", port) or ("::1", port, 0, scope)
+cdef int addr_from_tuple(object t, UdpAddr* out) except -1
