@@ -1,4 +1,4 @@
-"""C interface of packet protection (RFC 9001 §5, multipath nonce of spec 02 §4.6)."""
+"""C interface of packet protection (RFC 9001 §5; nonce of the multipath draft, with the path id)."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -11,8 +11,18 @@ cdef enum:
     HP_SAMPLE_LEN = 16
 
 
-cdef struct Aead              # one direction, one key; sealing and opening both work
-cdef struct HeaderKey         # header protection, one direction
+# Opaque outside native/crypto.h. Forward declared here, because Cython does not do that for a
+# struct without a body and C then takes each prototype's `struct Aead` for a different one.
+cdef extern from *:
+    """
+    struct iroh_aead;
+    struct iroh_header_key;
+    """
+    cdef struct Aead "iroh_aead":           # one direction, one key; sealing and opening both work
+        pass
+    cdef struct HeaderKey "iroh_header_key":  # header protection, one direction
+        pass
+
 
 # NULL on failure (unknown suite, out of memory). `key` is 16 or 32 bytes, `iv` 12; both are copied.
 cdef Aead* aead_new(int suite, const uint8_t* key, const uint8_t* iv) noexcept nogil
