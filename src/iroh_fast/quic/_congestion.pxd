@@ -88,6 +88,10 @@ cdef struct Mtud:
     int n_bursts
     uint16_t acked_mtu            # largest size acked since the present bursts
     uint64_t largest_acked_pn
+    uint64_t burst_end[8]         # last pn of each stored burst
+    uint64_t seen_pn[4]           # acked packets that no other acked one beats in both pn and size, pn rising
+    uint16_t seen_size[4]
+    int n_seen
 
 cdef void mtud_init(Mtud* m, uint16_t initial, uint16_t min_mtu, uint16_t upper_bound, int64_t interval,
                     int64_t cooldown, uint16_t min_change, bint enabled) noexcept nogil
