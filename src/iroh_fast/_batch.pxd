@@ -1,6 +1,6 @@
-"""C interface of batched UDP (spec 03 §7): GSO, GRO, recvmmsg, ECN, packet info."""
+"""C interface of batched UDP: GSO, GRO, recvmmsg, ECN, packet info."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, int64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
 
 cdef enum:
@@ -38,15 +38,27 @@ cdef class UdpSocket:
     cdef readonly int max_segments
     cdef void* rx                 # struct of the unit: slab, mmsghdr, control buffers
     cdef UdpAddr local
-    cdef readonly object stats_sent, stats_received
+    # Counters since bind. A datagram is counted once the kernel accepted it.
+    cdef uint64_t tx_datagrams, tx_bytes, tx_calls
+    cdef uint64_t tx_segments     # datagrams that left inside a GSO batch
+    cdef uint64_t tx_too_big      # calls refused with EMSGSIZE
+    cdef uint64_t tx_errors       # calls refused otherwise and swallowed
+    cdef uint64_t tx_dropped      # rest of a batch after its first part met a full queue
+    cdef uint64_t rx_datagrams, rx_bytes, rx_calls
+    cdef uint64_t rx_segments     # datagrams that arrived inside a GRO aggregate
+    cdef uint64_t rx_dropped      # messages without a usable source, or truncated
+    cdef readonly int last_errno  # of the last swallowed send error, 0 if none; for rate-limited logging
+    cdef readonly int blocked_errno   # why send last gave -EAGAIN: EAGAIN (wait for writability), ENOBUFS (1 ms)
 
     # Number of messages (0 when the queue is empty), or -errno of a real failure.
     # Transient errors (ECONNRESET, EINTR) are skipped.
     cdef int recv_batch(self, RxMessage* out, int maximum) noexcept nogil
     # One datagram, or a GSO batch when 0 < segment < n. ecn: 0..3. src: local IP to send from, or NULL.
-    # 0 sent (or swallowed, spec 03 §7.2), -EAGAIN when the caller must wait for writability.
+    # 0 sent (or swallowed: every error but EAGAIN and ENOBUFS), -EAGAIN when the caller must wait.
     cdef int send(self, const UdpAddr* dst, const uint8_t* src_ip, int ecn, const uint8_t* buf, size_t n,
                   size_t segment) noexcept nogil
+    cdef int c_close(self) except -1
+    cdef int raise_if_closed(self) except -1
 
 
 cdef object addr_to_tuple(const UdpAddr* a)          # ("1.2.3.4", port) or ("::1", port, 0, scope)
