@@ -198,3 +198,4 @@ cdef uint8_t* put_path_data(uint8_t* p, uint64_t type, const uint8_t* data8) noe
 cdef uint8_t* put_address(uint8_t* p, uint64_t type_v4, uint64_t seq, const uint8_t* ip16, uint16_t port) noexcept nogil
 cdef uint8_t* put_close(uint8_t* p, bint application, uint64_t code, uint64_t frame_type, const uint8_t* reason, size_t n) noexcept nogil
 cdef uint8_t* put_new_token(uint8_t* p, const uint8_t* token, size_t n) noexcept nogil
+cdef size_t close_size(bint application, uint64_t code, uint64_t frame_type, size_t n) noexcept nogil
