@@ -1,4 +1,4 @@
-"""RTT, congestion control, pacing and MTU discovery of one path (spec 03 §2.1, §3). Times are ns."""
+"""RTT, congestion control, pacing and MTU discovery of one path. Times are ns."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
@@ -56,6 +56,7 @@ cdef struct Pacer:
     uint64_t last_cwnd, last_mtu
     int64_t prev
     bint started
+    double carry                  # part of a byte the last refill was off by, within 0.5 either way
 
 cdef void pacer_init(Pacer* p, int64_t now) noexcept nogil
 cdef void pacer_on_sent(Pacer* p, uint64_t size) noexcept nogil
@@ -69,7 +70,7 @@ cdef enum:
     MTUD_COMPLETE = 2
 
 cdef enum:
-    BH_MAX_BURSTS = 8             # more than 3 suspicious bursts decide, spec 03 §3.5
+    BH_MAX_BURSTS = 8             # more than 3 suspicious bursts decide
 
 cdef struct Mtud:
     int state

@@ -332,18 +332,16 @@ cdef int64_t pacer_delay(Pacer* p, int64_t now, uint64_t need, uint64_t cwnd, in
     if cwnd == 0:
         cwnd = 1
     if now > p.prev:
-        if p.tokens >= p.capacity:
-            p.prev = now
+        add = p.carry + <double>cwnd * 1.25 * <double>(now - p.prev) / <double>srtt
+        if add >= <double>(p.capacity - p.tokens):
+            p.tokens = p.capacity
+            p.carry = 0
         else:
-            add = <double>cwnd * 1.25 * <double>(now - p.prev) / <double>srtt
-            if add >= <double>(p.capacity - p.tokens):
-                p.tokens = p.capacity
-                p.prev = now
-            else:
-                whole = <uint64_t>(add + 0.5)
-                if whole > 0:             # else keep prev, so that slivers of time add up
-                    p.tokens += whole
-                    p.prev = now
+            # Rounded, with the rest kept: otherwise frequent polls would gain or lose rate.
+            whole = <uint64_t>(add + 0.5)
+            p.tokens += whole
+            p.carry = add - <double>whole
+        p.prev = now
     if p.tokens >= need or p.tokens >= p.capacity:
         return 0
     wait = <double>srtt * <double>(p.capacity - p.tokens) * 4 / (5 * <double>cwnd)
