@@ -158,12 +158,16 @@ cdef inline const uint8_t* get_varint(const uint8_t* p, const uint8_t* end, uint
 
 # ---- packet numbers, RFC 9000 appendix A -----------------------------------
 cdef inline int pn_length(uint64_t pn, int64_t largest_acked) noexcept nogil:
-    """Bytes needed for `pn`; smallest n with 2*(pn - largest_acked) < 2**(8n)."""
+    """Bytes needed for `pn`; smallest n with 2*(pn - largest_acked) < 2**(8n).
+
+    Below 0 means none acknowledged. The caller keeps `pn - largest_acked` below 2**31.
+    """
     cdef uint64_t d = 2 * (pn - <uint64_t>(largest_acked if largest_acked > 0 else 0))
     return 1 if d < 0x100 else 2 if d < 0x10000 else 3 if d < 0x1000000 else 4
 
 
 cdef inline uint64_t pn_expand(uint64_t truncated, int n, uint64_t expected) noexcept nogil:
+    """Packet number nearest `expected` (largest received + 1, or 0) that ends in `n` bytes `truncated`."""
     cdef uint64_t win = <uint64_t>1 << (8 * n)
     cdef uint64_t half = win >> 1
     cdef uint64_t candidate = (expected & ~(win - 1)) | truncated

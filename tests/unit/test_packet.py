@@ -147,6 +147,7 @@ def test_pn_round_trip_for_any_receiver_between_acked_and_newest(pn: int, distan
 @example(b"\xff", 0)
 @example(b"\x00", VARINT_MAX)
 @example(b"\x80", 0x100)
+@example(b"\x7f", 0x1FF)
 @example(b"\x7f\xff\xff\xff", VARINT_MAX)
 def test_pn_expand_same_as_rfc_pseudo_code(raw: bytes, expected: int) -> None:
     assert decode_pn(raw, expected) == decode_packet_number(int.from_bytes(raw, "big"), 8 * len(raw), expected)
