@@ -430,7 +430,7 @@ def pump_send(UdpSocket sock not None, tuple addr not None, uint64_t total_bytes
     ValueError
         An argument is out of range.
     OSError
-        The socket is closed.
+        The socket is closed, or a send was refused for another reason than a full queue.
 
     Notes
     -----
@@ -439,7 +439,7 @@ def pump_send(UdpSocket sock not None, tuple addr not None, uint64_t total_bytes
     cdef UdpAddr dst
     cdef uint8_t* buf
     cdef size_t n
-    cdef uint64_t bytes0, datagrams0, calls0
+    cdef uint64_t bytes0, datagrams0, calls0, failed0
     cdef double start, now
     cdef int rc
     sock.raise_if_closed()
@@ -454,14 +454,20 @@ def pump_send(UdpSocket sock not None, tuple addr not None, uint64_t total_bytes
         raise MemoryError
     memset(buf, 0x5A, n)
     bytes0, datagrams0, calls0 = sock.tx_bytes, sock.tx_datagrams, sock.tx_calls
+    failed0 = sock.tx_errors + sock.tx_too_big
     with nogil:
         start = now = ub_now()
         while sock.tx_bytes - bytes0 < total_bytes and now - start < deadline_s:
             rc = sock.send(&dst, NULL, 0, buf, n, segment)
             if rc != 0:
                 ub_wait(sock.fd, 1, wait_ms(start + deadline_s, now))
+            elif sock.tx_errors + sock.tx_too_big != failed0:
+                break
             now = ub_now()
         free(buf)
+    if sock.tx_errors + sock.tx_too_big != failed0:
+        code = sock.last_errno or errno.EMSGSIZE
+        raise OSError(code, os.strerror(code))
     return sock.tx_bytes - bytes0, sock.tx_datagrams - datagrams0, sock.tx_calls - calls0, now - start
 
 

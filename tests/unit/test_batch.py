@@ -358,8 +358,11 @@ def with_answers(sock, answers, action):
         command = [sys.executable, "-S", "-c", SUPERVISOR, str(listener), ",".join(map(str, answers))]
         with subprocess.Popen(command, pass_fds=[listener]) as supervisor:
             os.close(listener)
-            outcome.append(("done", action()))
-            outcome.append(("exit", supervisor.wait(10)))
+            try:
+                outcome.append(("done", action()))
+                outcome.append(("exit", supervisor.wait(10)))
+            finally:
+                supervisor.kill()
 
     worker = threading.Thread(target=run)  # the filter ends with the thread
     worker.start()
@@ -506,7 +509,7 @@ def test_pumps_move_the_bytes_they_report(pair, segments):
     a, b = pair
     total = 1400 * 45
     sent = pump_send(a, b.local_address, total, 1400, segments)
-    got = pump_recv(b, total, deadline_s=5)
+    got = pump_recv(b, sent[0], deadline_s=5)
     assert sent[0] == got[0] and total <= sent[0] < total + 1400 * segments
     assert sent[1] == got[1] == sent[0] // 1400
     if LINUX:
@@ -527,6 +530,13 @@ def test_pump_send_waits_for_room(pair):
     )
     assert result[:3] == (2000, 20, 4)
     assert b"".join(collect(b, 20)[1]) == b"\x5a" * 2000
+
+
+def test_pump_send_refused_send_raises(pair):
+    a, _ = pair
+    with pytest.raises(OSError) as caught:
+        pump_send(a, (a.local_address[0], 0), 1000, 100, 1)
+    assert caught.value.errno == errno.EINVAL
 
 
 def test_pump_send_bad_sizes_raise(pair):
