@@ -113,6 +113,6 @@ def bench_pipe_two_processes(benchmark, segments):
         segments_per_call=segments,
     )  # fmt: skip
     print(
-        f"\npipe, {segments} per call: {rate:.0f} MB/s received ({packets:.0f} k packets/s), {offered:.0f} MB/s offered,"
-        f" CPU per packet {rx_ns:.0f} ns receiving, {tx_ns:.0f} ns sending"
+        f"\npipe, {segments} per call: {rate:.0f} MB/s received ({packets:.0f} k packets/s),"
+        f" {offered:.0f} MB/s offered, CPU per packet {rx_ns:.0f} ns receiving, {tx_ns:.0f} ns sending"
     )

@@ -443,7 +443,13 @@ def test_close_twice_is_harmless_and_use_after_close_raises(make):
     a.close()
     a.close()
     assert a.fileno() == -1 and a.local_address == address and "closed" in repr(a)
-    for use in (a.recv, lambda: a.sendto(b"", address), lambda: pump_recv(a, 1), lambda: pump_send(a, address, 1, 1, 1)):
+    uses = (
+        a.recv,
+        lambda: a.sendto(b"", address),
+        lambda: pump_recv(a, 1),
+        lambda: pump_send(a, address, 1, 1, 1),
+    )
+    for use in uses:
         with pytest.raises(OSError) as caught:
             use()
         assert caught.value.errno == errno.EBADF
