@@ -388,6 +388,15 @@ def test_cubic_leaving_slow_start_without_loss_starts_a_flat_curve():
     assert c.credit == pytest.approx(0.4 * 0.1**3 * MTU / 6000 * MTU)
 
 
+def test_cubic_loss_keeps_seven_tenths_of_the_credit():
+    c, rtt = in_avoidance(1_200_000), rtt_of(100 * MS)
+    c.on_ack(3 * S, 2 * S, MTU, False, rtt)
+    credit = c.credit
+    assert credit > 0
+    c.on_congestion(3 * S, 2 * S)
+    assert c.credit == pytest.approx(0.7 * credit)
+
+
 def test_cubic_persistent_congestion_resets_to_two_packets():
     c = in_avoidance(120_000)
     c.on_congestion(2 * S, 1 * S + 1, persistent=True)
