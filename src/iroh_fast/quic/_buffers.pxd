@@ -32,6 +32,7 @@ cdef struct SendBuf:
     RangeSet acked_ranges         # acknowledged out of order
     RangeSet lost                 # to send again, served first
     uint32_t cursor               # ring index of the segment last read, a hint
+    uint32_t steps                # segments looked at while searching; tests bound the work with it
 
 cdef inline uint64_t sendbuf_unacked(const SendBuf* b) noexcept nogil:
     return b.end - b.acked
@@ -80,6 +81,8 @@ cdef struct RecvBuf:
     int n_pieces
     uint32_t next_cap             # size of the next chunk, doubles up to RECVBUF_CHUNK
     bint unordered
+    Piece** index                 # the same pieces as an array from index_head on, for binary search
+    int index_head, index_cap
 
 cdef inline uint64_t recvbuf_readable(const RecvBuf* b) noexcept nogil:
     return b.tail - b.read
