@@ -136,7 +136,7 @@ class TransportParameters:
             A value is out of range, or belongs to the other role.
         """
         blobs: list[bytes] = []
-        _check(self, not is_server, ValueError)
+        _check(self, is_server, ValueError)
         for key, name, default in _INTEGERS:
             value = getattr(self, name)
             if value != default:

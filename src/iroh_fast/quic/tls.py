@@ -735,7 +735,10 @@ class TlsSession:
     # --- driving -----------------------------------------------------------------------
 
     def start(self) -> None:
-        """Produce the ClientHello, and the 0-RTT secret if a ticket allows it; once, client only."""
+        """Produce the ClientHello, and the 0-RTT secret if a ticket allows it.
+
+        For clients, once.
+        """
         if self._state is not _State.START:
             raise RuntimeError("start() is for a fresh client session")
         self._send_client_hello()
@@ -883,7 +886,8 @@ class TlsSession:
         """Run the schedule from the key exchange to the handshake traffic secrets."""
         try:
             shared = crypto_scalarmult(hs.private_key, share)
-        except Exception:  # libsodium refuses points that give an all-zero secret (RFC 8446 §7.4.2)
+        except RuntimeError:
+            # libsodium refuses points that give an all-zero secret (RFC 8446 §7.4.2).
             _misbehaved("InvalidKeyShare")
         hs.private_key = b""
         kdf = self._kdf
@@ -969,9 +973,8 @@ class TlsSession:
         if ticket is not None:
             age_ms = int((self._now() - ticket.issued_s) * 1000)
             kdf = _KDF[ticket.suite]
-            identity = _vector16(ticket.identity) + ((age_ms + ticket.age_add) & 0xFFFFFFFF).to_bytes(
-                4, "big"
-            )
+            age = (age_ms + ticket.age_add) & 0xFFFFFFFF
+            identity = _vector16(ticket.identity) + age.to_bytes(4, "big")
             binders = _vector16(_vector8(kdf.zeros))
             # pre_shared_key must be last (RFC 8446 §4.2.11)
             extensions.append(_extension(_PRE_SHARED_KEY, _vector16(identity) + binders))
