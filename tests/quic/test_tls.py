@@ -1190,3 +1190,138 @@ def test_key_schedule_equals_that_of_aioquic(suite: int) -> None:
         assert derived == kdf.expand_label(secret, label, digest, kdf.size)
     assert theirs.finished_verify_data(derived) == kdf.finished(derived, digest)
     assert hashlib.new(kdf.name).digest() == kdf.empty_hash
+
+
+# --- aioquic as an independent peer ----------------------------------------------------
+
+
+class AioquicPeer:
+    """aioquic's TLS engine, bent to raw public keys, behind the interface of ours."""
+
+    def __init__(self, is_client: bool, **attributes: object) -> None:
+        import ssl
+
+        import aioquic.tls as their
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+
+        self.their = their
+        peer = self
+
+        class RawKey:
+            def __init__(self, spki: bytes) -> None:
+                self.spki = spki
+
+            def public_bytes(self, encoding: object) -> bytes:
+                return self.spki
+
+            def public_key(self) -> ed25519.Ed25519PublicKey:
+                return ed25519.Ed25519PublicKey.from_public_bytes(self.spki[12:])
+
+        class Context(their.Context):
+            def _set_peer_certificate(self, certificate: their.Certificate) -> None:
+                ((spki, _),) = certificate.certificates
+                self._peer_certificate = RawKey(spki)
+
+            def _set_state(self, state: their.State) -> None:
+                if state is their.State.SERVER_EXPECT_CERTIFICATE and self._session_resumed:
+                    self._server_expect_finished()
+                else:
+                    super()._set_state(state)
+
+        self.context = Context(
+            is_client=is_client,
+            alpn_protocols=["test"],
+            verify_mode=ssl.CERT_NONE,
+            max_early_data=None if is_client else 0xFFFFFFFF,
+        )
+        seed, own = (bytes(range(1, 33)), CLIENT) if is_client else (bytes(range(32)), SERVER)
+        self.context._signature_algorithms = [their.SignatureAlgorithm.ED25519]
+        self.context._supported_groups = [their.Group.X25519]
+        self.context.certificate = RawKey(own.spki)
+        self.context.certificate_private_key = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
+        self.context._request_client_certificate = not is_client
+        types = b"\x01\x02" if is_client else b"\x02"
+        parameters = CLIENT_PARAMETERS if is_client else SERVER_PARAMETERS
+        self.context.handshake_extensions = [(57, parameters), (19, types), (20, types)]
+        for name, value in attributes.items():
+            setattr(self.context, name, value)
+        self.secrets: dict[tuple[bool, int], bytes] = {}
+
+        def note(direction: object, epoch: object, suite: object, secret: bytes) -> None:
+            peer.secrets[direction is their.Direction.ENCRYPT, epoch.value] = secret
+
+        self.context.update_traffic_key_cb = note
+        self.buffers = {
+            epoch: tls.Buffer(capacity=8192)
+            for epoch in (their.Epoch.INITIAL, their.Epoch.HANDSHAKE, their.Epoch.ONE_RTT)
+        }
+
+    @property
+    def complete(self) -> bool:
+        return self.context.state in (
+            self.their.State.CLIENT_POST_HANDSHAKE,
+            self.their.State.SERVER_POST_HANDSHAKE,
+        )
+
+    def start(self) -> None:
+        self.context.handle_message(b"", self.buffers)
+
+    def receive(self, epoch: int, data: bytes) -> None:
+        self.context.handle_message(data, self.buffers)
+
+    def take_output(self) -> list[tuple[int, bytes]]:
+        output = []
+        for epoch, buffer in self.buffers.items():
+            if buffer.tell():
+                output.append((epoch.value, buffer.data))
+                buffer.seek(0)
+        return output
+
+
+def check_same_secrets(ours: TlsSession, theirs: AioquicPeer, early: bool) -> None:
+    mine = {(not write, epoch): secret for write, epoch, _, secret in ours.take_secrets()}
+    assert mine == theirs.secrets
+    assert len(mine) == (5 if early else 4)
+
+
+def test_aioquic_client_against_our_server() -> None:
+    store = ServerTicketStore()
+    tickets: list = []
+    for resumed in (False, True):
+        theirs = AioquicPeer(True, new_session_ticket_cb=tickets.append)
+        if resumed:
+            theirs.context.session_ticket = tickets[0]
+        server = make_server(alpns=[b"test"], ticket_store=store, now=tls.time.time)
+        handshake(theirs, server)
+        assert theirs.complete and server.complete
+        assert server.resumed is theirs.context.session_resumed is resumed
+        assert server.early_data_accepted is theirs.context.early_data_accepted is resumed
+        assert server.peer_public_key == CLIENT.public_key
+        assert server.alpn == b"test"
+        check_same_secrets(server, theirs, early=resumed)
+    assert len(tickets) == 4
+
+
+def test_our_client_against_aioquic_server() -> None:
+    store: dict = {}
+    tickets: list[ResumptionTicket] = []
+    for resumed in (False, True):
+        theirs = AioquicPeer(
+            False,
+            new_session_ticket_cb=lambda ticket: store.update({ticket.ticket: ticket}),
+            get_session_ticket_cb=lambda name: store.pop(name, None),
+        )
+        client = make_client(
+            # aioquic picks by its own order and wants the ticket's suite again.
+            suites=[0x1302, 0x1301],
+            alpns=[b"test"],
+            on_ticket=tickets.append,
+            ticket=tickets[0] if resumed else None,
+        )
+        handshake(client, theirs)
+        assert client.complete and theirs.complete
+        assert client.resumed is theirs.context.session_resumed is resumed
+        assert client.early_data_accepted is theirs.context.early_data_accepted is resumed
+        assert client.peer_transport_parameters == SERVER_PARAMETERS
+        check_same_secrets(client, theirs, early=resumed)
+    assert len(tickets) == 2
