@@ -78,7 +78,7 @@ cdef int ranges_grow(RangeSet* r) noexcept nogil:
         return 0
     if r.cap >= RING_MAX:
         return -1
-    cap = r.cap * 2 if r.cap else 4
+    cap = <int>(r.cap * 2 if r.cap else 4)
     v = <uint64_t*>PyMem_RawRealloc(r.v, <size_t>cap * 2 * sizeof(uint64_t))
     if v == NULL:
         return -1
@@ -219,7 +219,7 @@ cdef Segment* sendbuf_slot(SendBuf* b) noexcept nogil:
     cdef Segment* segs
     cdef uint32_t cap, first
     if b.segs == NULL or b.count > b.mask:
-        cap = 4 if b.segs == NULL else (b.mask + 1) * 2
+        cap = <uint32_t>(4 if b.segs == NULL else (b.mask + 1) * 2)
         if cap > RING_MAX:
             return NULL
         segs = <Segment*>PyMem_RawMalloc(<size_t>cap * sizeof(Segment))
@@ -505,7 +505,7 @@ cdef Chunk* chunk_new(RecvBuf* b, size_t want) noexcept nogil:
         b.first = c
         b.read = b.tail                      # they differ only after a discard
     b.last = c
-    b.next_cap = min(cap * 2, <uint32_t>RECVBUF_CHUNK)
+    b.next_cap = <uint32_t>min(cap * 2, <uint32_t>RECVBUF_CHUNK)
     return c
 
 
@@ -518,7 +518,7 @@ cdef PyObject* chunk_pop(RecvBuf* b) noexcept nogil:
         b.last = NULL
     # A reader that keeps up with less than half a chunk needs no larger one next time.
     if c.wr <= c.cap // 2:
-        b.next_cap = max(c.cap // 2, <uint32_t>RECVBUF_FIRST_CHUNK)
+        b.next_cap = <uint32_t>max(c.cap // 2, <uint32_t>RECVBUF_FIRST_CHUNK)
     PyMem_RawFree(c)
     return o
 
@@ -571,7 +571,7 @@ cdef int piece_reserve(RecvBuf* b) noexcept nogil:
         memmove(b.index, b.index + b.index_head, <size_t>b.n_pieces * sizeof(Piece*))
         b.index_head = 0
         return 0
-    cap = b.index_cap * 2 if b.index_cap else 8
+    cap = <int>(b.index_cap * 2 if b.index_cap else 8)
     index = <Piece**>PyMem_RawRealloc(b.index, <size_t>cap * sizeof(Piece*))
     if index == NULL:
         return -1
