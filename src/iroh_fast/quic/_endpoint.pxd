@@ -1,0 +1,56 @@
+"""Demultiplexing and connection admission of a sans-IO QUIC endpoint (spec 03 §6)."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from cpython.object cimport PyObject
+
+from iroh_fast._batch cimport UdpAddr
+from iroh_fast._packet cimport LongHeader
+from iroh_fast.quic._connection cimport Host, QuicConnection
+
+
+cdef struct CidEntry:
+    uint64_t cid
+    PyObject* conn                # borrowed; NULL: empty, 1: deleted
+    uint32_t path_id
+
+
+cdef class Waker:
+    """Driver side: told when a connection has something to send."""
+    cdef void wake(self, QuicConnection c) noexcept
+    cdef void wake_endpoint(self) noexcept
+
+
+cdef class QuicEndpoint(Host):
+    cdef Waker waker
+    cdef readonly object identity, connections, loop
+    cdef object random_source, reset_key, cid_key, token_key, initial_ids, server_tickets, session_cache
+    cdef object incoming, outgoing, keylog, wall_clock
+    cdef public object on_incoming
+    cdef public bint accepting
+    cdef CidEntry* table
+    cdef uint32_t mask, used, live
+    cdef uint64_t last_cid
+    cdef PyObject* last_conn
+    cdef uint32_t last_path
+    cdef uint64_t next_id
+    cdef int64_t last_reset
+    cdef uint64_t incoming_bytes
+    cdef public uint64_t max_incoming, incoming_buffer, incoming_total
+    cdef public object counters
+    cdef uint8_t pool[256]
+    cdef int pool_at
+    # Feed one datagram. The connection it belongs to (borrowed), or NULL.
+    cdef PyObject* datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
+                            int64_t now) noexcept
+    cdef CidEntry* lookup(self, uint64_t cid) noexcept nogil
+    cdef int grow(self) noexcept nogil
+    cdef void random_bytes(self, uint8_t* out, int n) noexcept nogil
+    cdef PyObject* unknown(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now)
+    cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now)
+    cdef void reply(self, const UdpAddr* src, const UdpAddr* dst, bytes data)
+    cdef const char* key_ptr(self, bint reset) noexcept nogil
+    cdef bint is_ours(self, const uint8_t* cid8) noexcept nogil
+    cdef void first_initial(self, uint8_t* data, size_t n, LongHeader* h, bytes dcid, const UdpAddr* src,
+                            const UdpAddr* dst, int ecn, int64_t now)
+    cdef bint reset_received(self, uint8_t* data, size_t n, int64_t now)
+    cdef void maybe_send_reset(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int64_t now)

@@ -1,0 +1,136 @@
+"""Paths and connection IDs of one connection (spec 03 §4, multipath draft)."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+
+from iroh_fast._batch cimport UdpAddr
+from iroh_fast.quic._congestion cimport Rtt, Congestion, Pacer, Mtud
+from iroh_fast.quic._counters cimport N_COUNTERS
+from iroh_fast.quic._recovery cimport PnSpace
+
+
+cdef enum:
+    CID_LEN = 8                   # of the ids we issue
+    MAX_CID_LEN = 20
+    REMOTE_CIDS = 5               # active_connection_id_limit that we advertise, per path
+    LOCAL_CIDS = 12               # ids we keep active per path at most
+    MAX_CHALLENGES = 4            # unanswered PATH_CHALLENGE values remembered per path
+
+    STATUS_AVAILABLE = 0
+    STATUS_BACKUP = 1
+
+
+cdef struct RemoteCid:
+    uint64_t seq
+    uint8_t len
+    uint8_t cid[20]
+    uint8_t token[16]
+    bint has_token
+
+
+cdef struct LocalCid:
+    uint64_t seq
+    uint64_t value                # the 8 bytes, as loaded
+
+
+# Ids of one path id, whether or not the path is open.
+cdef struct CidSet:
+    CidSet* next
+    uint32_t path_id
+    int n_local
+    uint64_t next_seq             # of the next id we issue
+    LocalCid local[12]
+    int n_remote
+    int active                    # index into remote, -1: none
+    uint64_t retire_prior_to
+    RemoteCid remote[5]
+
+
+# What belongs to the present 4-tuple of a path.
+cdef struct Route:
+    UdpAddr remote
+    UdpAddr local                 # ip all zero: unknown
+    bint validated
+    bint ecn
+    uint32_t generation
+    Rtt rtt
+    Congestion cc
+    Pacer pacer
+    Mtud mtud
+    uint64_t in_flight
+    uint64_t sent, received       # datagram bytes, for the amplification limit
+
+
+cdef struct PathStats:
+    uint64_t tx_datagrams, tx_bytes, rx_datagrams, rx_bytes
+    uint64_t lost_packets, lost_bytes, congestion_events, spurious
+    uint64_t tx_frames[38]
+    uint64_t rx_frames[38]
+
+
+cdef struct Path:
+    uint32_t id
+    Path* next                    # ascending id
+    PnSpace sp
+    Route r
+    Route* previous               # before an unconfirmed migration
+    CidSet* cids
+    # validation
+    bint challenge_due
+    uint8_t challenges[4][8]
+    int64_t challenge_sent[4]     # 0: unused
+    uint32_t challenge_route[4]   # generation it was sent for
+    int challenge_lost
+    int64_t challenge_at          # when to send the next one, 0: never
+    int64_t validation_fails_at   # migration only, 0: none
+    bint response_due
+    uint8_t response[8]
+    bint established
+    # what to send here and only here
+    bint ping_due, immediate_ack_due, observed_due
+    int pto_count
+    bint app_limited
+    int64_t pacing_at             # 0: not blocked by the pacer
+    bint cwnd_blocked
+    # status
+    int status, remote_status
+    uint64_t status_seq
+    int64_t remote_status_seq     # -1: none yet
+    # end of life
+    bint abandoned, abandon_told, abandon_received
+    uint64_t abandon_code
+    int64_t drained_at
+    # time of activity
+    int64_t last_rx, last_tx, idle_from
+    bint permit_idle_reset
+    int64_t idle_timeout          # 0: none
+    int64_t observed_seq          # of reports received, -1
+    UdpAddr observed              # our address as last reported
+    PathStats stats
+
+
+cdef Path* path_new(uint32_t id) noexcept nogil
+cdef void path_free(Path* p) noexcept nogil
+cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil
+
+cdef inline bint same_addr(const UdpAddr* a, const UdpAddr* b) noexcept nogil:
+    cdef const uint64_t* x = <const uint64_t*>a.ip
+    cdef const uint64_t* y = <const uint64_t*>b.ip
+    return a.port == b.port and x[0] == y[0] and x[1] == y[1]
+
+cdef inline bint same_ip(const UdpAddr* a, const UdpAddr* b) noexcept nogil:
+    cdef const uint64_t* x = <const uint64_t*>a.ip
+    cdef const uint64_t* y = <const uint64_t*>b.ip
+    return x[0] == y[0] and x[1] == y[1]
+
+cdef inline bint ip_known(const UdpAddr* a) noexcept nogil:
+    cdef const uint64_t* x = <const uint64_t*>a.ip
+    return x[0] != 0 or x[1] != 0
+
+# Peer's NEW_CONNECTION_ID. 0 stored, 1 duplicate or stale, 2 must be retired at once, -1 CONNECTION_ID_LIMIT_ERROR,
+# -2 contradicts an earlier frame. `n_retired` ids moved to `retired` because of retire_prior_to.
+cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
+                        const uint8_t* token, uint64_t* retired, int* n_retired) noexcept nogil
+# Move to another id. The old one's sequence number goes to `retired`. False: no other id.
+cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil
+cdef LocalCid* local_cid_find(CidSet* c, uint64_t seq) noexcept nogil
+cdef void local_cid_remove(CidSet* c, LocalCid* l) noexcept nogil

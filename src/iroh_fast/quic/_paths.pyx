@@ -1,0 +1,113 @@
+"""Paths and connection IDs of one connection. Sources: RFC 9000 §5.1, §9, the multipath draft."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memmove
+
+from iroh_fast.quic._recovery cimport space_free
+
+
+cdef Path* path_new(uint32_t id) noexcept nogil:
+    cdef Path* p = <Path*>calloc(1, sizeof(Path))
+    if p != NULL:
+        p.id = id
+        p.remote_status_seq = -1
+        p.observed_seq = -1
+    return p
+
+
+cdef void path_free(Path* p) noexcept nogil:
+    if p == NULL:
+        return
+    space_free(&p.sp)
+    free(p.previous)
+    free(p)
+
+
+cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil:
+    cdef CidSet* c = <CidSet*>calloc(1, sizeof(CidSet))
+    if c != NULL:
+        c.path_id = path_id
+        c.active = -1
+    return c
+
+
+cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
+                        const uint8_t* token, uint64_t* retired, int* n_retired) noexcept nogil:
+    cdef int i, k
+    cdef uint64_t active_seq = 0
+    cdef RemoteCid* r
+    n_retired[0] = 0
+    for i in range(c.n_remote):
+        if c.remote[i].seq == seq:
+            if c.remote[i].len != n or memcmp(c.remote[i].cid, cid, n) != 0:
+                return -2
+            return 1
+    # Below the active one: retired before, or arrived too late to matter.
+    if seq < c.retire_prior_to or (c.active >= 0 and seq < c.remote[c.active].seq):
+        return 2
+    if retire_prior_to > c.retire_prior_to:
+        c.retire_prior_to = retire_prior_to
+        if c.active >= 0:
+            active_seq = c.remote[c.active].seq
+        k = 0
+        for i in range(c.n_remote):
+            if c.remote[i].seq < retire_prior_to:
+                retired[n_retired[0]] = c.remote[i].seq
+                n_retired[0] += 1
+            else:
+                c.remote[k] = c.remote[i]
+                k += 1
+        c.n_remote = k
+        if c.active >= 0:
+            c.active = -1
+            for i in range(k):
+                if c.remote[i].seq == active_seq:
+                    c.active = i
+    if c.n_remote == REMOTE_CIDS:
+        return -1
+    r = &c.remote[c.n_remote]
+    r.seq = seq
+    r.len = n
+    memcpy(r.cid, cid, n)
+    r.has_token = token != NULL
+    if token != NULL:
+        memcpy(r.token, token, 16)
+    c.n_remote += 1
+    if c.active < 0:
+        # the lowest sequence number first
+        c.active = 0
+        for i in range(1, c.n_remote):
+            if c.remote[i].seq < c.remote[c.active].seq:
+                c.active = i
+    return 0
+
+
+cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil:
+    cdef int i, best = -1
+    if c.active < 0 or c.n_remote < 2:
+        return False
+    for i in range(c.n_remote):
+        if i != c.active and (best < 0 or c.remote[i].seq < c.remote[best].seq):
+            best = i
+    retired[0] = c.remote[c.active].seq
+    c.n_remote -= 1
+    if best == c.n_remote:
+        best = c.active           # the last entry moves into the hole
+    c.remote[c.active] = c.remote[c.n_remote]
+    c.active = best
+    return True
+
+
+cdef LocalCid* local_cid_find(CidSet* c, uint64_t seq) noexcept nogil:
+    cdef int i
+    for i in range(c.n_local):
+        if c.local[i].seq == seq:
+            return &c.local[i]
+    return NULL
+
+
+cdef void local_cid_remove(CidSet* c, LocalCid* l) noexcept nogil:
+    cdef long i = l - &c.local[0]
+    memmove(&c.local[i], &c.local[i + 1], (c.n_local - i - 1) * sizeof(LocalCid))
+    c.n_local -= 1
