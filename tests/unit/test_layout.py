@@ -1,0 +1,242 @@
+"""Layers: imports go downwards only, and nothing of one machine gets in."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "iroh_fast"
+
+pytestmark = pytest.mark.source_tree
+
+# From the bottom.  A module may import at run time what stands in a lower row, or in its own
+# row where `within` allows it.  A folder stands for all modules below it.
+ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
+    (("errors",), False),
+    (("keys", "addr", "ticket", "config"), True),
+    (("_packet", "_crypto", "_batch", "_relay", "_probe"), False),
+    (("quic",), True),
+    (("net",), True),
+    (("net_report", "portmapper"), False),
+    (
+        (
+            *("_owner", "_pending", "connection", "endpoint", "hooks", "presets"),
+            *("router", "stats", "streams", "watcher", "lookup"),
+        ),
+        True,
+    ),
+    (("relay", "dns_server", "blobs", "gossip"), False),
+    (("__init__",), False),
+    (("cli", "__main__"), True),
+)
+RANK = {name: rank for rank, (names, _) in enumerate(ROWS) for name in names}
+WITHIN = {name: within for names, within in ROWS for name in names}
+
+SOURCES = [
+    path
+    for path in sorted(PACKAGE.rglob("*"))
+    if path.suffix in (".py", ".pyx", ".pxd") and path.stat().st_size
+]
+CIMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+)?c?import[ \t]+(\(?[^#\n]*)", re.M)
+INCLUDE = re.compile(r"^[ \t]*include[ \t]+[\"']", re.M)
+
+
+def room(module: str) -> str:
+    """The first name below the package."""
+    return module.partition(".")[0] or "__init__"
+
+
+def module_name(path: Path) -> str:
+    """Dotted name below the package; empty for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE.joinpath(*name.split("."))
+    return path.is_dir() or any(path.with_suffix(s).exists() for s in (".py", ".pyx", ".pxd"))
+
+
+def resolve(path: Path, source: str, names: list[str]) -> Iterator[str]:
+    """Yield the modules below the package that `from source import names` touches."""
+    dots = len(source) - len(source.lstrip("."))
+    rest = source.lstrip(".")
+    if dots:
+        parent = list(path.relative_to(PACKAGE).parent.parts)
+        assert dots - 1 <= len(parent), f"{path} imports from above the package"
+        base = ".".join([*parent[: len(parent) - (dots - 1)], *([rest] if rest else [])])
+    elif rest == "iroh_fast" or rest.startswith("iroh_fast."):
+        base = rest.removeprefix("iroh_fast").removeprefix(".")
+    else:
+        return
+    for name in names:
+        inner = f"{base}.{name}" if base else name
+        yield inner if is_module(inner) else base
+
+
+def only_for_types(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+def python_imports(path: Path, tree: ast.AST) -> Iterator[str]:
+    """What a Python file imports when it runs, early or late."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and only_for_types(node.test):
+            for other in node.orelse:
+                yield from python_imports(path, ast.Module([other], []))
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            yield from resolve(path, source, [alias.name for alias in node.names])
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] == "iroh_fast":
+                    yield alias.name.removeprefix("iroh_fast").removeprefix(".")
+        else:
+            yield from python_imports(path, node)
+
+
+def cython_imports(path: Path, text: str) -> Iterator[str]:
+    text = re.sub(r'("""|\'\'\')(.*?)\1', "", text, flags=re.S)
+    for match in CIMPORT.finditer(text):
+        source, names = match[1], match[2]
+        if source is None:
+            for name in names.split(","):
+                name = name.split(" as ")[0].strip()
+                if name.partition(".")[0] == "iroh_fast":
+                    yield name.removeprefix("iroh_fast").removeprefix(".")
+            continue
+        if names.startswith("("):
+            names = text[match.start(2) + 1 : text.index(")", match.start(2))]
+            names = re.sub(r"#.*", "", names)
+        wanted = [name.split(" as ")[0].strip() for name in names.split(",")]
+        yield from resolve(path, source, [name for name in wanted if name])
+
+
+def imports(path: Path) -> set[str]:
+    text = path.read_text(encoding="utf-8")
+    found = (
+        python_imports(path, ast.parse(text))
+        if path.suffix == ".py"
+        else cython_imports(path, text)
+    )
+    return set(found) - {module_name(path)}
+
+
+def violations(importer: str, imported: set[str]) -> list[str]:
+    here = room(importer)
+    return [
+        f"{importer or '__init__'} imports {name or '__init__'}"
+        for name in sorted(imported)
+        if RANK[room(name)] > RANK[here]
+        or (
+            RANK[room(name)] == RANK[here]
+            and name != importer
+            and not WITHIN[here]
+            and room(name) != here
+        )
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_layout_imports_go_downwards(path: Path) -> None:
+    importer = module_name(path)
+    assert room(importer) in RANK, f"{importer} has no place in the layers"
+    # The package itself loads the public names when they are first used.
+    assert violations(importer, imports(path)) == []
+
+
+def test_layout_rule_sees_upward_imports_of_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = PACKAGE / "quic" / "example.py"
+    python = """
+from __future__ import annotations
+import iroh_fast.net.driver
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from ..endpoint import Endpoint
+else:
+    from .. import router
+def late():
+    from ..streams import SendStream
+    from .tls import TlsSession
+"""
+    found = set(python_imports(path, ast.parse(python)))
+    assert found == {"net.driver", "router", "streams", "quic.tls"}
+    assert violations("quic.example", found) == [
+        "quic.example imports net.driver",
+        "quic.example imports router",
+        "quic.example imports streams",
+    ]
+    cython = '''
+"""from iroh_fast.cli cimport nothing"""
+from libc.string cimport memcpy
+from iroh_fast._packet cimport *
+from iroh_fast.quic._buffers cimport (
+    SendBuf,  # from iroh_fast.cli cimport y
+    RecvBuf,
+)
+cimport iroh_fast._crypto as c, cython
+from ..connection import Connection
+'''
+    found = set(cython_imports(path, cython))
+    assert found == {"_packet", "quic._buffers", "_crypto", "connection"}
+    assert violations("_packet", {"_crypto", "errors"}) == ["_packet imports _crypto"]
+
+
+def test_layout_rows_name_every_part_of_the_package() -> None:
+    present = {room(module_name(path)) for path in SOURCES}
+    assert {"errors", "keys", "_packet", "quic", "__init__"} <= present
+    assert present <= set(RANK)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in SOURCES if p.parts[len(PACKAGE.parts)] == "quic"],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_layout_core_knows_no_socket_and_no_thread(path: Path) -> None:
+    """Time, randomness and datagrams come in as arguments."""
+    text = path.read_text(encoding="utf-8")
+    found = set(re.findall(r"^[ \t]*(?:from|import)[ \t]+(socket|select|threading|selectors)\b", text, re.M))
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SOURCES if p.suffix != ".py"], ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_layout_no_textual_inclusion_in_cython(path: Path) -> None:
+    assert INCLUDE.search(path.read_text(encoding="utf-8")) is None
+
+
+def tracked() -> list[Path]:
+    """Text files that belong to the project."""
+    folders = ("src", "tests", "bench", "examples", "docs", "tools", ".ci", ".github")
+    files = [p for folder in folders for p in sorted((ROOT / folder).rglob("*"))]
+    files += [p for p in sorted(ROOT.iterdir()) if p.suffix in (".py", ".md", ".toml", ".in")]
+    skipped = {".so", ".pyd", ".pyc", ".c", ".hex", ".bin", ".html", ".svg"}
+    return [
+        p
+        for p in files
+        if p.is_file()
+        and p.suffix not in skipped
+        and "__pycache__" not in p.parts
+        and "results" not in p.parts
+    ]
+
+
+def test_layout_nothing_of_one_machine_or_workplace_in_the_files() -> None:
+    # Put together here, so that this file does not contain them.
+    words = ["/" + "work/", "/" + "tmp/venv", "/" + "root/", "/" + "home/", "lib" + "rary/env"]
+    pattern = re.compile("|".join(map(re.escape, words)))
+    files = tracked()
+    assert len(files) > 40
+    found = []
+    for path in files:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert found == []

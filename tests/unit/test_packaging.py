@@ -1,0 +1,177 @@
+"""What is installed: public names, light imports, stubs, metadata."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import iroh_fast
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "iroh_fast"
+HEAVY = (
+    *("ada_url", "aioquic", "asyncio", "cryptography", "dataclasses", "nacl", "psutil"),
+    *("socket", "ssl", "typing", "typing_extensions", "uvloop", "iroh_fast._crypto"),
+)
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Modules in a new interpreter without site packages' start-up hooks after a statement."""
+    # A hook of an editable install may import things of its own: what is loaded before counts
+    # for nothing.
+    code = (
+        "import sys; sys.path[:0] = sys.argv[1:]; before = set(sys.modules); "
+        f"{statement}; print('\\n'.join(set(sys.modules) - before))"
+    )
+    paths = [str(Path(iroh_fast.__file__).parents[1]), *(p for p in sys.path if p)]
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, *paths], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_import_loads_nothing_heavy() -> None:
+    loaded = loaded_after("import iroh_fast")
+    assert "iroh_fast" in loaded
+    assert sorted(loaded & set(HEAVY)) == []
+
+
+def test_import_of_the_identity_part_needs_no_network_code() -> None:
+    loaded = loaded_after("from iroh_fast import SecretKey, EndpointTicket")
+    assert {"iroh_fast.keys", "iroh_fast.ticket"} <= loaded
+    unwanted = {"aioquic", "cryptography", "psutil", "iroh_fast.endpoint", "iroh_fast.quic"}
+    assert sorted(loaded & unwanted) == []
+
+
+@pytest.mark.parametrize("name", iroh_fast.__all__)
+def test_public_name_resolves(name: str) -> None:
+    value = getattr(iroh_fast, name)
+    assert value is getattr(iroh_fast, name)
+    assert name in dir(iroh_fast)
+
+
+def test_public_names_are_sorted_and_complete() -> None:
+    names = iroh_fast.__all__
+    assert names == sorted(names) and len(set(names)) == len(names)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = iroh_fast.no_such_name
+
+
+def test_public_names_have_docstrings() -> None:
+    missing = [
+        name
+        for name in iroh_fast.__all__
+        if isinstance(getattr(iroh_fast, name), type) and not getattr(iroh_fast, name).__doc__
+    ]
+    assert missing == []
+
+
+def test_error_classes_are_all_exported() -> None:
+    errors = importlib.import_module("iroh_fast.errors")
+    classes = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type)
+        and issubclass(value, errors.IrohError)
+        and not name.startswith("_")
+    }
+    assert classes <= set(errors.__all__)
+
+
+def test_package_is_marked_as_typed() -> None:
+    assert files("iroh_fast").joinpath("py.typed").is_file()
+
+
+def test_stubs_are_installed_for_what_python_sees_of_compiled_modules() -> None:
+    package = Path(iroh_fast.__file__).parent
+    found = [p for suffix in ("*.so", "*.pyd") for p in package.rglob(suffix)]
+    seen = []
+    for path in found:
+        parts = path.relative_to(package).parent.joinpath(path.name.partition(".")[0]).parts
+        module = importlib.import_module(".".join(("iroh_fast", *parts)))
+        # A module that is only an interface in C for others defines nothing here.
+        own = [v for v in vars(module).values() if getattr(v, "__module__", "") == module.__name__]
+        if own:
+            seen.append(module.__name__)
+            assert package.joinpath(*parts).with_suffix(".pyi").is_file(), module.__name__
+    assert {"iroh_fast._packet", "iroh_fast._crypto", "iroh_fast._batch"} <= set(seen)
+
+
+@pytest.mark.source_tree
+@pytest.mark.parametrize(
+    "path", sorted(SOURCE.rglob("*.pyx")), ids=lambda p: str(p.relative_to(SOURCE))
+)
+def test_cython_module_has_a_stub_if_python_sees_anything_of_it(path: Path) -> None:
+    public = re.findall(
+        r"^(?:def|cpdef|class|cdef class)[ \t]+\w+", path.read_text(encoding="utf-8"), re.M
+    )
+    assert path.with_suffix(".pyi").exists() == bool(public), public
+
+
+def test_installed_metadata_has_version_and_licence() -> None:
+    try:
+        meta = importlib.metadata.metadata("iroh-fast")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("run from the source tree by PYTHONPATH: nothing is installed")
+    assert meta["Version"] == iroh_fast.__version__
+    assert meta["License-Expression"] == "MIT OR Apache-2.0"
+    assert sorted(meta.get_all("License-File", [])) == ["LICENSE-APACHE", "LICENSE-MIT"]
+
+
+def configuration() -> dict[str, object]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.source_tree
+def test_version_is_the_same_everywhere() -> None:
+    assert configuration()["project"]["version"] == iroh_fast.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"[{iroh_fast.__version__}]" in changes or "## Unreleased" in changes
+
+
+@pytest.mark.source_tree
+def test_every_dependency_has_its_reason_in_the_docs() -> None:
+    project = configuration()["project"]
+    extras = [spec for specs in project["optional-dependencies"].values() for spec in specs]
+    names = {re.split(r"[<>=!;\[ ]", spec)[0] for spec in [*project["dependencies"], *extras]}
+    text = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    missing = [name for name in sorted(names - {"iroh-fast"}) if f"`{name}`" not in text]
+    assert missing == []
+
+
+@pytest.mark.source_tree
+def test_readme_starts_with_the_demo_and_the_tests_and_ci_runs_them() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [
+        line.removeprefix("$ ")
+        for block in re.findall(r"```(?:sh|console|bash)\n(.*?)```", text, re.S)
+        for line in block.splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert commands[0] == "pip install . && python -m iroh_fast demo"
+    assert commands[1] == "pip install -e '.[test]' && pytest"
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for part in commands[1].split(" && "):
+        assert re.search(rf"^(?:\S+ )?{re.escape(part)}$", script, re.M), part
+
+
+@pytest.mark.source_tree
+def test_documents_link_only_to_files_that_exist() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    assert len(documents) >= 9
+    broken = [
+        f"{document.name}: {target}"
+        for document in documents
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
+        if not re.match(r"[a-z]+:", target) and not (document.parent / target).exists()
+    ]
+    assert broken == []
