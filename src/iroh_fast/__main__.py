@@ -1,0 +1,43 @@
+"""``python -m iroh_fast``: small tools to see the library at work."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    from . import __version__
+
+    parser = argparse.ArgumentParser(prog="python -m iroh_fast", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"iroh_fast {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+
+    demo = commands.add_parser(
+        "demo", help="connect two processes on this machine, echo a line, transfer a file"
+    )
+    demo.add_argument(
+        "--size", type=int, default=512, metavar="MIB", help="size of the file (default: 512)"
+    )
+    demo.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    commands.add_parser("info", help="print version, build switches and features as JSON")
+
+    args = parser.parse_args(argv)
+    if args.command == "info":
+        import json
+
+        from . import build_info
+
+        print(json.dumps(build_info(), indent=2))
+        return 0
+    if args.size < 1:
+        parser.error("--size must be at least 1")
+    from .cli import demo as command
+
+    return command.serve() if args.serve else command.run(args.size)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

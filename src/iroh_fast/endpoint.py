@@ -1,0 +1,618 @@
+"""Endpoints: the local end of all connections."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import warnings
+from collections.abc import Awaitable, Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from types import TracebackType
+from typing import TYPE_CHECKING, TypedDict, TypeVar
+
+from . import presets
+from ._owner import Owner, settled
+from ._pending import Pending
+from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
+from .config import EndpointConfig, Preset, QuicTransportConfig, ServerConfig, check_alpns, plan_sockets
+from .connection import Connecting, Connection, Context, Incoming
+from .errors import (
+    BindError,
+    ConfigError,
+    EndpointClosed,
+    InvalidAlpn,
+    LocallyRejected,
+    NoAddress,
+    SelfConnect,
+)
+from .hooks import run_before_connect
+from .keys import EndpointId, SecretKey
+from .net.driver import Driver
+from .quic.tls import Identity
+from .stats import EndpointMetrics, RemoteInfo, TransportAddrInfo
+from .ticket import EndpointTicket, to_endpoint_addr
+from .watcher import Watchable, Watcher
+
+if TYPE_CHECKING:
+    import sys
+
+    from typing_extensions import Unpack
+
+    from .config import BindAddrLike
+    from .hooks import EndpointHooks
+
+    if sys.version_info >= (3, 12):
+        from collections.abc import Buffer
+    else:
+        from typing_extensions import Buffer
+
+__all__ = ["BindOptions", "Endpoint", "IncomingAttempts"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+CLOSE_TIMEOUT_S = 3.0  # how long close() waits for peers that do not answer
+
+
+class BindOptions(TypedDict, total=False):
+    """Keyword arguments of :meth:`Endpoint.bind`; see :class:`EndpointConfig`."""
+
+    secret_key: SecretKey | None
+    alpns: Sequence[bytes]
+    bind_addrs: Sequence[BindAddrLike]
+    ip_transports: bool
+    external_addrs: Sequence[str | SocketAddr]
+    transport: QuicTransportConfig
+    hooks: Sequence[EndpointHooks]
+    keylog: bool
+    max_tls_tickets: int
+    key_exchange: Sequence[str]
+    relays: object
+    address_lookup: object
+    extra_address_lookup: object
+    addr_filter: object
+    user_data: str | None
+    dns_resolver: object
+    proxy: str | None
+    proxy_from_env: bool
+    ca: object
+    portmapper: object
+    net_report: object
+    custom_transports: object
+    path_selector: object
+
+
+def interface_addrs() -> list[IPv4Address | IPv6Address]:
+    """Addresses of this machine at which others may reach it.
+
+    Interfaces that are down and link-local IPv6 are left out; link-local IPv4 and unique
+    local IPv6 count only when the family has nothing better, loopback only when there is
+    nothing else at all.
+    """
+    import psutil  # late: only needed here, and slow to load
+
+    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    good: set[IPv4Address | IPv6Address] = set()
+    poor: set[IPv4Address | IPv6Address] = set()
+    loopback: set[IPv4Address | IPv6Address] = set()
+    for name, entries in psutil.net_if_addrs().items():
+        if name not in up:
+            continue
+        for entry in entries:
+            try:
+                ip = ip_address(entry.address.partition("%")[0])
+            except ValueError:  # a hardware address
+                continue
+            if ip.is_loopback:
+                loopback.add(ip)
+            elif ip.version == 6 and ip.is_link_local or ip.is_multicast or ip.is_unspecified:
+                continue
+            elif ip.is_link_local or (isinstance(ip, IPv6Address) and ip.packed[0] & 0xFE == 0xFC):
+                poor.add(ip)
+            else:
+                good.add(ip)
+    for version in (4, 6):
+        if not any(ip.version == version for ip in good):
+            good.update(ip for ip in poor if ip.version == version)
+    return sorted(good or loopback, key=lambda ip: (ip.version, int(ip)))
+
+
+def direct_addrs(sockets: Iterable[SocketAddr]) -> set[SocketAddr]:
+    """Where sockets bound to these addresses can be reached from this network."""
+    found: set[SocketAddr] = set()
+    interfaces: list[IPv4Address | IPv6Address] | None = None
+    for bound in sockets:
+        if not bound.ip.is_unspecified:
+            found.add(bound)
+            continue
+        if interfaces is None:
+            interfaces = interface_addrs()
+        found.update(
+            SocketAddr(ip, bound.port) for ip in interfaces if ip.version == bound.ip.version
+        )
+    return found
+
+
+def socket_addr(value: str | SocketAddr) -> SocketAddr:
+    """Read an address given by the user."""
+    return SocketAddr.parse(value) if isinstance(value, str) else value
+
+
+class IncomingAttempts:
+    """Iterator of :meth:`Endpoint.incoming`; ends when the endpoint closes."""
+
+    __slots__ = ("_endpoint",)
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    def __aiter__(self) -> IncomingAttempts:
+        return self
+
+    async def __anext__(self) -> Incoming:
+        incoming = await self._endpoint.accept()
+        if incoming is None:
+            raise StopAsyncIteration
+        return incoming
+
+
+class Endpoint:
+    """The local end of connections: one key, some sockets.
+
+    Made by :meth:`bind`.  Call :meth:`close` at the end, or use ``async with``: an endpoint
+    that just goes away cannot tell its peers.  It belongs to the event loop in which it was
+    made.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_addr",
+        "_close_task",
+        "_closed",
+        "_context",
+        "_driver",
+        "_external",
+        "_loop",
+        "_owner",
+        "_secret_key",
+        "_sockets",
+    )
+
+    def __init__(self) -> None:
+        raise TypeError("use Endpoint.bind()")
+
+    @classmethod
+    def bind(
+        cls, *, preset: Preset = presets.minimal, **options: Unpack[BindOptions]
+    ) -> Pending[Endpoint]:
+        """Open sockets and make an endpoint.
+
+        ``ep = await Endpoint.bind(...)`` or ``async with Endpoint.bind(...) as ep``.
+
+        Parameters
+        ----------
+        preset : defaults to start from.  For now :func:`presets.minimal`; it will become
+            ``presets.n0`` when relays and address lookup exist.
+        **options : fields of :class:`~iroh_fast.config.EndpointConfig`.
+
+        Raises
+        ------
+        BindError : a required address cannot be bound; ``errno`` says why.
+        ConfigError : an option is wrong or not available.
+        """
+        config = EndpointConfig()
+        config.apply(preset)
+        names = {item.name for item in dataclasses.fields(EndpointConfig)}
+        for name, value in options.items():
+            if name not in names:
+                raise TypeError(f"Endpoint.bind() has no option {name!r}")
+            setattr(config, name, value)
+        config.check()
+        return Pending(cls._bind(config))
+
+    @classmethod
+    async def _bind(cls, config: EndpointConfig) -> Endpoint:
+        loop = asyncio.get_running_loop()
+        external = {socket_addr(value) for value in config.external_addrs}
+        plan = plan_sockets(config.bind_addrs)
+        secret_key = config.secret_key or SecretKey.generate()
+        identity = Identity(secret_key.to_bytes())
+        try:
+            driver = Driver.bind(
+                plan,
+                identity=identity,
+                transport=config.transport,
+                max_tls_tickets=config.max_tls_tickets,
+                keylog=config.keylog,
+                loop=loop,
+            )
+        except BindError:
+            raise
+        except OSError as error:
+            wanted = ", ".join(str(addr) for addr in plan if addr.required)
+            raise BindError(
+                f"cannot bind {wanted}: {error.strerror or error}", errno=error.errno
+            ) from error
+        self = cls.__new__(cls)
+        owner = Owner(loop)
+        metrics = EndpointMetrics(lambda: (driver.stats(), _count_open(context)))
+        context = Context(
+            owner=owner,
+            driver=driver,
+            id=secret_key.public,
+            alpns=tuple(config.alpns),
+            transport=config.transport,
+            hooks=tuple(config.hooks),
+            metrics=metrics,
+        )
+        driver.accepting = bool(context.alpns)
+        self._context = context
+        self._driver = driver
+        self._owner = owner
+        self._loop = loop
+        self._secret_key = secret_key
+        self._sockets = tuple(SocketAddr.from_tuple(bound) for bound in driver.bound_sockets)
+        self._external = external
+        self._closed = asyncio.Event()
+        self._close_task: asyncio.Task[None] | None = None
+        self._addr = Watchable(self._current_addr(), loop)
+        return self
+
+    def __del__(self) -> None:
+        try:
+            if self._close_task is not None or not self._owner.thread:
+                return
+            self._owner.defer(self._driver.stop)
+            warnings.warn(
+                f"unclosed {self!r}; use async with, or await close()",
+                ResourceWarning,
+                stacklevel=1,
+                source=self,
+            )
+        except AttributeError:  # never bound
+            pass
+
+    # --- identity and addresses
+
+    @property
+    def id(self) -> EndpointId:
+        """Public key, by which others dial this endpoint."""
+        return self._context.id
+
+    @property
+    def secret_key(self) -> SecretKey:
+        """The key behind :attr:`id`."""
+        return self._secret_key
+
+    @property
+    def bound_sockets(self) -> tuple[SocketAddr, ...]:
+        """Local addresses of the UDP sockets; still answers after :meth:`close`."""
+        return self._sockets
+
+    @property
+    def addr(self) -> EndpointAddr:
+        """Id and addresses, to give to others."""
+        return self._addr.get()
+
+    @property
+    def ticket(self) -> EndpointTicket:
+        """:attr:`addr` as a ticket; ``str()`` of it is text to copy and paste."""
+        return EndpointTicket(self.addr)
+
+    def watch_addr(self) -> Watcher[EndpointAddr]:
+        """Follow :attr:`addr`; ends when the endpoint closes."""
+        return self._addr.watch()
+
+    def _current_addr(self) -> EndpointAddr:
+        return EndpointAddr(
+            self._context.id, map(IpAddr, direct_addrs(self._sockets) | self._external)
+        )
+
+    async def add_external_addr(self, addr: str | SocketAddr, /) -> None:
+        """Advertise one more address at which this endpoint can be reached."""
+        self._owner.check_loop()
+        self._external.add(socket_addr(addr))
+        self._addr.set(self._current_addr())
+
+    async def remove_external_addr(self, addr: str | SocketAddr, /) -> None:
+        """Stop advertising an address given before."""
+        self._owner.check_loop()
+        self._external.discard(socket_addr(addr))
+        self._addr.set(self._current_addr())
+
+    async def network_change(self) -> None:
+        """Say that the network may have changed; the own addresses are read again."""
+        self._owner.check_loop()
+        if not self._context.closing:
+            self._addr.set(self._current_addr())
+
+    async def remote_info(self, id: EndpointId | str, /) -> RemoteInfo | None:
+        """What is known about a remote from connections with it; None if nothing."""
+        self._owner.check_loop()
+        id = EndpointId(id)
+        usage: dict[TransportAddr, bool] = {}
+        known = False
+        for conn in list(self._context.live):
+            if conn._remote_id != id:
+                continue
+            known = True
+            for path in conn.paths:
+                active = conn.close_reason is None
+                usage[path.remote_addr] = usage.get(path.remote_addr, False) or active
+        if not known:
+            return None
+        return RemoteInfo(
+            id,
+            tuple(
+                TransportAddrInfo(addr, "active" if active else "inactive")
+                for addr, active in sorted(usage.items())
+            ),
+        )
+
+    # --- dialling
+
+    def connect(
+        self, addr: EndpointAddr | EndpointId | EndpointTicket | str, alpn: Buffer, /
+    ) -> Pending[Connection]:
+        """Dial an endpoint and wait for the handshake.
+
+        ``conn = await ep.connect(...)`` or ``async with ep.connect(...) as conn``.
+
+        Parameters
+        ----------
+        addr : whom to dial and where; text is a ticket or an id.
+        alpn : name of the protocol, 1 to 255 bytes.
+
+        Raises
+        ------
+        EndpointClosed, LocallyRejected, SelfConnect, InvalidAlpn, NoAddress
+            Found before anything is sent, in this order.
+        AlpnMismatch, WrongIdentity, ConnectionRefused, ConnectTimeout, HandshakeFailed,
+        ConnectError
+            The attempt failed; ``__cause__`` is the error of the connection.
+
+        Notes
+        -----
+        Cancel-safe: cancelling drops the attempt.
+        """
+        return Pending(self._connect(addr, alpn))
+
+    async def _connect(
+        self, addr: EndpointAddr | EndpointId | EndpointTicket | str, alpn: Buffer
+    ) -> Connection:
+        return await (await self.connect_with(addr, alpn))
+
+    async def connect_with(
+        self,
+        addr: EndpointAddr | EndpointId | EndpointTicket | str,
+        alpn: Buffer,
+        /,
+        *,
+        transport: QuicTransportConfig | None = None,
+        extra_alpns: Iterable[bytes] = (),
+    ) -> Connecting:
+        """Start dialling with options of this connection.
+
+        Parameters
+        ----------
+        transport : QUIC parameters instead of the endpoint's.
+        extra_alpns : more protocols to offer; the server picks by its own order.
+
+        Returns
+        -------
+        Connecting
+            Await it for the connection, or use it for 0-RTT.  Raises as :meth:`connect`.
+        """
+        self._owner.check_loop()
+        context = self._context
+        if context.closing:
+            raise EndpointClosed()
+        target = to_endpoint_addr(addr)
+        name = bytes(memoryview(alpn))
+        short = f"{target.id:short}"
+        if context.hooks:
+            reject = await run_before_connect(context.hooks, target, name)
+            if context.closing:
+                raise EndpointClosed()
+            if reject is not None:
+                raise LocallyRejected(
+                    f"connect to {short} (alpn {name!r}) failed: rejected by a hook",
+                    remote=short,
+                    alpn=name,
+                )
+        if target.id == context.id:
+            raise SelfConnect(
+                f"connect to {short} (alpn {name!r}) failed: this is our own id",
+                remote=short,
+                alpn=name,
+            )
+        offered = (name, *extra_alpns)
+        if not all(1 <= len(item) <= 255 for item in offered):
+            raise InvalidAlpn(
+                f"connect to {short} failed: an ALPN is 1 to 255 bytes", remote=short, alpn=name
+            )
+        sockets = [sock.as_tuple() for sock in target.ip_addrs]
+        if not sockets:
+            raise NoAddress(
+                f"connect to {short} (alpn {name!r}) failed: "
+                + (
+                    "no IP address of it is known, and there is no address lookup"
+                    if target.is_empty
+                    else "only relay or custom addresses of it are known"
+                ),
+                remote=short,
+                alpn=name,
+            )
+        q = self._driver.connect(
+            sockets,
+            expected_peer=bytes(target.id),
+            alpns=list(offered),
+            transport=transport or context.transport,
+        )
+        return Connecting(q, context, target.id, name)
+
+    # --- accepting
+
+    async def accept(self) -> Incoming | None:
+        """Wait for the next connection attempt; None once the endpoint is closed.
+
+        Cancel-safe.
+        """
+        self._owner.check_loop()
+        driver = self._driver
+        context = self._context
+        while not context.closing:
+            if (attempt := driver.poll_incoming()) is not None:
+                return Incoming(attempt, context)
+            await settled(driver.wait_incoming())
+        return None
+
+    def incoming(self) -> IncomingAttempts:
+        """Iterate over connection attempts until the endpoint closes."""
+        return IncomingAttempts(self)
+
+    @property
+    def alpns(self) -> tuple[bytes, ...]:
+        """Protocols accepted now."""
+        return self._context.alpns
+
+    def set_alpns(self, alpns: Iterable[bytes], /) -> None:
+        """Replace the protocols to accept; open connections are not affected."""
+        self._owner.check_loop()
+        if self._context.closing:
+            log.warning("set_alpns on a closed endpoint is ignored")
+            return
+        self._context.alpns = check_alpns(alpns)
+        self._driver.accepting = bool(self._context.alpns)
+
+    def server_config(
+        self, alpns: Iterable[bytes] | None = None, *, transport: QuicTransportConfig | None = None
+    ) -> ServerConfig:
+        """Make settings for :meth:`Incoming.accept`; what is left out is the endpoint's."""
+        context = self._context
+        return ServerConfig(
+            alpns=context.alpns if alpns is None else tuple(alpns),
+            transport=transport or context.transport,
+        )
+
+    # --- relays
+
+    async def online(self) -> None:
+        """Wait until a home relay is connected.
+
+        Without relays, as in this version, that never happens.  Bound the wait with
+        ``asyncio.timeout``.
+
+        Raises
+        ------
+        EndpointClosed : the endpoint was closed meanwhile.
+        """
+        self._owner.check_loop()
+        await self._closed.wait()
+        raise EndpointClosed()
+
+    async def insert_relay(self, config: object, /) -> None:
+        """Not available yet: raises ConfigError."""
+        raise ConfigError("relays are not part of this version yet")
+
+    async def remove_relay(self, url: object, /) -> None:
+        """Not available yet: raises ConfigError."""
+        raise ConfigError("relays are not part of this version yet")
+
+    # --- state
+
+    @property
+    def metrics(self) -> EndpointMetrics:
+        """Counters of this endpoint."""
+        return self._context.metrics
+
+    @property
+    def closed(self) -> bool:
+        """True once :meth:`close` was called."""
+        return self._context.closing
+
+    async def wait_closed(self) -> None:
+        """Wait until :meth:`close` has finished.  Cancel-safe."""
+        self._owner.check_loop()
+        await self._closed.wait()
+
+    async def run_until(self, work: Awaitable[T], /) -> T | None:
+        """Await `work`, but cancel it when the endpoint closes; then the result is None."""
+        self._owner.check_loop()
+        task = asyncio.ensure_future(work)
+        closed = self._loop.create_task(self._closed.wait())
+        try:
+            await asyncio.wait({task, closed}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            return None
+        finally:
+            closed.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    async def close(self) -> None:
+        """Close all connections and the sockets.
+
+        Peers are told, and given about three seconds to confirm.  Afterwards
+        :meth:`accept` gives None and :meth:`connect` raises EndpointClosed.  A second call
+        waits for the first.
+
+        Notes
+        -----
+        Cancelling a task in here does not stop the closing: the CancelledError is raised
+        when it is done.
+        """
+        self._owner.check_loop()
+        task = self._close_task
+        if task is None:
+            self._context.closing = True
+            task = self._close_task = self._loop.create_task(
+                _close(self._context, self._addr, self._closed)
+            )
+        cancelled: asyncio.CancelledError | None = None
+        while not task.done():
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        if not task.cancelled():
+            task.result()
+
+    async def __aenter__(self) -> Endpoint:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "open"
+        return f"<Endpoint {self.id:short} {', '.join(map(str, self._sockets))} {state}>"
+
+
+def _count_open(context: Context) -> int:
+    return sum(conn.close_reason is None for conn in list(context.live))
+
+
+async def _close(context: Context, addr: Watchable[EndpointAddr], closed: asyncio.Event) -> None:
+    driver = context.driver
+    try:
+        driver.accepting = False
+        driver.close_all(0, b"")
+        addr.close()
+        try:
+            await asyncio.wait_for(driver.wait_idle(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            log.debug("closing: some peers did not answer")
+    finally:
+        driver.stop()
+        closed.set()

@@ -1,0 +1,301 @@
+"""Counters of connections, paths and endpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from .addr import TransportAddr
+    from .errors import CloseReason
+    from .keys import EndpointId
+
+__all__ = [
+    "Closed",
+    "ConnectionStats",
+    "EndpointMetrics",
+    "FrameStats",
+    "ObservedAddr",
+    "PathClosed",
+    "PathEvent",
+    "PathInfo",
+    "PathOpened",
+    "PathStats",
+    "PathStatusChanged",
+    "PathsLagged",
+    "RemoteInfo",
+    "TransportAddrInfo",
+    "UdpStats",
+]
+
+_T = TypeVar("_T")
+
+
+def _fill(cls: type[_T], values: Mapping[str, Any] | None) -> _T:
+    """Make `cls` from the counters of the core; ones it does not count stay 0."""
+    if not values:
+        return cls()
+    names = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in values.items() if name in names})
+
+
+@dataclass(frozen=True, slots=True)
+class UdpStats:
+    """UDP payload in one direction."""
+
+    datagrams: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FrameStats:
+    """Frames in one direction, by type."""
+
+    acks: int = 0
+    path_acks: int = 0
+    ack_frequency: int = 0
+    crypto: int = 0
+    connection_close: int = 0
+    data_blocked: int = 0
+    datagram: int = 0
+    handshake_done: int = 0
+    immediate_ack: int = 0
+    max_data: int = 0
+    max_stream_data: int = 0
+    max_streams_bidi: int = 0
+    max_streams_uni: int = 0
+    new_connection_id: int = 0
+    path_new_connection_id: int = 0
+    new_token: int = 0
+    path_challenge: int = 0
+    path_response: int = 0
+    ping: int = 0
+    reset_stream: int = 0
+    retire_connection_id: int = 0
+    path_retire_connection_id: int = 0
+    stream_data_blocked: int = 0
+    streams_blocked_bidi: int = 0
+    streams_blocked_uni: int = 0
+    stop_sending: int = 0
+    stream: int = 0
+    observed_addr: int = 0
+    path_abandon: int = 0
+    path_status_available: int = 0
+    path_status_backup: int = 0
+    max_path_id: int = 0
+    paths_blocked: int = 0
+    path_cids_blocked: int = 0
+    add_address: int = 0
+    reach_out: int = 0
+    remove_address: int = 0
+
+
+def _common(values: Mapping[str, Any]) -> dict[str, Any]:
+    rest = dict(values)
+    for name, kind in (
+        ("udp_tx", UdpStats),
+        ("udp_rx", UdpStats),
+        ("frame_tx", FrameStats),
+        ("frame_rx", FrameStats),
+    ):
+        rest[name] = _fill(kind, values.get(name))
+    return rest
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionStats:
+    """Counters of a connection, summed over all paths it ever had."""
+
+    udp_tx: UdpStats = UdpStats()
+    udp_rx: UdpStats = UdpStats()
+    frame_tx: FrameStats = FrameStats()
+    frame_rx: FrameStats = FrameStats()
+    lost_packets: int = 0
+    lost_bytes: int = 0
+
+    @classmethod
+    def from_core(cls, values: Mapping[str, Any]) -> ConnectionStats:
+        """Convert what the core reports."""
+        return _fill(cls, _common(values))
+
+
+@dataclass(frozen=True, slots=True)
+class PathStats:
+    """Counters and state of one path.  ``rtt`` is seconds, ``cwnd`` and sizes are bytes."""
+
+    udp_tx: UdpStats = UdpStats()
+    udp_rx: UdpStats = UdpStats()
+    frame_tx: FrameStats = FrameStats()
+    frame_rx: FrameStats = FrameStats()
+    lost_packets: int = 0
+    lost_bytes: int = 0
+    rtt: float = 0.0
+    cwnd: int = 0
+    congestion_events: int = 0
+    spurious_congestion_events: int = 0
+    sent_plpmtud_probes: int = 0
+    lost_plpmtud_probes: int = 0
+    black_holes_detected: int = 0
+    current_mtu: int = 0
+
+    @classmethod
+    def from_core(cls, values: Mapping[str, Any] | None) -> PathStats:
+        """Convert what the core reports."""
+        return _fill(cls, _common(values or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class PathInfo:
+    """One network path of a connection at the time of asking.
+
+    Attributes
+    ----------
+    id : number of the path within the connection.
+    remote_addr, local_addr : where it leads and starts; the latter None when unknown.
+    status : "available", or "backup" for use when nothing else works.
+    is_selected : the path that carries application data.
+    validated : the peer proved that it receives at this address.
+    rtt : smoothed round-trip time, seconds.
+    cwnd, mtu : congestion window and largest UDP payload, bytes.
+    """
+
+    id: int
+    remote_addr: TransportAddr
+    local_addr: TransportAddr | None
+    status: Literal["available", "backup"]
+    is_selected: bool
+    validated: bool
+    rtt: float
+    cwnd: int
+    mtu: int
+    stats: PathStats
+
+    @property
+    def is_ip(self) -> bool:
+        """True for a direct path."""
+        return self.remote_addr.is_ip
+
+    @property
+    def is_relay(self) -> bool:
+        """True for a path through a relay server."""
+        return self.remote_addr.is_relay
+
+
+@dataclass(frozen=True, slots=True)
+class PathOpened:
+    """A path can be used."""
+
+    id: int
+    remote_addr: TransportAddr
+    local_addr: TransportAddr | None
+
+
+@dataclass(frozen=True, slots=True)
+class PathClosed:
+    """A path is gone; ``last_stats`` are its final counters."""
+
+    id: int
+    remote_addr: TransportAddr
+    local_addr: TransportAddr | None
+    reason: str
+    last_stats: PathStats
+
+
+@dataclass(frozen=True, slots=True)
+class PathStatusChanged:
+    """The peer wishes the path to be used normally or only as a backup."""
+
+    id: int
+    status: Literal["available", "backup"]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedAddr:
+    """The peer told from which address our packets come."""
+
+    id: int
+    addr: TransportAddr
+
+
+@dataclass(frozen=True, slots=True)
+class PathsLagged:
+    """The consumer was too slow: that many events were dropped."""
+
+    missed: int
+
+
+PathEvent = PathOpened | PathClosed | PathStatusChanged | ObservedAddr | PathsLagged
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What is left of a connection: why it ended, and its final counters."""
+
+    reason: CloseReason
+    stats: ConnectionStats
+    path_stats: tuple[PathStats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransportAddrInfo:
+    """An address of a remote endpoint and whether a connection uses it now."""
+
+    addr: TransportAddr
+    usage: Literal["active", "inactive"]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteInfo:
+    """What the endpoint knows about a remote."""
+
+    id: EndpointId
+    addrs: tuple[TransportAddrInfo, ...]
+
+
+class EndpointMetrics:
+    """Counters of an endpoint.  Names are those of iroh's metrics, ``group:name``."""
+
+    __slots__ = ("_read", "direct", "opened")
+
+    # What the driver counts; everything in bytes except the two counts of datagrams.
+    _SOCKET = (
+        "send_ipv4",
+        "send_ipv6",
+        "recv_data_ipv4",
+        "recv_data_ipv6",
+        "recv_datagrams",
+        "recv_gro_datagrams",
+    )
+
+    def __init__(self, read: Callable[[], tuple[Mapping[str, int], int]]) -> None:
+        self._read = read
+        self.opened = 0
+        self.direct = 0
+
+    def snapshot(self) -> dict[str, int]:
+        """Read all counters.
+
+        Returns
+        -------
+        dict
+            For example ``{"socket:recv_datagrams": 17}``; only counters of parts that
+            exist in this version.
+        """
+        driver, live = self._read()
+        values = {f"socket:{name}": int(driver.get(name, 0)) for name in self._SOCKET}
+        values["socket:num_conns_opened"] = self.opened
+        values["socket:num_conns_closed"] = max(0, self.opened - live)
+        values["socket:num_conns_direct"] = self.direct
+        return values
+
+    def openmetrics(self) -> str:
+        """Format :meth:`snapshot` as OpenMetrics text."""
+        lines = []
+        for key, value in self.snapshot().items():
+            name = key.replace(":", "_")
+            lines.append(f"# TYPE {name} counter")
+            lines.append(f"{name}_total {value}")
+        lines.append("# EOF\n")
+        return "\n".join(lines)

@@ -1,0 +1,615 @@
+"""Streams of a connection: ordered bytes, one or both ways.
+
+The objects here are thin handles.  As long as data, window or stream credit is there,
+no call waits, makes a future or touches the event loop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ._owner import get_ident, settled
+from .errors import FinishedEarly, StreamClosed, StreamTooLong
+
+if TYPE_CHECKING:
+    import sys
+
+    if sys.version_info >= (3, 12):
+        from collections.abc import Buffer
+    else:
+        from typing_extensions import Buffer
+
+    from .connection import Connection
+    from .quic._connection import QuicStream
+
+__all__ = ["BiStream", "RecvStream", "SendStream", "StreamId", "UnorderedChunks"]
+
+MAX_CODE = 2**62 - 1
+_UNFINISHED = ("ready", "stopped")  # send states in which the peer waits for an end
+READ_SIZE = 65536  # the size of the chunks in which the core hands over stream data
+
+
+def check_code(code: int) -> int:
+    """Return `code` if it is a valid application error code, else raise ValueError."""
+    if not 0 <= code <= MAX_CODE:
+        raise ValueError(f"an error code is an integer from 0 to 2**62 - 1, not {code!r}")
+    return code
+
+
+class StreamId(int):
+    """Number of a stream within its connection (RFC 9000 §2.1)."""
+
+    __slots__ = ()
+
+    @property
+    def index(self) -> int:
+        """Position among the streams of the same kind, from 0."""
+        return self >> 2
+
+    @property
+    def initiator(self) -> Literal["client", "server"]:
+        """Which side opened the stream."""
+        return "server" if self & 1 else "client"
+
+    @property
+    def dir(self) -> Literal["bi", "uni"]:
+        """Whether both sides send, or only the initiator."""
+        return "uni" if self & 2 else "bi"
+
+
+class SendStream:
+    """The sending half of a stream.
+
+    Letting go of the last reference finishes the stream.  Used as ``async with``, leaving
+    the block finishes it, or resets it with code 0 when an exception passes through.
+    """
+
+    __slots__ = ("__weakref__", "_conn", "_owner", "_q")
+
+    def __init__(self, conn: Connection, q: QuicStream) -> None:
+        self._q = q
+        self._conn = conn
+        self._owner = conn._owner
+
+    def __del__(self) -> None:
+        try:
+            q = self._q
+            if q.send_state in _UNFINISHED:
+                self._owner.defer(q.drop_send)
+        except AttributeError:  # the constructor failed
+            pass
+
+    @property
+    def id(self) -> StreamId:
+        """Stream number."""
+        return StreamId(self._q.id)
+
+    @property
+    def is_0rtt(self) -> bool:
+        """True when the stream was opened before the handshake was complete."""
+        return self._q.is_0rtt
+
+    @property
+    def connection(self) -> Connection:
+        """The connection this stream belongs to; kept open while the stream is alive."""
+        return self._conn
+
+    @property
+    def priority(self) -> int:
+        """Streams with a higher number send first; equal ones take turns.  Default 0."""
+        return self._q.priority
+
+    @priority.setter
+    def priority(self, value: int) -> None:
+        self._q.priority = value
+
+    async def write(self, data: Buffer, /) -> int:
+        """Send the beginning of `data`, waiting until at least one byte fits.
+
+        Parameters
+        ----------
+        data : any C-contiguous buffer; ``bytes`` are kept by reference, others copied.
+
+        Returns
+        -------
+        int
+            Bytes taken, at least 1 unless `data` is empty.
+
+        Raises
+        ------
+        StreamStopped : the peer does not want the data.
+        StreamClosed : the stream is finished or reset.
+        ConnectionLost, ZeroRttRejected
+
+        Notes
+        -----
+        Cancel-safe: a cancelled call has sent nothing.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        q = self._q
+        taken = q.write(data)
+        if not taken and memoryview(data).nbytes:
+            while not taken:
+                await q.wait_write()
+                taken = q.write(data)
+        return taken
+
+    async def write_all(self, data: Buffer, /) -> None:
+        """Send all of `data`, waiting for window as needed.
+
+        Raises as :meth:`write`.  Not cancel-safe: an unknown part may have been sent.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        taken = self._q.write(data)
+        if taken != (len(data) if type(data) is bytes else memoryview(data).nbytes):
+            await self._write_rest(data, taken)
+
+    async def _write_rest(self, data: Buffer, done: int) -> None:
+        q = self._q
+        size = memoryview(data).nbytes
+        while done < size:
+            taken = q.write(data, done)
+            if taken:
+                done += taken
+            else:
+                await q.wait_write()
+
+    async def writelines(self, buffers: Iterable[Buffer], /) -> None:
+        """Send several buffers one after the other; like :meth:`write_all` for each."""
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        write = self._q.write
+        for data in buffers:
+            taken = write(data)
+            if taken != (len(data) if type(data) is bytes else memoryview(data).nbytes):
+                await self._write_rest(data, taken)
+
+    def finish(self) -> None:
+        """Say that no more data follows.  Does not wait, not even for delivery.
+
+        Raises
+        ------
+        StreamClosed : the stream is finished or reset already; harmless.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        self._q.finish()
+
+    def reset(self, code: int = 0) -> None:
+        """Abandon the stream: data not yet delivered is dropped, the peer sees `code`.
+
+        Raises
+        ------
+        StreamClosed : the stream is reset already, or all of it was delivered.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        self._q.reset(check_code(code))
+
+    async def stopped(self) -> int | None:
+        """Wait until the peer stops the stream or has received all of it.
+
+        Returns
+        -------
+        int or None
+            The peer's code, or None once everything up to the end is acknowledged (or the
+            stream was reset by us).  Acknowledged means received by the peer's QUIC layer,
+            not read by its application.
+
+        Notes
+        -----
+        Cancel-safe.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        q = self._q
+        while True:
+            if (code := q.stop_code) is not None:
+                return code
+            if q.fin_acked or q.send_state == "reset":
+                return None
+            if (reason := q.connection.close_reason) is not None:
+                raise reason.to_error()
+            await settled(q.wait_stopped())
+
+    async def __aenter__(self) -> SendStream:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave(kind is not None)
+
+    def _leave(self, failed: bool) -> None:
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        try:
+            if failed:
+                self._q.reset(0)
+            else:
+                self._q.finish()
+        except StreamClosed:
+            pass
+
+    def __repr__(self) -> str:
+        return f"<SendStream {self._q.id} {self._q.send_state}>"
+
+
+class RecvStream:
+    """The receiving half of a stream.
+
+    Letting go of the last reference tells the peer to stop, unless the end was seen.  Used
+    as ``async with``, leaving the block does the same at once.  Iterating gives the data
+    in chunks of arbitrary size.  One task may read at a time.
+    """
+
+    __slots__ = ("__weakref__", "_conn", "_ended", "_kept", "_owner", "_q")
+
+    def __init__(self, conn: Connection, q: QuicStream) -> None:
+        self._q = q
+        self._conn = conn
+        self._owner = conn._owner
+        # Bytes a cancelled readexactly() or read_to_end() had taken out of the core.
+        self._kept: deque[bytes] | None = None
+        self._ended = 0  # 1: stop() was called; 2: the data was longer than allowed
+
+    def __del__(self) -> None:
+        try:
+            q = self._q
+            if not q.recv_finished:
+                self._owner.defer(q.drop_recv)
+        except AttributeError:  # the constructor failed
+            pass
+
+    @property
+    def id(self) -> StreamId:
+        """Stream number."""
+        return StreamId(self._q.id)
+
+    @property
+    def is_0rtt(self) -> bool:
+        """True when the data came, or may come, before the handshake was complete."""
+        return self._q.is_0rtt
+
+    @property
+    def connection(self) -> Connection:
+        """The connection this stream belongs to; kept open while the stream is alive."""
+        return self._conn
+
+    @property
+    def bytes_read(self) -> int:
+        """Offset in the stream of the next byte a read returns."""
+        kept = self._kept
+        return self._q.bytes_read - (sum(map(len, kept)) if kept else 0)
+
+    def _end(self) -> bytes:
+        """Answer a read on a stream that takes no more reads."""
+        if self._ended == 1:
+            return b""
+        raise StreamClosed()
+
+    def _take_kept(self, limit: int) -> bytes:
+        kept = self._kept
+        assert kept
+        chunk = kept.popleft()
+        if len(chunk) > limit:
+            kept.appendleft(chunk[limit:])
+            chunk = chunk[:limit]
+        return chunk
+
+    async def read(self, n: int = READ_SIZE, /) -> bytes:
+        """Read what is there, at most `n` bytes; wait if nothing is.
+
+        Returns
+        -------
+        bytes
+            ``b""`` at the end of the stream, every time, and after :meth:`stop`.
+
+        Raises
+        ------
+        StreamReset : the peer abandoned the stream.
+        StreamClosed : a reset or :class:`StreamTooLong` was reported before.
+        ConnectionLost, ZeroRttRejected
+
+        Notes
+        -----
+        Cancel-safe.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        if self._kept and n > 0:
+            return self._take_kept(n)
+        if n <= 0:
+            if n < 0:
+                raise ValueError("cannot read a negative number of bytes; see read_to_end()")
+            return b""
+        if self._ended:
+            return self._end()
+        q = self._q
+        while (data := q.read(n)) is None:
+            await q.wait_read()
+        return data
+
+    async def read_chunk(self, limit: int = 2**20, /) -> bytes | None:
+        """Read the next piece as the core holds it, at most `limit` bytes.
+
+        Returns
+        -------
+        bytes or None
+            None at the end of the stream.  Raises and cancels as :meth:`read`.
+        """
+        return await self.read(limit) or None
+
+    async def readinto(self, buffer: Buffer, /) -> int:
+        """Read into memory of the caller, as much as is there.
+
+        Returns
+        -------
+        int
+            Bytes written to `buffer`; 0 at the end of the stream.  Raises and cancels as
+            :meth:`read`.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        if self._kept:
+            with memoryview(buffer) as whole, whole.cast("B") as view:
+                data = self._take_kept(len(view))
+                view[: len(data)] = data
+                return len(data)
+        if self._ended:
+            return len(self._end())
+        q = self._q
+        while (size := q.readinto(buffer)) < 0:
+            await q.wait_read()
+        return size
+
+    async def readexactly(self, n: int, /) -> bytes:
+        """Read exactly `n` bytes.
+
+        Raises
+        ------
+        FinishedEarly : the stream ended before; ``.partial`` has what there was.
+        StreamReset, StreamClosed, ConnectionLost, ZeroRttRejected
+
+        Notes
+        -----
+        Cancel-safe: bytes taken so far stay in this object for the next read.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        if n <= 0:
+            if n < 0:
+                raise ValueError("cannot read a negative number of bytes")
+            return b""
+        q = self._q
+        kept = self._kept
+        if not kept and not self._ended:
+            data = q.read(n)
+            if data is not None and len(data) == n:
+                return data
+            if kept is None:
+                kept = self._kept = deque()
+            if data:
+                kept.append(data)
+        elif kept is None:
+            kept = deque()
+        size = sum(map(len, kept))
+        while size < n:
+            if self._ended:
+                data = self._end()
+            else:
+                while (data := q.read(n - size)) is None:
+                    await q.wait_read()
+            if not data:
+                partial = b"".join(kept)
+                kept.clear()
+                raise FinishedEarly(partial, n)
+            kept.append(data)
+            size += len(data)
+        if size > n:
+            whole = b"".join(kept)
+            kept.clear()
+            kept.append(whole[n:])
+            return whole[:n]
+        data = kept[0] if len(kept) == 1 else b"".join(kept)
+        kept.clear()
+        return data
+
+    async def read_to_end(self, limit: int, /) -> bytes:
+        """Read the rest of the stream.
+
+        Parameters
+        ----------
+        limit : int
+            Largest number of bytes to accept.
+
+        Raises
+        ------
+        StreamTooLong : there is more; the data is dropped and the peer told to stop.
+        StreamReset, StreamClosed, ConnectionLost, ZeroRttRejected
+
+        Notes
+        -----
+        Cancel-safe: bytes taken so far stay in this object for the next read.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        if limit < 0:
+            raise ValueError("the limit is a number of bytes, not negative")
+        kept = self._kept
+        if kept is None:
+            kept = self._kept = deque()
+        size = sum(map(len, kept)) if kept else 0
+        q = self._q
+        if self._ended:
+            kept.append(self._end())
+        else:
+            while size <= limit:
+                room = limit + 1 - size
+                while (data := q.read(room if room < 1048576 else 1048576)) is None:
+                    await q.wait_read()
+                if not data:
+                    break
+                kept.append(data)
+                size += len(data)
+        if size > limit:
+            kept.clear()
+            self._ended = 2
+            q.stop(0)
+            raise StreamTooLong(limit)
+        data = kept[0] if len(kept) == 1 else b"".join(kept)
+        kept.clear()
+        return data
+
+    def unordered(self, limit: int = 2**20, /) -> UnorderedChunks:
+        """Iterate over ``(offset, data)`` pieces in the order of arrival.
+
+        Each byte is given once.  Do not mix with the ordered reads after the first piece.
+        """
+        return UnorderedChunks(self, limit)
+
+    def stop(self, code: int = 0) -> None:
+        """Tell the peer that the rest is not wanted; later reads give ``b""``.
+
+        Raises
+        ------
+        StreamClosed : the stream was stopped before.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        check_code(code)
+        if self._ended:
+            raise StreamClosed()
+        self._q.stop(code)
+        self._ended = 1
+        self._kept = None
+
+    async def received_reset(self) -> int | None:
+        """Wait until the peer abandons the stream.
+
+        Returns
+        -------
+        int or None
+            The peer's code, or None when the stream ended in another way.
+
+        Notes
+        -----
+        Cancel-safe.  Data must be read at the same time for the end to be noticed.
+        """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
+        q = self._q
+        while True:
+            if (code := q.reset_code) is not None:
+                return code
+            if q.recv_finished or self._ended:
+                return None
+            if (reason := q.connection.close_reason) is not None:
+                raise reason.to_error()
+            await settled(q.wait_reset())
+
+    def __aiter__(self) -> RecvStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if data := await self.read(1048576):
+            return data
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> RecvStream:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._q.recv_finished and not self._ended:
+            self.stop(0)
+
+    def __repr__(self) -> str:
+        q = self._q
+        if q.reset_code is not None:
+            state = f"reset {q.reset_code}"
+        elif self._ended:
+            state = "stopped"
+        else:
+            state = "ended" if q.recv_finished else "open"
+        return f"<RecvStream {q.id} {state}>"
+
+
+class UnorderedChunks:
+    """Iterator of :meth:`RecvStream.unordered`."""
+
+    __slots__ = ("_limit", "_recv")
+
+    def __init__(self, recv: RecvStream, limit: int) -> None:
+        self._recv = recv
+        self._limit = limit
+
+    def __aiter__(self) -> UnorderedChunks:
+        return self
+
+    async def __anext__(self) -> tuple[int, bytes]:
+        recv = self._recv
+        if get_ident() != recv._owner.thread:
+            recv._owner.wrong_thread()
+        if recv._kept:
+            offset = recv.bytes_read
+            return offset, recv._take_kept(self._limit)
+        if recv._ended:
+            recv._end()
+            raise StopAsyncIteration
+        q = recv._q
+        while (piece := q.read_unordered(self._limit)) is None:
+            await q.wait_read()
+        if not piece[1]:
+            raise StopAsyncIteration
+        return piece
+
+
+class BiStream(NamedTuple):
+    """Both halves of a bidirectional stream; unpacks to ``send, recv``.
+
+    Used as ``async with``, leaving the block treats both halves as theirs would.
+    """
+
+    send: SendStream
+    recv: RecvStream
+
+    @property
+    def id(self) -> StreamId:
+        """Stream number, the same for both halves."""
+        return self.send.id
+
+    @property
+    def connection(self) -> Connection:
+        """The connection this stream belongs to."""
+        return self.send._conn
+
+    async def __aenter__(self) -> BiStream:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.send._leave(kind is not None)
+        self.recv._leave()
+
+    def __repr__(self) -> str:
+        return f"<BiStream {self.send._q.id}>"
