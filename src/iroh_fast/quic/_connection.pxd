@@ -112,6 +112,7 @@ cdef class Host:
     cdef void cid_add(self, uint64_t cid, QuicConnection c, uint32_t path_id) noexcept
     cdef void cid_remove(self, uint64_t cid) noexcept
     cdef void on_drained(self, QuicConnection c) noexcept
+    cdef int64_t clock_ns(self) noexcept nogil     # of the driver's clock, 0 when there is none
 
 
 cdef class QuicConnection(StreamOwner):
@@ -217,6 +218,7 @@ cdef class QuicConnection(StreamOwner):
     cdef int64_t now
     cdef int64_t deadline             # 0: none
     cdef bint dirty                   # in the driver's list
+    cdef int64_t timer_at             # of the driver's timer entry, 0: none
     cdef uint32_t dirty_events
     cdef bint failed
     cdef PathStats done               # of discarded paths

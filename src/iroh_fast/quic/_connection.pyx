@@ -103,6 +103,9 @@ cdef class Host:
     cdef void on_drained(self, QuicConnection c) noexcept:
         pass
 
+    cdef int64_t clock_ns(self) noexcept nogil:
+        return 0
+
 
 cdef inline int64_t ns(object seconds) except? -1:
     return 0 if seconds is None else <int64_t>(<double>seconds * 1e9)
@@ -2361,8 +2364,11 @@ cdef class QuicConnection(StreamOwner):
 
     def close(self, uint64_t code=0, bytes reason=b""):
         """Close with an application code; queued data is abandoned. Later calls do nothing."""
+        cdef int64_t now = self.host.clock_ns()
         if self.state >= ST_CLOSING:
             return
+        if now:
+            self.now = now
         self.enter_close(CloseReason("locally_closed", code, reason, False), code, True, reason, 0)
 
     def abandon_handle(self):

@@ -18,6 +18,7 @@ cdef class Waker:
     """Driver side: told when a connection has something to send."""
     cdef void wake(self, QuicConnection c) noexcept
     cdef void wake_endpoint(self) noexcept
+    cdef int64_t clock_ns(self) noexcept nogil
 
 
 cdef class QuicEndpoint(Host):
@@ -39,13 +40,13 @@ cdef class QuicEndpoint(Host):
     cdef public object counters
     cdef uint8_t pool[256]
     cdef int pool_at
-    # Feed one datagram. The connection it belongs to (borrowed), or NULL.
-    cdef PyObject* datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
-                            int64_t now) noexcept
+    # Feed one datagram. The connection it belongs to, or None.
+    cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
+                            int64_t now)
     cdef CidEntry* lookup(self, uint64_t cid) noexcept nogil
     cdef int grow(self) noexcept nogil
     cdef void random_bytes(self, uint8_t* out, int n) noexcept nogil
-    cdef PyObject* unknown(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now)
+    cdef QuicConnection unknown(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now)
     cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now)
     cdef void reply(self, const UdpAddr* src, const UdpAddr* dst, bytes data)
     cdef const char* key_ptr(self, bint reset) noexcept nogil

@@ -56,6 +56,9 @@ cdef class Waker:
     cdef void wake_endpoint(self) noexcept:
         pass
 
+    cdef int64_t clock_ns(self) noexcept nogil:
+        return 0
+
 
 @cython.final
 cdef class QuicIncoming:
@@ -99,14 +102,16 @@ cdef class QuicIncoming:
         self.settle()
         return 0
 
-    def accept(self, alpns, transport, int64_t now):
-        """Go on with the handshake. `alpns` are ours in order of preference."""
+    def accept(self, alpns, transport, int64_t now=0):
+        """Go on with the handshake. `alpns` are ours in order of preference; `now` defaults to the driver's clock."""
         cdef QuicConnection c
         cdef bytes d
         cdef tuple item
         cdef UdpAddr src, dst
         cdef bytearray copy
         self.claim()
+        if now == 0:
+            now = self.endpoint.clock_ns()
         if self.endpoint.closed_for_new():
             raise IrohError("the endpoint is closed")
         c = self.endpoint.accept(self, alpns, transport, now)
@@ -323,19 +328,22 @@ cdef class QuicEndpoint(Host):
         if self.waker is not None:
             self.waker.wake(c)
 
-    cdef PyObject* datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
-                            int64_t now) noexcept:  # hot
+    cdef int64_t clock_ns(self) noexcept nogil:
+        return 0 if self.waker is None else self.waker.clock_ns()
+
+    cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
+                            int64_t now):  # hot
         cdef uint64_t cid
         cdef CidEntry* e
         cdef QuicConnection c
         if n < 21 or not data[0] & 0x40:
-            return NULL
+            return None
         if not data[0] & 0x80:
             memcpy(&cid, data + 1, 8)
             if self.last_conn != NULL and cid == self.last_cid:
                 c = <QuicConnection>self.last_conn
                 c.receive(data, n, src, dst, ecn, now, self.last_path, True)
-                return <PyObject*>c
+                return c
             e = self.lookup(cid)
             if e != NULL:
                 c = <QuicConnection>e.conn
@@ -343,21 +351,21 @@ cdef class QuicEndpoint(Host):
                 self.last_conn = e.conn
                 self.last_path = e.path_id
                 c.receive(data, n, src, dst, ecn, now, e.path_id, True)
-                return <PyObject*>c
+                return c
         elif n >= 15 and data[5] == CID_LEN:
             memcpy(&cid, data + 6, 8)
             e = self.lookup(cid)
             if e != NULL:
                 c = <QuicConnection>e.conn
                 c.receive(data, n, src, dst, ecn, now, e.path_id, True)
-                return <PyObject*>c
+                return c
         try:
             return self.unknown(data, n, src, dst, ecn, now)
         except Exception:
             logger.exception("a datagram could not be processed")
-            return NULL
+            return None
 
-    cdef PyObject* unknown(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now):
+    cdef QuicConnection unknown(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now):
         """A datagram for none of our ids: new connection, repeated Initial, stateless reset or noise."""
         cdef LongHeader h
         cdef QuicConnection c
@@ -366,37 +374,37 @@ cdef class QuicEndpoint(Host):
         cdef object known
         if not data[0] & 0x80:
             if self.reset_received(data, n, now):
-                return NULL
+                return None
             self.maybe_send_reset(data, n, src, dst, now)
-            return NULL
+            return None
         if parse_long_header(data, n, &h) < 0:
-            return NULL
+            return None
         if h.type == -1:
             if h.version != 0 and self.accepting:
                 self.reply(src, dst, version_negotiation(&h, self.random_source(1)[0]))
-            return NULL
+            return None
         dcid = PyBytes_FromStringAndSize(<char*>h.dcid, h.dcid_len)
         known = self.initial_ids.get(dcid)
         if known is not None:
             if type(known) is QuicConnection:
                 c = known
                 c.receive(data, n, src, dst, ecn, now, 0, False)
-                return <PyObject*>c
+                return c
             i = known
             if i.size + n <= self.incoming_buffer and self.incoming_bytes + n <= self.incoming_total:
                 i.datagrams.append((PyBytes_FromStringAndSize(<char*>data, n), addr_bytes(src), addr_bytes(dst), ecn))
                 i.size += n
                 self.incoming_bytes += n
-            return NULL
+            return None
         if h.type != 0:
-            return NULL
+            return None
         if n < MIN_INITIAL or not self.accepting or self.on_incoming is None:
-            return NULL
+            return None
         if len(self.initial_ids) >= self.max_incoming:
             self.counters["dropped_datagrams"] += 1
-            return NULL
+            return None
         self.first_initial(data, n, &h, dcid, src, dst, ecn, now)
-        return NULL
+        return None
 
     cdef void first_initial(self, uint8_t* data, size_t n, LongHeader* h, bytes dcid, const UdpAddr* src,
                             const UdpAddr* dst, int ecn, int64_t now):
@@ -500,7 +508,7 @@ cdef class QuicEndpoint(Host):
             c.qlog = QlogWriter.open(transport.qlog_dir, transport.qlog_prefix, is_client)
         return c
 
-    def connect(self, remotes, *, bytes expected_peer, alpns, transport, int64_t now, bint resume=True):
+    def connect(self, remotes, *, bytes expected_peer, alpns, transport, int64_t now=0, bint resume=True):
         """Start dialing. `remotes`: candidate addresses; Initials go to all until one proves itself."""
         cdef QuicConnection c
         cdef UdpAddr a
@@ -510,6 +518,8 @@ cdef class QuicEndpoint(Host):
         from iroh_fast.quic.tls import TlsSession
         if not remotes:
             raise ValueError("no address to dial")
+        if now == 0:
+            now = self.clock_ns()
         c = self.new_connection(True, transport, now)
         c.n_dial = len(remotes)
         c.dial = <UdpAddr*>malloc(c.n_dial * sizeof(UdpAddr))
@@ -589,14 +599,14 @@ cdef class QuicEndpoint(Host):
         """Feed one datagram; `data` is copied first because it is decrypted in place."""
         cdef bytearray copy = bytearray(data)
         cdef UdpAddr src, dst
-        cdef PyObject* hit
+        cdef QuicConnection hit
         addr_from_tuple(remote, &src)
         memset(&dst, 0, sizeof(UdpAddr))
         if local is not None:
             addr_from_tuple(local, &dst)
         hit = self.datagram(<uint8_t*><char*>copy, len(copy), &src, &dst, ecn, now)
-        if hit != NULL:
-            (<QuicConnection>hit).dispatch()
+        if hit is not None:
+            hit.dispatch()
 
     def transmit(self, QuicConnection c, int64_t now, int max_segments=1):
         """The next datagrams of a connection, or None: (remote, local, ecn, segment, data, extra remotes)."""

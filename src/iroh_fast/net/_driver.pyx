@@ -1,0 +1,385 @@
+"""The loop-facing half of an endpoint: receive turns, flushes, timers, parked batches.
+
+One object per endpoint, used from its event loop only. Sockets are raw and
+non-blocking; the loop only says when they are ready.
+"""
+
+cimport cython
+from libc.errno cimport EAGAIN, ENOBUFS
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from iroh_fast._batch cimport (
+    RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4, addr_to_tuple)
+from iroh_fast.quic._connection cimport QuicConnection, ST_DRAINED
+from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker
+from iroh_fast.quic._transmit cimport Transmit, poll_transmit
+
+import errno
+import heapq
+import logging
+
+logger = logging.getLogger("iroh_fast.net")
+
+cdef extern from "../native/clock.h" nogil:
+    int64_t clock_now_ns()
+    int timer_open()
+    int timer_arm(int fd, int64_t at_ns)
+    void timer_drain(int fd)
+    void timer_close(int fd)
+
+cdef enum:
+    SLAB_BYTES = 65536
+    TURN_PACKETS = 256            # received per turn before the loop gets control back
+    FLUSH_DATAGRAMS = 90          # sent per connection and turn
+    MAX_SEGMENTS = 45
+    MAX_PARKED = 64
+    SPIN_NS = 50000               # a deadline closer than this is polled, not timed
+
+
+def monotonic_ns():
+    """The driver's clock, nanoseconds."""
+    return clock_now_ns()
+
+
+cdef class DriverCore(Waker):
+    def __cinit__(self, QuicEndpoint endpoint, loop):
+        self.endpoint = endpoint
+        self.loop = loop
+        self.sockets = []
+        self.dirty = []
+        self.timers = []
+        self.parked = []
+        self.slab = <uint8_t*>malloc(SLAB_BYTES)
+        if self.slab == NULL:
+            raise MemoryError
+        self.timer_fd = timer_open()
+        self.run_soon = self.run
+        endpoint.waker = self
+        if self.timer_fd >= 0:
+            loop.add_reader(self.timer_fd, self.on_timer)
+
+    def __dealloc__(self):
+        free(self.slab)
+
+    # ------------------------------------------------------------- sockets
+    def add_socket(self, UdpSocket sock, int prefix, bint default_route):
+        """Start reading a bound socket. At most 16."""
+        cdef Bound* b
+        if self.n_bound == MAX_SOCKETS:
+            raise ValueError("too many sockets")
+        b = &self.bound[self.n_bound]
+        memcpy(b.ip, sock.local.ip, 16)
+        b.family = 4 if addr_is_v4(&sock.local) else 6
+        b.prefix = prefix
+        b.default_route = default_route
+        b.unspecified = True
+        for i in range(12 if b.family == 4 else 0, 16):
+            if b.ip[i]:
+                b.unspecified = False
+        self.n_bound += 1
+        self.sockets.append(sock)
+        self.parked.append([])
+        self.loop.add_reader(sock.fileno(), self.on_readable, len(self.sockets) - 1)
+
+    cdef int choose(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil:
+        """The socket for a destination: by source address, else the longest matching prefix, else the default."""
+        cdef int family = 4 if addr_is_v4(dst) else 6
+        cdef int i, k, bits, best = -1, best_prefix = -1
+        cdef Bound* b
+        cdef bint given = (<uint64_t*>src.ip)[0] != 0 or (<uint64_t*>src.ip)[1] != 0
+        for i in range(self.n_bound):
+            b = &self.bound[i]
+            if b.family != family:
+                continue
+            if given:
+                if not b.unspecified and memcmp(b.ip, src.ip, 16) == 0:
+                    return i
+                if b.unspecified and best_prefix < 0:
+                    best = i
+                continue
+            bits = b.prefix
+            k = 12 if family == 4 else 0
+            while bits >= 8 and b.ip[k] == dst.ip[k]:
+                bits -= 8
+                k += 1
+            if bits >= 8 or (bits > 0 and (b.ip[k] ^ dst.ip[k]) >> (8 - bits)):
+                if b.default_route and best_prefix < 0:
+                    best = i
+                continue
+            if b.prefix > best_prefix and (b.prefix > 0 or b.default_route):
+                best = i
+                best_prefix = b.prefix
+        return best
+
+    cdef int put(self, int index, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
+                 size_t segment) noexcept:
+        """Send, or park the batch when the socket is full. 1: parked."""
+        cdef UdpSocket s = <UdpSocket>self.sockets[index]
+        cdef list waiting = <list>self.parked[index]
+        cdef bint given = (<uint64_t*>src.ip)[0] != 0 or (<uint64_t*>src.ip)[1] != 0
+        cdef int rc
+        if not waiting:
+            rc = s.send(dst, src.ip if given else NULL, ecn, data, n, segment)
+            if rc != -EAGAIN:
+                if addr_is_v4(dst):
+                    self.tx_v4 += n
+                else:
+                    self.tx_v6 += n
+                return 0
+        if len(waiting) >= MAX_PARKED:
+            self.dropped += 1         # loss recovery brings it back
+            return 1
+        waiting.append((PyBytes_FromStringAndSize(<char*>dst, sizeof(UdpAddr)),
+                        PyBytes_FromStringAndSize(<char*>src, sizeof(UdpAddr)), ecn,
+                        PyBytes_FromStringAndSize(<char*>data, n), segment))
+        if len(waiting) == 1:
+            try:
+                if s.blocked_errno == ENOBUFS:
+                    self.loop.call_later(0.001, self.on_writable, index)
+                else:
+                    self.loop.add_writer(s.fileno(), self.on_writable, index)
+            except Exception:
+                logger.exception("cannot wait for the socket")
+        return 1
+
+    def on_writable(self, int index):
+        """The socket takes data again: parked batches first, then everybody who waited."""
+        cdef UdpSocket s
+        cdef list waiting
+        cdef UdpAddr dst, src
+        cdef bytes data
+        if self.stopped:
+            return
+        s = <UdpSocket>self.sockets[index]
+        waiting = <list>self.parked[index]
+        self.loop.remove_writer(s.fileno())
+        while waiting:
+            d, r, ecn, data, segment = waiting[0]
+            memcpy(&dst, PyBytes_AS_STRING(d), sizeof(UdpAddr))
+            memcpy(&src, PyBytes_AS_STRING(r), sizeof(UdpAddr))
+            if s.send(&dst, src.ip if (<uint64_t*>src.ip)[1] or (<uint64_t*>src.ip)[0] else NULL, ecn,
+                      <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), segment) == -EAGAIN:
+                if s.blocked_errno == ENOBUFS:
+                    self.loop.call_later(0.001, self.on_writable, index)
+                else:
+                    self.loop.add_writer(s.fileno(), self.on_writable, index)
+                return
+            waiting.pop(0)
+        self.settle(clock_now_ns())
+
+    # ------------------------------------------------------------- waking
+    cdef int64_t clock_ns(self) noexcept nogil:
+        return clock_now_ns()
+
+    cdef void wake(self, QuicConnection c) noexcept:
+        if not c.dirty:
+            self.mark(c)
+        if not self.scheduled and not self.stopped:
+            self.schedule()
+
+    cdef void wake_endpoint(self) noexcept:
+        if not self.scheduled and not self.stopped:
+            self.schedule()
+
+    cdef void mark(self, QuicConnection c):
+        c.dirty = True
+        self.dirty.append(c)
+
+    cdef void schedule(self):
+        self.scheduled = True
+        self.loop.call_soon(self.run_soon)
+
+    def run(self):
+        """Flush what woke up since the last turn."""
+        self.scheduled = False
+        if not self.stopped:
+            self.settle(clock_now_ns())
+
+    # ------------------------------------------------------------- turns
+    def on_readable(self, int index):  # hot
+        """Receive, then answer, then wake the application: once per turn each."""
+        cdef UdpSocket s = <UdpSocket>self.sockets[index]
+        cdef int64_t now = clock_now_ns()
+        cdef int n, i, budget = TURN_PACKETS
+        cdef RxMessage* m
+        cdef uint32_t at, size
+        cdef QuicConnection c
+        while budget > 0 and not self.stopped:
+            n = s.recv_batch(self.messages, RX_SLOTS)
+            if n <= 0:
+                if n < 0:
+                    logger.warning("receiving failed: %s", errno.errorcode.get(-n, -n))
+                break
+            for i in range(n):
+                m = &self.messages[i]
+                if addr_is_v4(&m.src):
+                    self.rx_v4 += m.len
+                else:
+                    self.rx_v6 += m.len
+                if m.stride < m.len:
+                    self.rx_gro += 1
+                at = 0
+                while at < m.len:
+                    size = m.len - at if m.len - at < m.stride else m.stride
+                    self.rx_datagrams += 1
+                    c = self.endpoint.datagram(m.data + at, size, &m.src, &m.dst, m.ecn, now)
+                    if c is not None and not c.dirty:
+                        self.mark(c)
+                    at += size
+                    budget -= 1
+            if n < RX_SLOTS:
+                break
+        self.settle(now)
+
+    cdef void settle(self, int64_t now):
+        """Flush and dispatch every connection that has something new."""
+        cdef list batch = self.dirty
+        cdef QuicConnection c
+        cdef UdpAddr dst, src
+        cdef bytes data
+        cdef int index
+        if self.endpoint.outgoing:
+            for remote, local, data in self.endpoint.take_replies():
+                addr_from_tuple(remote, &dst)
+                memset(&src, 0, sizeof(UdpAddr))
+                addr_from_tuple(local, &src)
+                index = self.choose(&dst, &src)
+                if index >= 0:
+                    self.put(index, &dst, &src, 0, <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0)
+        if not batch:
+            return
+        self.dirty = []
+        for c in batch:
+            c.dirty = False
+            if self.flush(c, now):
+                # More to send than one turn allows: others first.
+                if not c.dirty:
+                    self.mark(c)
+                if not self.scheduled:
+                    self.schedule()
+            c.dispatch()
+
+    cdef bint flush(self, QuicConnection c, int64_t now):  # hot
+        """Send what may be sent; True when the quota ended it."""
+        cdef Transmit t
+        cdef size_t n
+        cdef int quota = FLUSH_DATAGRAMS, index, segments, i
+        cdef UdpSocket s
+        cdef bint parked = False
+        while quota > 0 and not parked:
+            segments = MAX_SEGMENTS if quota > MAX_SEGMENTS else quota
+            if self.n_bound and (<UdpSocket>self.sockets[0]).max_segments < segments:
+                segments = (<UdpSocket>self.sockets[0]).max_segments
+            n = poll_transmit(c, now, self.slab, SLAB_BYTES - 64, segments, &t)
+            if c.failed:
+                c.end_failed()
+                continue
+            if n == 0:
+                break
+            if t.dialing:
+                for i in range(c.n_dial):
+                    index = self.choose(&c.dial[i], &t.local)
+                    if index >= 0:
+                        self.put(index, &c.dial[i], &t.local, t.ecn, self.slab, n, 0)
+                quota -= 1
+                continue
+            index = self.choose(&t.remote, &t.local)
+            if index >= 0:
+                parked = self.put(index, &t.remote, &t.local, t.ecn, self.slab, n, t.segment if t.segment < n else 0)
+            quota -= <int>((n + t.segment - 1) // t.segment)
+        if parked:
+            # The writable event flushes again.
+            if not c.dirty:
+                self.mark(c)
+            self.arm(c, now)
+            return False
+        self.arm(c, now)
+        return quota <= 0
+
+    # ------------------------------------------------------------- timers
+    cdef void arm(self, QuicConnection c, int64_t now):
+        """Have a timer entry no later than the connection's deadline; a later deadline moves lazily."""
+        cdef int64_t d = c.next_deadline()
+        c.deadline = d
+        if d == 0 or c.state == ST_DRAINED:
+            return
+        if d - now < SPIN_NS and d > now:
+            if not c.dirty:
+                self.mark(c)
+            if not self.scheduled:
+                self.schedule()
+            # fall through: the timer stays as a safety net
+        if c.timer_at == 0 or d < c.timer_at:
+            c.timer_at = d
+            heapq.heappush(self.timers, (d, c.stable_id))
+            if self.timer_at == 0 or d < self.timer_at:
+                self.set_timer(d)
+
+    cdef void set_timer(self, int64_t at):
+        self.timer_at = at
+        if self.timer_fd >= 0:
+            timer_arm(self.timer_fd, at)
+        else:
+            if self.timer_handle is not None:
+                self.timer_handle.cancel()
+            wait = (at - clock_now_ns()) / 1e9
+            self.timer_handle = self.loop.call_later(wait if wait > 0 else 0, self.on_timer)
+
+    def on_timer(self):
+        """Handle every connection whose deadline has come."""
+        cdef int64_t now, d
+        cdef QuicConnection c
+        if self.stopped:
+            return
+        if self.timer_fd >= 0:
+            timer_drain(self.timer_fd)
+        self.timer_at = 0
+        now = clock_now_ns()
+        while self.timers and self.timers[0][0] <= now:
+            d, id = heapq.heappop(self.timers)
+            c = self.endpoint.connections.get(id)
+            if c is None or c.timer_at != d:
+                continue
+            c.timer_at = 0
+            if c.deadline <= now:
+                c.handle_timeout(now)
+                if not c.dirty:
+                    self.mark(c)
+            else:
+                c.timer_at = c.deadline
+                heapq.heappush(self.timers, (c.deadline, id))
+        self.settle(now)
+        if self.timers and (self.timer_at == 0 or self.timers[0][0] < self.timer_at):
+            self.set_timer(self.timers[0][0])
+
+    # ------------------------------------------------------------- end
+    def stop(self):
+        """Close the sockets; nothing is sent afterwards."""
+        cdef UdpSocket s
+        if self.stopped:
+            return
+        self.stopped = True
+        for s in self.sockets:
+            self.loop.remove_reader(s.fileno())
+            self.loop.remove_writer(s.fileno())
+            s.close()
+        if self.timer_fd >= 0:
+            self.loop.remove_reader(self.timer_fd)
+            timer_close(self.timer_fd)
+            self.timer_fd = -1
+        if self.timer_handle is not None:
+            self.timer_handle.cancel()
+            self.timer_handle = None
+        self.dirty = []
+        self.timers = []
+        self.endpoint.waker = None
+        self.run_soon = None
+
+    def counters(self):
+        """Bytes and datagrams moved, by family."""
+        return {"send_ipv4": self.tx_v4, "send_ipv6": self.tx_v6, "recv_data_ipv4": self.rx_v4,
+                "recv_data_ipv6": self.rx_v6, "recv_datagrams": self.rx_datagrams, "recv_gro_datagrams": self.rx_gro,
+                "dropped_batches": self.dropped}

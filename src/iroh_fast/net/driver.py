@@ -1,0 +1,199 @@
+"""The socket driver of one endpoint: binding, dialing, incoming connections, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from iroh_fast._batch import UdpSocket
+from iroh_fast.net._driver import DriverCore
+from iroh_fast.quic._endpoint import QuicEndpoint
+
+if TYPE_CHECKING:
+    from iroh_fast.config import BindAddr, QuicTransportConfig
+    from iroh_fast.quic._connection import QuicConnection
+    from iroh_fast.quic._endpoint import QuicIncoming
+    from iroh_fast.quic.tls import Identity
+
+__all__ = ["Driver"]
+
+logger = logging.getLogger("iroh_fast.net")
+
+BUFFER_BYTES = 7 * 1024 * 1024  # per socket and direction, as iroh asks for; the kernel may give less
+
+
+class Driver:
+    """Owns the sockets of an endpoint and runs its QUIC engine on one event loop.
+
+    Use `bind`; all methods belong to the loop that was running then.
+    """
+
+    def __init__(self, endpoint: QuicEndpoint, core: DriverCore, loop: asyncio.AbstractEventLoop) -> None:
+        self.endpoint = endpoint
+        self.loop = loop
+        self._core = core
+        self._incoming: deque[QuicIncoming] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._bound: list[tuple[Any, ...]] = []
+        endpoint.on_incoming = self._on_incoming
+
+    @classmethod
+    def bind(
+        cls,
+        addrs: Iterable[BindAddr],
+        *,
+        identity: Identity,
+        max_tls_tickets: int = 256,
+        keylog: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Driver:
+        """Bind sockets and start reading.
+
+        Raises
+        ------
+        OSError
+            A required address cannot be bound; those already bound are closed again.
+        """
+        from iroh_fast.quic.session_cache import ClientSessionCache, ServerTicketStore
+
+        loop = loop or asyncio.get_running_loop()
+        endpoint = QuicEndpoint(
+            identity,
+            loop=loop,
+            session_cache=ClientSessionCache() if max_tls_tickets else None,
+            server_tickets=ServerTicketStore(),
+            keylog=_keylog_writer() if keylog else None,
+        )
+        sockets: list[tuple[UdpSocket, BindAddr]] = []
+        try:
+            for addr in addrs:
+                try:
+                    sockets.append((UdpSocket.bind(_sockaddr(addr), buffer_bytes=BUFFER_BYTES), addr))
+                except OSError as e:
+                    if addr.required:
+                        raise
+                    logger.info("not bound: %s port %d: %s", addr.host, addr.port, e)
+        except BaseException:
+            for sock, _ in sockets:
+                sock.close()
+            raise
+        core = DriverCore(endpoint, loop)
+        driver = cls(endpoint, core, loop)
+        for sock, addr in sockets:
+            default = addr.default_route if addr.default_route is not None else addr.prefix_len == 0
+            core.add_socket(sock, addr.prefix_len, default)
+            driver._bound.append(sock.local_address)
+        return driver
+
+    # ------------------------------------------------------------ dialing
+    def connect(
+        self,
+        addrs: Sequence[tuple[Any, ...]],
+        *,
+        expected_peer: bytes,
+        alpns: Sequence[bytes],
+        transport: QuicTransportConfig,
+    ) -> QuicConnection:
+        """Start a connection attempt to all of `addrs`; wait for WAIT_HANDSHAKE."""
+        return self.endpoint.connect(
+            list(addrs), expected_peer=expected_peer, alpns=list(alpns), transport=transport
+        )
+
+    # ------------------------------------------------------------ incoming
+    def _on_incoming(self, incoming: QuicIncoming) -> None:
+        self._incoming.append(incoming)
+        self._wake_acceptor()
+
+    def _wake_acceptor(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def poll_incoming(self) -> QuicIncoming | None:
+        """The oldest undecided attempt, or None."""
+        if not self._incoming:
+            return None
+        incoming = self._incoming.popleft()
+        if self._incoming:
+            self._wake_acceptor()
+        return incoming
+
+    def wait_incoming(self) -> asyncio.Future[None]:
+        """Resolves when `poll_incoming` may have something, and at close."""
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        if self._incoming or not self.endpoint.accepting:
+            waiter.set_result(None)
+        else:
+            self._waiters.append(waiter)
+        return waiter
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new attempts are taken."""
+        return self.endpoint.accepting
+
+    @accepting.setter
+    def accepting(self, value: bool) -> None:
+        self.endpoint.accepting = value
+        if not value:
+            while self._incoming:
+                self._incoming.popleft().refuse()
+            while self._waiters:
+                self._wake_acceptor()
+
+    # ------------------------------------------------------------ state and end
+    @property
+    def bound_sockets(self) -> list[tuple[Any, ...]]:
+        """Local addresses of the sockets; still known after `stop`."""
+        return list(self._bound)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are not drained."""
+        return len(self.endpoint.connections)
+
+    def close_all(self, code: int = 0, reason: bytes = b"") -> None:
+        """Close every connection."""
+        for connection in list(self.endpoint.connections.values()):
+            connection.close(code, reason)
+
+    async def wait_idle(self) -> None:
+        """Return when every connection is drained."""
+        from iroh_fast.quic._connection import WAIT_DRAINED
+
+        while self.endpoint.connections:
+            await next(iter(self.endpoint.connections.values())).wait(WAIT_DRAINED)
+
+    def stop(self) -> None:
+        """Close the sockets at once."""
+        self.accepting = False
+        self._core.stop()
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the sockets and of connection attempts."""
+        return {**self._core.counters(), **self.endpoint.counters}
+
+
+def _sockaddr(addr: BindAddr) -> tuple[Any, ...]:
+    if ":" not in addr.host:
+        return (addr.host, addr.port)
+    host, _, scope = addr.host.partition("%")
+    return (host, addr.port, 0, int(scope) if scope else 0)
+
+
+def _keylog_writer() -> Any:
+    path = os.environ.get("SSLKEYLOGFILE")
+    if not path:
+        return None
+
+    def write(line: str) -> None:
+        with open(path, "a", encoding="ascii") as file:
+            file.write(line.rstrip("\n") + "\n")
+
+    return write
