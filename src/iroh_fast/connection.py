@@ -475,7 +475,7 @@ class Connection:
         try:
             q = self._q
             if q.close_reason is None:
-                self._owner.defer(q.abandon)
+                self._owner.defer(q.abandon_handle)
                 if self._warn and self._owner.thread:
                     warnings.warn(
                         f"unclosed {self!r}; use async with, or close()",
@@ -756,7 +756,7 @@ class Connection:
     def paths(self) -> list[PathInfo]:
         """The network paths in use, as a snapshot."""
         q = self._q
-        found = [path for id in q.path_ids() if (path := q.path(id)) is not None]
+        found = [path for id in q.path_ids() if (path := q.path_info(id)) is not None]
         selected = next(
             (path["id"] for path in found if path["status"] == "available" and path["validated"]),
             found[0]["id"] if found else None,
@@ -839,7 +839,7 @@ class WeakConnection:
             tuple(
                 PathStats.from_core(path["stats"])
                 for id in q.path_ids()
-                if (path := q.path(id)) is not None
+                if (path := q.path_info(id)) is not None
             ),
         )
 
@@ -863,7 +863,7 @@ class _Handshake:
     def __del__(self) -> None:
         try:
             if self._q is not None:
-                self._context.owner.defer(self._q.abandon)
+                self._context.owner.defer(self._q.abandon_handle)
         except AttributeError:  # the constructor failed
             pass
 
@@ -928,7 +928,7 @@ class _Handshake:
             conn.remote_id  # noqa: B018 - read once now, so that it is there for ever
             await self._admit(conn)
         except BaseException:
-            q.abandon()
+            q.abandon_handle()
             raise
         return conn
 

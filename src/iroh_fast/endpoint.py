@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Awaitable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
-from typing import TYPE_CHECKING, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from . import presets
 from ._owner import Owner, settled
@@ -168,6 +168,7 @@ class Endpoint:
     __slots__ = (
         "__weakref__",
         "_addr",
+        "_alpns",
         "_close_task",
         "_closed",
         "_context",
@@ -222,7 +223,6 @@ class Endpoint:
             driver = Driver.bind(
                 plan,
                 identity=identity,
-                transport=config.transport,
                 max_tls_tickets=config.max_tls_tickets,
                 keylog=config.keylog,
                 loop=loop,
@@ -257,6 +257,7 @@ class Endpoint:
         self._closed = asyncio.Event()
         self._close_task: asyncio.Task[None] | None = None
         self._addr = Watchable(self._current_addr(), loop)
+        self._alpns = Watchable(context.alpns, loop)
         return self
 
     def __del__(self) -> None:
@@ -463,6 +464,9 @@ class Endpoint:
         driver = self._driver
         context = self._context
         while not context.closing:
+            if not context.alpns:
+                await self._alpns.wait()
+                continue
             if (attempt := driver.poll_incoming()) is not None:
                 return Incoming(attempt, context)
             await settled(driver.wait_incoming())
@@ -485,6 +489,7 @@ class Endpoint:
             return
         self._context.alpns = check_alpns(alpns)
         self._driver.accepting = bool(self._context.alpns)
+        self._alpns.set(self._context.alpns)
 
     def server_config(
         self, alpns: Iterable[bytes] | None = None, *, transport: QuicTransportConfig | None = None
@@ -570,7 +575,7 @@ class Endpoint:
         if task is None:
             self._context.closing = True
             task = self._close_task = self._loop.create_task(
-                _close(self._context, self._addr, self._closed)
+                _close(self._context, (self._addr, self._alpns), self._closed)
             )
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
@@ -603,12 +608,15 @@ def _count_open(context: Context) -> int:
     return sum(conn.close_reason is None for conn in list(context.live))
 
 
-async def _close(context: Context, addr: Watchable[EndpointAddr], closed: asyncio.Event) -> None:
+async def _close(
+    context: Context, watched: Iterable[Watchable[Any]], closed: asyncio.Event
+) -> None:
     driver = context.driver
     try:
         driver.accepting = False
         driver.close_all(0, b"")
-        addr.close()
+        for value in watched:
+            value.close()
         try:
             await asyncio.wait_for(driver.wait_idle(), CLOSE_TIMEOUT_S)
         except TimeoutError:
