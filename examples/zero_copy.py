@@ -27,7 +27,7 @@ async def serve_array(conn: Connection) -> None:
     await conn.wait_closed()
 
 
-async def fetch_array(conn: Connection) -> array[float]:
+async def fetch_array(conn: Connection) -> "array[float]":
     recv = await conn.accept_uni()
     size = int.from_bytes(await recv.readexactly(8), "big")
     result = array("d", bytes(size))

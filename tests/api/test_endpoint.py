@@ -73,19 +73,12 @@ async def test_secret_key_decides_the_id(bind: Bind) -> None:
 async def test_connect_accepts_every_form_of_address(bind: Bind, form: str) -> None:
     server = await bind(alpns=[ALPN])
     target: Any = {"addr": server.addr, "ticket": server.ticket, "text": str(server.ticket)}[form]
-    task = asyncio.create_task(server.accept())
-    async with bind_client() as client:
-        pending = client.connect(target, ALPN)
-        incoming = await task
-        assert incoming is not None
-        conn, accepted = await asyncio.gather(pending, incoming)
-        assert conn.remote_id == server.id
-        conn.close()
-        accepted.close()
-
-
-def bind_client() -> Any:
-    return Endpoint.bind(bind_addrs=LOOPBACK)
+    client = await bind()
+    accepting = asyncio.create_task(accept_one(server))
+    conn = await client.connect(target, ALPN)
+    assert conn.remote_id == server.id
+    conn.close()
+    await (await accepting).wait_closed()
 
 
 async def test_connect_by_context_manager_closes_with_the_chosen_code(bind: Bind) -> None:
@@ -357,6 +350,22 @@ async def test_incoming_iterator_ends_at_close(bind: Bind) -> None:
     await server.close()
     assert await task == 0
     assert await server.accept() is None
+
+
+async def test_accept_without_alpns_waits_until_there_are_some(bind: Bind) -> None:
+    server, client = await bind(), await bind()
+    accepting = asyncio.create_task(accept_one(server))
+    await asyncio.sleep(0.01)
+    assert not accepting.done()
+    server.set_alpns([ALPN])
+    conn = await client.connect(server.addr, ALPN)
+    conn.close()
+    await (await accepting).wait_closed()
+    idle = await bind()
+    waiting = asyncio.create_task(idle.accept())
+    await asyncio.sleep(0.01)
+    await idle.close()
+    assert await waiting is None
 
 
 async def test_accept_cancelled_loses_no_attempt(bind: Bind) -> None:
