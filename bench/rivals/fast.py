@@ -111,7 +111,7 @@ class Server:
 class Client:
     async def start(self, address: str) -> dict[str, Any]:
         self.endpoint = await endpoint([])
-        self.peer = EndpointTicket.parse(address).endpoint_addr
+        self.peer = EndpointTicket.parse(address).addr
         self.held: list[Connection] = []
         return {"address": None, "versions": versions()}
 
