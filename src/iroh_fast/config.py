@@ -420,7 +420,8 @@ class EndpointConfig:
     Parameters
     ----------
     secret_key : identity; None makes a new random one.
-    alpns : protocols to accept, in order of preference; empty accepts nothing.
+    alpns : protocols to accept, in order of preference; empty accepts nothing: attempts are
+        not answered at all.
     bind_addrs : sockets to open, see :class:`BindAddr`; empty means ``0.0.0.0:0`` (required)
         and ``[::]:0`` (if the machine has IPv6).
     external_addrs : extra addresses at which this endpoint can be reached, to advertise.

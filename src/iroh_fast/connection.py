@@ -518,7 +518,7 @@ class Connection:
 
     @property
     def stable_id(self) -> int:
-        """Number of this connection within the process, for logs and as a key."""
+        """Number of this connection within its endpoint, for logs and as a key."""
         return self._q.stable_id
 
     @property

@@ -29,6 +29,7 @@ from .errors import (
 from .hooks import run_before_connect
 from .keys import EndpointId, SecretKey
 from .net.driver import Driver
+from .quic._connection import WAIT_DRAINED
 from .quic.tls import Identity
 from .stats import EndpointMetrics, RemoteInfo, TransportAddrInfo
 from .ticket import EndpointTicket, to_endpoint_addr
@@ -608,6 +609,21 @@ def _count_open(context: Context) -> int:
     return sum(conn.close_reason is None for conn in list(context.live))
 
 
+async def _peers_told(driver: Driver) -> None:
+    """Wait until the connections closed by this side are drained.
+
+    The others are over on both sides: nothing has to be sent for them any more.
+    """
+    while True:
+        for q in driver.endpoint.connections.values():
+            reason = q.close_reason
+            if reason is None or reason.kind == "locally_closed":
+                await q.wait(WAIT_DRAINED)
+                break
+        else:
+            return
+
+
 async def _close(
     context: Context, watched: Iterable[Watchable[Any]], closed: asyncio.Event
 ) -> None:
@@ -618,7 +634,8 @@ async def _close(
         for value in watched:
             value.close()
         try:
-            await asyncio.wait_for(driver.wait_idle(), CLOSE_TIMEOUT_S)
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await _peers_told(driver)
         except TimeoutError:
             log.debug("closing: some peers did not answer")
     finally:

@@ -18,6 +18,7 @@ from iroh_fast import (
     SecretKey,
     SendStream,
 )
+from iroh_fast.errors import ConnectionLost
 
 from . import pattern
 from .peer_client import PeerProcess
@@ -181,9 +182,12 @@ async def echo_bi(conn: Connection) -> None:
     """Send back what comes in on every stream, until the connection ends."""
 
     async def copy(send: SendStream, recv: RecvStream) -> None:
-        async for piece in recv:
-            await send.write_all(piece)
-        send.finish()
+        try:
+            async for piece in recv:
+                await send.write_all(piece)
+            send.finish()
+        except ConnectionLost:  # the other side notices by itself what is missing
+            pass
 
     async with asyncio.TaskGroup() as group:
         async for send, recv in conn.bi_streams():

@@ -260,9 +260,13 @@ class Peer:
             data = pattern.data(seed + index, size)
             stream = await connection.open_bi()
             send, recv = stream.send(), stream.recv()
-            await send.write_all(data)
-            await send.finish()
-            return await recv.read_to_end(size + 1) == data
+
+            async def write() -> None:
+                await send.write_all(data)
+                await send.finish()
+
+            _, back = await asyncio.gather(write(), recv.read_to_end(size + 1))
+            return back == data
 
         return sum(await asyncio.gather(*map(one, range(streams))))
 

@@ -65,8 +65,8 @@ class PeerProcess:
         try:
             while line := await self._process.stdout.readline():
                 answer = json.loads(line)
-                op, future = self._waiting.pop(answer["n"])
-                if future.done():
+                op, future = self._waiting.pop(answer["n"], ("", None))
+                if future is None or future.done():  # nobody waits for it any more
                     continue
                 if "error" in answer:
                     error = answer["error"]

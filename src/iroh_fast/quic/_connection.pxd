@@ -111,6 +111,8 @@ cdef class Host:
     cdef void token_for(self, const uint8_t* cid8, uint8_t* token16) noexcept nogil
     cdef void cid_add(self, uint64_t cid, QuicConnection c, uint32_t path_id) noexcept
     cdef void cid_remove(self, uint64_t cid) noexcept
+    cdef void reset_token_add(self, bytes token, QuicConnection c)
+    cdef void reset_token_remove(self, bytes token)
     cdef void on_drained(self, QuicConnection c) noexcept
     cdef int64_t clock_ns(self) noexcept nogil     # of the driver's clock, 0 when there is none
 
@@ -122,6 +124,7 @@ cdef class QuicConnection(StreamOwner):
     cdef readonly uint64_t stable_id
     cdef public object tls, qlog, host_random, on_address_token
     cdef object retired               # ids the peer retired, still routed for a while
+    cdef list reset_tokens            # tokens registered at the endpoint
     cdef uint32_t peer_udp            # peer's max_udp_payload_size
     cdef int64_t created_at
     cdef Config cfg
@@ -267,7 +270,7 @@ cdef class QuicConnection(StreamOwner):
                              bint challenge, bint pad) noexcept nogil
     cdef void retire_later(self, uint64_t cid)
     cdef void unregister(self)
-    cdef bint is_reset(self, const uint8_t* token) noexcept nogil
+    cdef void watch_reset(self, CidSet* c) noexcept nogil
     cdef void on_stateless_reset(self)
     cdef void on_version_negotiation(self, const uint8_t* data, size_t n, LongHeader* h) noexcept
     cdef int set_initial_keys(self, const uint8_t* dcid, size_t n) noexcept nogil

@@ -100,6 +100,12 @@ cdef class Host:
     cdef void cid_remove(self, uint64_t cid) noexcept:
         pass
 
+    cdef void reset_token_add(self, bytes token, QuicConnection c):
+        pass
+
+    cdef void reset_token_remove(self, bytes token):
+        pass
+
     cdef void on_drained(self, QuicConnection c) noexcept:
         pass
 
@@ -318,6 +324,7 @@ cdef class QuicConnection(StreamOwner):
             at = &at[0].next
         p.next = at[0]
         at[0] = p
+        self.watch_reset(p.cids)
         if <int64_t>id > self.max_path_used:
             self.max_path_used = id
         return p
@@ -479,6 +486,8 @@ cdef class QuicConnection(StreamOwner):
     cdef void rotate_cid(self, Path* p) noexcept nogil:
         cdef uint64_t old
         if p.cids != NULL and remote_cid_rotate(p.cids, &old):
+            self.watch_reset(p.cids)
+            self.n_retire += 1
             self.pend(FT_PATH_RETIRE_CONNECTION_ID if self.multipath else FT_RETIRE_CONNECTION_ID, p.id, old, 0)
 
     # ------------------------------------------------------------- frames to send
@@ -1073,6 +1082,8 @@ cdef class QuicConnection(StreamOwner):
         for i in range(n):
             self.pend(type, path_id, retired[i], 0)
             self.n_retire += 1
+        if n and self.path(path_id) != NULL:
+            self.watch_reset(c)
         if self.n_retire > MAX_RETIRE_PENDING:
             return self.fail(CONNECTION_ID_LIMIT_ERROR, b"too many retired connection ids", 0)
         if path_id == 0 and not self.is_client and c.active >= 0 and c.remote[c.active].seq == 0 and c.n_remote > 1:
@@ -1285,7 +1296,9 @@ cdef class QuicConnection(StreamOwner):
         if self.is_client and level == LEVEL_HANDSHAKE:
             self.peer_validated_us = True
         if acked_bytes:
-            cc_on_ack(&p.r.cc, self.now, newest_bytes_at, acked_bytes, p.app_limited, &p.r.rtt)
+            # RFC 9002 §7.8: a window that is not used does not grow.
+            cc_on_ack(&p.r.cc, self.now, newest_bytes_at, acked_bytes,
+                      p.app_limited or 2 * (p.r.in_flight + acked_bytes) < p.r.cc.cwnd, &p.r.rtt)
         if cleared:
             cc_on_spurious(&p.r.cc)
             p.stats.spurious += 1
@@ -1692,6 +1705,7 @@ cdef class QuicConnection(StreamOwner):
             if tp.stateless_reset_token is not None and p != NULL and p.cids.n_remote:
                 memcpy(p.cids.remote[0].token, PyBytes_AS_STRING(tp.stateless_reset_token), 16)
                 p.cids.remote[0].has_token = True
+                self.watch_reset(p.cids)
         self.peer_parameters = tp
         self.adopt_limits(tp)
         self.peer_ack_exponent = tp.ack_delay_exponent
@@ -2572,16 +2586,22 @@ cdef class QuicConnection(StreamOwner):
             for cid, _ in self.retired:
                 self.host.cid_remove(cid)
             self.retired = None
+        if self.reset_tokens is not None:
+            for token in self.reset_tokens:
+                self.host.reset_token_remove(token)
+            self.reset_tokens = None
 
-    cdef bint is_reset(self, const uint8_t* token) noexcept nogil:
-        """Whether the last 16 bytes of a datagram are a stateless reset token of an id in use."""
-        cdef CidSet* c = self.cids
-        cdef bint hit = False
-        while c != NULL:
-            if c.active >= 0 and c.remote[c.active].has_token and constant_time_equal(c.remote[c.active].token, token, 16):
-                hit = True
-            c = c.next
-        return hit
+    cdef void watch_reset(self, CidSet* c) noexcept nogil:
+        """Have the endpoint recognise a stateless reset for the id in use (RFC 9000 §10.3.1)."""
+        if c.active < 0 or not c.remote[c.active].has_token:
+            return
+        with gil:
+            token = PyBytes_FromStringAndSize(<char*>c.remote[c.active].token, 16)
+            if self.reset_tokens is None:
+                self.reset_tokens = []
+            if token not in self.reset_tokens:
+                self.reset_tokens.append(token)
+                self.host.reset_token_add(token, self)
 
     cdef void on_stateless_reset(self):
         if self.state < ST_DRAINING:

@@ -177,6 +177,7 @@ cdef class QuicEndpoint(Host):
         self.server_tickets = server_tickets
         self.connections = {}
         self.initial_ids = {}
+        self.reset_tokens = {}
         self.incoming = deque()
         self.outgoing = deque()
         self.reset_key = random(32)
@@ -294,6 +295,12 @@ cdef class QuicEndpoint(Host):
             self.live -= 1
         if self.last_cid == cid:
             self.last_conn = NULL
+
+    cdef void reset_token_add(self, bytes token, QuicConnection c):
+        self.reset_tokens[token] = c
+
+    cdef void reset_token_remove(self, bytes token):
+        self.reset_tokens.pop(token, None)
 
     cdef void on_drained(self, QuicConnection c) noexcept:
         c.unregister()
@@ -445,14 +452,13 @@ cdef class QuicEndpoint(Host):
 
     cdef bint reset_received(self, uint8_t* data, size_t n, int64_t now):
         """RFC 9000 §10.3.1: the last 16 bytes may be a token of a connection that the peer lost."""
-        cdef QuicConnection c
-        for c in list(self.connections.values()):
-            if c.is_reset(data + n - 16):
-                c.now = now
-                c.on_stateless_reset()
-                self.wake(c)
-                return True
-        return False
+        cdef QuicConnection c = self.reset_tokens.get(PyBytes_FromStringAndSize(<char*>data + n - 16, 16))
+        if c is None:
+            return False
+        c.now = now
+        c.on_stateless_reset()
+        self.wake(c)
+        return True
 
     cdef void maybe_send_reset(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int64_t now):
         cdef uint8_t token[16]
