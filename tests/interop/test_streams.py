@@ -172,7 +172,8 @@ async def test_real_peer_limits_our_streams(link: Link) -> None:
         await link.peer.call("finish", send=their["send"])
         assert await link.peer.call("read_to_end", recv=their["recv"]) == b"x".hex()
         assert await stream.recv.read_to_end(0) == b""
-    for _ in range(50):
+    # INTEROP: the real peer returns credit when an eighth of the limit has been used.
+    for _ in range(50 - 100 // 8):
         assert await opened(link.ours, 5.0)
 
 
