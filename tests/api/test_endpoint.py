@@ -327,13 +327,13 @@ async def test_accept_with_server_config_uses_its_alpns(bind: Bind) -> None:
 async def test_set_alpns_changes_what_is_accepted(
     bind: Bind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server, client = await bind(), await bind(transport=IMPATIENT)
+    server, client = await bind(), await bind()
     server.set_alpns([ALPN])
     assert server.alpns == (ALPN,)
     conn, accepted = await connect(client, server)
     server.set_alpns([])
     with pytest.raises(ConnectTimeout):
-        await client.connect(server.addr, ALPN)
+        await (await client.connect_with(server.addr, ALPN, transport=IMPATIENT))
     assert conn.close_reason is None
     conn.close()
     accepted.close()

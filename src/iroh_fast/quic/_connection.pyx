@@ -1296,9 +1296,10 @@ cdef class QuicConnection(StreamOwner):
         if self.is_client and level == LEVEL_HANDSHAKE:
             self.peer_validated_us = True
         if acked_bytes:
-            # RFC 9002 §7.8: a window that is not used does not grow.
+            # RFC 9002 §7.8: a window that is hardly used does not grow. The room above what flow control lets into
+            # flight keeps the pacer from being the limit.
             cc_on_ack(&p.r.cc, self.now, newest_bytes_at, acked_bytes,
-                      p.app_limited or 2 * (p.r.in_flight + acked_bytes) < p.r.cc.cwnd, &p.r.rtt)
+                      p.app_limited or 4 * (p.r.in_flight + acked_bytes) < p.r.cc.cwnd, &p.r.rtt)
         if cleared:
             cc_on_spurious(&p.r.cc)
             p.stats.spurious += 1
