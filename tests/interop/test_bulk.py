@@ -113,11 +113,15 @@ async def test_real_peer_follows_our_key_updates(
         await push(link, seed, 200_000)
         await update_keys(link.ours)
         await pull(link, seed, 200_000)
-    transfer = asyncio.create_task(push(link, 9, 8 * 2**20))
-    for _ in range(rounds):
-        await update_keys(link.ours)
-        await asyncio.sleep(0.01)
-    await transfer
+
+    async def update() -> None:  # in the middle of packets, not between transfers
+        for _ in range(rounds):
+            await update_keys(link.ours)
+
+    updating = asyncio.create_task(update())
+    while not updating.done():
+        await asyncio.gather(push(link, 9, 2 * 2**20), pull(link, 10, 2 * 2**20))
+    await updating
     await link.call("close")
     await link.ours.wait_closed()
     await links.peer.stop()

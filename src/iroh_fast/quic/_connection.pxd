@@ -261,6 +261,8 @@ cdef class QuicConnection(StreamOwner):
     cdef int64_t idle_since(self) noexcept nogil
     cdef bint keep_alive_due(self) noexcept nogil
     cdef bint last_open(self, Path* p) noexcept nogil
+    cdef bint any_usable(self) noexcept nogil
+    cdef bint must_abandon_itself(self, Path* p) noexcept nogil
     cdef void path_timeout(self, Path* p, int64_t now) noexcept nogil
     cdef void forget_sent(self, Path* p, PnSpace* sp) noexcept nogil
     cdef void count_ecn(self, PnSpace* sp, int ecn) noexcept nogil

@@ -388,6 +388,7 @@ cdef class QuicConnection(StreamOwner):
         p.validation_fails_at = 0
         p.ping_due = p.immediate_ack_due = p.observed_due = p.response_due = False
         p.pto_count = 0
+        p.sp.loss_probes = 0
         self.pend(FT_PATH_ABANDON, p.id, 0, code)
         # Frames about the path that are still waiting say nothing useful any more.
         at = &self.pending_head
@@ -807,6 +808,7 @@ cdef class QuicConnection(StreamOwner):
             if (not self.is_client and self.handshake_confirmed and <int64_t>pn > before
                     and (not probing or (self.multipath and not self.nat)) and self.state == ST_ESTABLISHED):
                 self.migrate(p, src, dst)
+                p.r.received = n
         elif ip_known(dst) and not same_ip(&p.r.local, dst):
             p.r.local = dst[0]
 
@@ -827,6 +829,7 @@ cdef class QuicConnection(StreamOwner):
             fresh.rtt = p.r.rtt
             fresh.cc = p.r.cc
             fresh.mtud = p.r.mtud
+            fresh.mtud.in_flight = 0      # nothing sent to the old address answers for the new one
             fresh.pacer = p.r.pacer
         else:
             mtud_peer_limit(&fresh.mtud, <uint16_t>self.peer_udp)
@@ -1528,7 +1531,7 @@ cdef class QuicConnection(StreamOwner):
         cdef int64_t best = 0, d
         cdef int64_t base = rtt_pto_base(&p.r.rtt)
         cdef bint something = False
-        if p.abandoned:
+        if p.abandoned and not self.must_abandon_itself(p):
             return 0
         if not self.is_client and not p.r.validated and p.r.sent + 1 > 3 * p.r.received:
             return 0
@@ -2046,7 +2049,10 @@ cdef class QuicConnection(StreamOwner):
                     t = (p.last_rx if p.last_rx > p.last_tx else p.last_tx) + self.cfg.path_keep_alive
                     if t < d:
                         d = t
-                if p.r.mtud.state == MTUD_COMPLETE and p.r.validated and p.r.mtud.next_search and p.r.mtud.next_search < d:
+                # Only while a probe could really leave, else this deadline would stay in the past.
+                if (p.r.mtud.state == MTUD_COMPLETE and p.r.validated and p.r.mtud.next_search
+                        and p.r.mtud.next_search < d and not p.challenge_at and p.cids.active >= 0
+                        and p.r.in_flight + 1500 < p.r.cc.cwnd):
                     d = p.r.mtud.next_search
             p = p.next
         return 0 if d == NEVER else d
@@ -2067,6 +2073,20 @@ cdef class QuicConnection(StreamOwner):
                 return False
             q = q.next
         return True
+
+    cdef bint any_usable(self) noexcept nogil:
+        """Whether some path can carry anything to the peer."""
+        cdef Path* q = self.paths
+        while q != NULL:
+            if q.r.validated and not q.abandoned and q.cids.active >= 0:
+                return True
+            q = q.next
+        return False
+
+    cdef bint must_abandon_itself(self, Path* p) noexcept nogil:
+        """Whether the end of an abandoned path can only be told on that path."""
+        return (p.abandoned and not p.abandon_received and p.r.validated and p.cids.active >= 0
+                and not self.any_usable())
 
     cdef int64_t idle_since(self) noexcept nogil:
         cdef Path* p = self.paths
@@ -2384,7 +2404,7 @@ cdef class QuicConnection(StreamOwner):
             return
         if now:
             self.now = now
-        self.enter_close(CloseReason("locally_closed", code, reason, False), code, True, reason, 0)
+        self.enter_close(CloseReason("locally_closed"), code, True, reason, 0)
 
     def abandon_handle(self):
         """The last handle is gone."""

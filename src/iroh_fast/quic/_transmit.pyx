@@ -376,6 +376,38 @@ cdef uint8_t* write_pending(QuicConnection c, uint8_t* at, FrameRec* f, bint* sk
     return at
 
 
+cdef FrameRec* pending_abandon(QuicConnection c, uint32_t path_id) noexcept nogil:
+    """The PATH_ABANDON of a path that waits to be sent, or NULL."""
+    cdef FrameRec* f = c.pending_head
+    while f != NULL and not (f.type == FT_PATH_ABANDON and f.path == path_id):
+        f = f.next
+    return f
+
+
+cdef void write_abandon(QuicConnection c, Path* p, Packet* k) noexcept nogil:
+    """The PATH_ABANDON of a path on that path itself, out of turn."""
+    cdef FrameRec* f = pending_abandon(c, p.id)
+    cdef FrameRec** at = &c.pending_head
+    cdef FrameRec* q
+    cdef bint skip
+    if f == NULL or k.end - k.p < MAX_CONTROL_FRAME:
+        return
+    k.p = write_pending(c, k.p, f, &skip)
+    while at[0] != f:
+        at = &at[0].next
+    at[0] = f.next
+    c.n_pending -= 1
+    c.pending_tail = NULL
+    q = c.pending_head
+    while q != NULL:
+        c.pending_tail = q
+        q = q.next
+    f.next = k.rec.frames
+    k.rec.frames = f
+    k.rec.flags |= REC_ELICITING
+    p.stats.tx_frames[frame_index(FT_PATH_ABANDON)] += 1
+
+
 cdef int64_t ack_frequency_delay(QuicConnection c) noexcept nogil:
     cdef int64_t d = c.cfg.af_max_delay if c.cfg.af_max_delay else c.peer_max_ack_delay
     cdef int64_t least = <int64_t>c.peer_min_ack_delay_us * 1000
@@ -650,15 +682,18 @@ cdef size_t send_data(QuicConnection c, Path* p, uint8_t* buf, size_t cap, int m
     cdef Packet* k
     cdef int n = 0, limit = max_segments if max_segments < MAX_BATCH else MAX_BATCH
     cdef size_t mtu = p.r.mtud.current, segment = 0, total = 0, size
-    cdef bint data = may_send_data(c, p), full, probe, general, ack_only, short_one = False
+    cdef bint data = may_send_data(c, p), full, probe, general, ack_only, last_words = False
     cdef int64_t wait
     cdef bint cwnd_full
     if p.cids.active < 0:
         return 0
     if p.abandoned:
-        # Only what tells the peer: acknowledgements, and the PATH_ABANDON itself when no other path can.
-        data = c.open_paths() == 0 and not p.abandon_received
-        if not data and not space_ack_due(&p.sp, c.now):
+        # Only what tells the peer, and only if no other path can: acknowledgements and the PATH_ABANDON itself.
+        data = False
+        if c.any_usable() or not p.r.validated:
+            return 0
+        last_words = pending_abandon(c, p.id) != NULL
+        if not last_words and not space_ack_due(&p.sp, c.now) and p.sp.loss_probes == 0:
             return 0
     if mtu * limit > cap:
         limit = <int>(cap // mtu)
@@ -668,7 +703,7 @@ cdef size_t send_data(QuicConnection c, Path* p, uint8_t* buf, size_t cap, int m
         probe = p.sp.loss_probes > 0
         general = data and general_due(c)
         ack_only = False
-        if not probe and not general and not path_frames_due(c, p):
+        if not probe and not general and not last_words and not path_frames_due(c, p):
             if not ((data or p.abandoned) and acks_due(c)):
                 break
             ack_only = True
@@ -704,6 +739,9 @@ cdef size_t send_data(QuicConnection c, Path* p, uint8_t* buf, size_t cap, int m
                 general = data
         if data or p.abandoned:
             write_acks(c, p, k)
+        if p.abandoned:
+            write_abandon(c, p, k)
+            last_words = False
         if not ack_only:
             write_path_frames(c, p, k, &full)
             if general or (data and probe):
