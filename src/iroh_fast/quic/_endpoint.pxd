@@ -40,6 +40,7 @@ cdef class QuicEndpoint(Host):
     cdef public object counters
     cdef uint8_t pool[256]
     cdef int pool_at
+    cdef object clock, tls_class
     # Feed one datagram. The connection it belongs to, or None.
     cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                             int64_t now)

@@ -164,14 +164,18 @@ cdef class QuicEndpoint(Host):
     identity : quic.tls.Identity
     random : callable(n) -> bytes, the only source of randomness (default os.urandom)
     loop : event loop for the futures of connections, or None in simulations
+    clock : callable() -> ns, the time of calls by the application when there is no driver
+    tls : class with the interface of quic.tls.TlsSession, which is the default
     """
 
     def __cinit__(self, identity, *, random=os.urandom, loop=None, session_cache=None, server_tickets=None,
-                  keylog=None, wall_clock=time.time):
+                  keylog=None, wall_clock=time.time, clock=None, tls=None):
         self.identity = identity
         self.random_source = random
         self.loop = loop
         self.wall_clock = wall_clock
+        self.clock = clock
+        self.tls_class = tls
         self.keylog = keylog
         self.session_cache = session_cache
         self.server_tickets = server_tickets
@@ -336,7 +340,12 @@ cdef class QuicEndpoint(Host):
             self.waker.wake(c)
 
     cdef int64_t clock_ns(self) noexcept nogil:
-        return 0 if self.waker is None else self.waker.clock_ns()
+        if self.waker is not None:
+            return self.waker.clock_ns()
+        if self.clock is None:
+            return 0
+        with gil:
+            return self.clock()
 
     cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                             int64_t now):  # hot
@@ -554,7 +563,7 @@ cdef class QuicEndpoint(Host):
             token = self.session_cache.take_token(expected_peer)
             c.on_address_token = AddressTokenSink(self.session_cache, expected_peer)
         c.address_token = token
-        c.tls = TlsSession.client(
+        c.tls = (self.tls_class or TlsSession).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=c.parameters(b""),
             ticket=ticket, random=self.random_source,
             on_ticket=self.session_cache.put_ticket if self.session_cache is not None else None, keylog=self.keylog,
@@ -590,7 +599,7 @@ cdef class QuicEndpoint(Host):
         if c.set_initial_keys(<const uint8_t*>PyBytes_AS_STRING(i.dcid), len(i.dcid)) < 0:
             raise MemoryError
         self.token_for(c.scid, token)
-        c.tls = TlsSession.server(
+        c.tls = (self.tls_class or TlsSession).server(
             self.identity, alpns=alpns,
             transport_parameters=c.parameters(PyBytes_FromStringAndSize(<char*>token, 16)),
             ticket_store=self.server_tickets, random=self.random_source, keylog=self.keylog, now=self.wall_clock)
