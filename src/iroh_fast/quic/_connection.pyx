@@ -2499,9 +2499,12 @@ cdef class QuicConnection(StreamOwner):
         cdef Path* p
         cdef uint32_t top = self.local_max_path if self.local_max_path < self.remote_max_path else self.remote_max_path
         cdef int64_t id = self.max_path_used + 1
+        cdef int64_t now = self.host.clock_ns()
         cdef int i
         cdef CidSet* c
         self.check()
+        if now:
+            self.now = now
         if not self.is_client:
             raise ConfigError("only the side that dialed opens paths")
         if not self.multipath or not self.handshake_confirmed:
