@@ -809,7 +809,9 @@ cdef class QuicConnection(StreamOwner):
                     and (not probing or (self.multipath and not self.nat)) and self.state == ST_ESTABLISHED):
                 self.migrate(p, src, dst)
                 p.r.received = n
-        elif ip_known(dst) and not same_ip(&p.r.local, dst):
+        elif ip_known(dst) and not same_ip(&p.r.local, dst) and (
+                not ip_known(&p.r.local) or (not probing and <int64_t>pn > before)):
+            # Probes of an address that we left must not bring us back to it.
             p.r.local = dst[0]
 
     cdef int migrate(self, Path* p, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
@@ -851,7 +853,8 @@ cdef class QuicConnection(StreamOwner):
         cdef OffPath* o
         cdef uint64_t r
         for i in range(self.n_off_path):
-            if same_addr(&self.off_path[i].remote, remote) and self.off_path[i].challenge == challenge:
+            if (same_addr(&self.off_path[i].remote, remote) and same_ip(&self.off_path[i].local, local)
+                    and self.off_path[i].challenge == challenge):
                 if data != NULL:
                     memcpy(self.off_path[i].data, data, 8)
                 return
@@ -1000,7 +1003,8 @@ cdef class QuicConnection(StreamOwner):
         elif t == FT_DATA_BLOCKED or t == FT_STREAMS_BLOCKED_BIDI or t == FT_STREAMS_BLOCKED_UNI:
             pass
         elif t == FT_PATH_CHALLENGE:
-            if same_addr(src, &p.r.remote):
+            if same_addr(src, &p.r.remote) and (
+                    not ip_known(dst) or not ip_known(&p.r.local) or same_ip(dst, &p.r.local)):
                 memcpy(p.response, f.data, 8)
                 p.response_due = True
                 # A response alone is a probing packet; the peer wants proof from real traffic too.

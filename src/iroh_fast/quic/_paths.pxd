@@ -43,6 +43,7 @@ cdef struct CidSet:
     int active                    # index into remote, -1: none
     uint64_t retire_prior_to
     RemoteCid remote[5]
+    uint64_t given_up             # one above the highest sequence number of the peer that we retired by ourselves
 
 
 # What belongs to the present 4-tuple of a path.

@@ -43,8 +43,8 @@ cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const
             if c.remote[i].len != n or memcmp(c.remote[i].cid, cid, n) != 0:
                 return -2
             return 1
-    # Below the active one: retired before, or arrived too late to matter.
-    if seq < c.retire_prior_to or (c.active >= 0 and seq < c.remote[c.active].seq):
+    # Retired before, or arrived too late to matter. Ids that merely overtook each other are all kept.
+    if seq < c.retire_prior_to or seq < c.given_up:
         return 2
     if retire_prior_to > c.retire_prior_to:
         c.retire_prior_to = retire_prior_to
@@ -91,6 +91,8 @@ cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil:
         if i != c.active and (best < 0 or c.remote[i].seq < c.remote[best].seq):
             best = i
     retired[0] = c.remote[c.active].seq
+    if c.given_up <= retired[0]:
+        c.given_up = retired[0] + 1
     c.n_remote -= 1
     if best == c.n_remote:
         best = c.active           # the last entry moves into the hole
