@@ -47,6 +47,7 @@ class Metric:
     unit: str
     lower_is_better: bool = False
     in_chart: bool = True
+    chart_limits: bool = True  # False: they are so far off that no difference would be seen
 
 
 METRICS = [
@@ -56,7 +57,7 @@ METRICS = [
     Metric("ping_p99_us", "ping-pong 64 B, p99", "us", lower_is_better=True, in_chart=False),
     Metric("requests_s", "requests, sequential", "/s"),
     Metric("requests_64_s", "requests, 64 at a time", "/s"),
-    Metric("datagrams_s", f"datagrams {DATAGRAM} B", "/s"),
+    Metric("datagrams_s", f"datagrams {DATAGRAM} B", "/s", chart_limits=False),
     Metric("connections_s", "new connections", "/s"),
     Metric("idle_kib", "idle connection, both ends", "KiB", lower_is_better=True),
     Metric("import_ms", "import", "ms", lower_is_better=True, in_chart=False),
@@ -607,8 +608,8 @@ def small_print(data: dict[str, Any]) -> list[str]:
     commit = f", commit {m['commit']}" if m["commit"] else ""
     return [
         f"{m['cpu']}, {m['cores']} cores, {m['system']}, {m['python']}{commit}",
-        f"{versions}; loopback, {pinned}, medians of {s['rounds']} rounds, {data['date'][:10]}",
-        data["command"],
+        versions,
+        f"loopback, {pinned}, medians of {s['rounds']} rounds, {data['date'][:10]}: {data['command']}",
     ]
 
 
@@ -625,7 +626,7 @@ def draw(data: dict[str, Any]) -> str:
                     RIVALS[name].kind,
                 )
                 for name in data["rivals"]
-                if name in found
+                if name in found and (metric.chart_limits or RIVALS[name].kind != "limit")
             ]
             panels.append(
                 chart.Panel(metric.label, "lower is better" if metric.lower_is_better else "", bars)
