@@ -246,7 +246,7 @@ cdef void write_acks(QuicConnection c, Path* p, Packet* k) noexcept nogil:
     """Every acknowledgement that is due, of all paths."""
     cdef Path* q = c.paths
     while q != NULL:
-        if space_ack_due(&q.sp, c.now) and (c.multipath or q.id == 0):
+        if space_ack_wanted(&q.sp, c.now) and (c.multipath or q.id == 0):
             write_ack(c, k, &q.sp, c.multipath, q.id, &p.stats)
         q = q.next
 
@@ -454,7 +454,7 @@ cdef void write_general(QuicConnection c, Path* p, Packet* k) noexcept nogil:  #
     while c.dgram_tx.count:
         n = queue_peek(&c.dgram_tx)
         if <Py_ssize_t>(n + 1 + varint_size(n)) > k.end - k.p:
-            if k.p == k.payload:
+            if n + 1 + varint_size(n) + (k.payload - k.start) + TAG_LEN > p.r.mtud.current:
                 # Too large even for an empty packet: the path's MTU fell below it.
                 queue_pop(&c.dgram_tx, NULL)
                 continue
@@ -897,7 +897,7 @@ cdef size_t poll_transmit(QuicConnection c, int64_t now, uint8_t* buf, size_t ca
         n = send_off_path(c, buf, t)
         if n:
             return n
-    if c.sealed >= c.next_update and c.next_update and c.handshake_confirmed and c.rx_prev == NULL and c.suite != SUITE_CHACHA20_POLY1305:
+    if c.sealed >= c.next_update and c.next_update and c.may_update_keys() and c.suite != SUITE_CHACHA20_POLY1305:
         c.update_keys()
     if not c.cfg.gso:
         max_segments = 1
