@@ -225,6 +225,9 @@ cdef class QuicConnection(StreamOwner):
     cdef uint32_t dirty_events
     cdef bint failed
     cdef PathStats done               # of discarded paths
+    cdef int64_t phase_since          # when the present key phase began
+    cdef bint phase_unacked           # nothing sent in it was acknowledged yet
+    cdef int64_t close_next           # when CONNECTION_CLOSE may be repeated
 
     # receiving
     cdef void receive(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now,
@@ -262,6 +265,7 @@ cdef class QuicConnection(StreamOwner):
     cdef bint keep_alive_due(self) noexcept nogil
     cdef bint last_open(self, Path* p) noexcept nogil
     cdef bint any_usable(self) noexcept nogil
+    cdef bint may_update_keys(self) noexcept nogil
     cdef bint must_abandon_itself(self, Path* p) noexcept nogil
     cdef void path_timeout(self, Path* p, int64_t now) noexcept nogil
     cdef void forget_sent(self, Path* p, PnSpace* sp) noexcept nogil
@@ -308,7 +312,7 @@ cdef class QuicConnection(StreamOwner):
     cdef void on_confirmed(self)
     cdef void drop_level(self, Level* l) noexcept nogil
     cdef int derive_next_keys(self) noexcept nogil
-    cdef void update_keys(self) noexcept nogil
+    cdef void update_keys(self, bint remote) noexcept nogil
     # end of life
     cdef int fail(self, uint64_t code, const char* text, uint64_t frame) noexcept nogil
     cdef void enter_close(self, object reason, uint64_t code, bint app, object text, uint64_t frame)
@@ -324,6 +328,11 @@ cdef class QuicConnection(StreamOwner):
     cdef int level_of(self, PnSpace* sp) noexcept nogil
     cdef object max_datagram(self)
     cdef uint16_t path_mtu(self) noexcept nogil
+    # qlog: only to be called while there is a writer
+    cdef void log_packet(self, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size, const uint8_t* payload,
+                         size_t n) noexcept nogil
+    cdef void log_metrics(self, Path* p) noexcept nogil
+    cdef void log_tuple(self, Path* p) noexcept nogil
 
 
 cdef int load_config(object t, Config* c) except -1

@@ -327,6 +327,8 @@ cdef class QuicConnection(StreamOwner):
         self.watch_reset(p.cids)
         if <int64_t>id > self.max_path_used:
             self.max_path_used = id
+        if self.qlog is not None:
+            self.log_tuple(p)
         return p
 
     cdef uint32_t peer_max_udp(self) noexcept nogil:
@@ -423,6 +425,9 @@ cdef class QuicConnection(StreamOwner):
         cdef CidSet* s
         cdef uint64_t pn
         cdef int i
+        if self.qlog is not None:
+            with gil:
+                self.qlog.assigned(self.now, p.id, None, None)
         while p.sp.outstanding:
             self.declare_lost(p, &p.sp, p.sp.first, LEVEL_1RTT)
         self.done.tx_datagrams += p.stats.tx_datagrams
@@ -546,18 +551,20 @@ cdef class QuicConnection(StreamOwner):
     cdef void end_failed(self) noexcept:
         """Close because of `err`; runs outside of packet processing."""
         cdef object text
+        cdef uint64_t err = self.err
         self.failed = False
+        self.err = 0                  # a closing connection still listens to its peer
         if self.state >= ST_CLOSING:
             return
         try:
             text = self.close_text if self.close_text is not None else (
                 (<bytes>self.err_text).decode() if self.err_text != NULL else "")
-            if self.err == AEAD_LIMIT_REACHED:
-                self.finish_drained(CloseReason("transport_local", self.err, b"", False, None, text))
+            if err == AEAD_LIMIT_REACHED:
+                self.finish_drained(CloseReason("transport_local", err, b"", False, None, text))
                 return
-            logger.debug("connection %d: closing with %#x %s", self.stable_id, self.err, text)
-            self.enter_close(CloseReason("transport_local", self.err, text.encode(), False, self.err_frame or None, text),
-                             self.err, False, text.encode(), self.err_frame)
+            logger.debug("connection %d: closing with %#x %s", self.stable_id, err, text)
+            self.enter_close(CloseReason("transport_local", err, text.encode(), False, self.err_frame or None, text),
+                             err, False, text.encode(), self.err_frame)
         except Exception:
             logger.exception("closing failed")
 
@@ -650,6 +657,8 @@ cdef class QuicConnection(StreamOwner):
                 self.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0)
             return -1
         # --- authenticated
+        if self.qlog is not None:
+            self.log_packet(False, level, 0, pn, h.packet_len, pnb + pnl, <size_t>plain)
         if level == LEVEL_0RTT and self.app.rx != NULL and self.key_discard_at == 0:
             self.key_discard_at = self.now + 3 * self.pto_max()
         self.got_first_packet = True
@@ -697,7 +706,7 @@ cdef class QuicConnection(StreamOwner):
                                1 if level == LEVEL_0RTT else 0, 1, before)
             if eliciting and level != LEVEL_0RTT:
                 sp.ack_now = True
-        if level != LEVEL_0RTT and l.live and recvbuf_readable(&l.rx):
+        if level != LEVEL_0RTT and l.live and recvbuf_readable(&l.rx) and self.state < ST_CLOSING:
             if self.tls_feed(level) < 0:
                 return -1
         return 0
@@ -728,7 +737,8 @@ cdef class QuicConnection(StreamOwner):
             return
         if p == NULL:
             # Only the client opens paths, and only after the handshake.
-            if self.is_client or not self.multipath or path_id > self.local_max_path or self.was_abandoned(path_id):
+            if (self.is_client or not self.multipath or path_id > self.local_max_path or self.was_abandoned(path_id)
+                    or self.state != ST_ESTABLISHED):
                 return
         else:
             largest = p.sp.largest_rx
@@ -761,11 +771,13 @@ cdef class QuicConnection(StreamOwner):
         if data[0] & 0x18:
             self.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0)
             return
+        if self.qlog is not None:
+            self.log_packet(False, LEVEL_1RTT, path_id, pn, n, data + 1 + CID_LEN + pnl, <size_t>plain)
         if with_next:
             if <int64_t>pn <= largest or self.update_unanswered:
                 self.fail(KEY_UPDATE_ERROR, b"", 0)
                 return
-            self.update_keys()
+            self.update_keys(True)
             self.update_unanswered = True
             self.phase_first_pn = <int64_t>pn
             self.phase_path = path_id
@@ -838,6 +850,8 @@ cdef class QuicConnection(StreamOwner):
         p.validation_fails_at = self.now + 3 * (rtt_pto_base(&p.r.rtt) if rtt_pto_base(&p.r.rtt) > rtt_pto_base(&fresh.rtt)
                                                 else rtt_pto_base(&fresh.rtt))
         p.r = fresh
+        if self.qlog is not None:
+            self.log_tuple(p)
         self.rotate_cid(p)
         self.challenge(p)
         p.pto_count = 0
@@ -883,6 +897,10 @@ cdef class QuicConnection(StreamOwner):
         """Process a packet's payload; -1 after an error was noted."""
         cdef Frame f
         cdef int err
+        if self.state == ST_CLOSING and self.now >= self.close_next:
+            # RFC 9000 §10.2.1: the peer has not heard yet. At most one repetition per round trip.
+            self.close_next = self.now + rtt_get(&p.r.rtt)
+            self.close_due = True
         if at == end:
             return self.fail(PROTOCOL_VIOLATION, b"packet payload is empty", 0)
         while at < end:
@@ -1200,6 +1218,26 @@ cdef class QuicConnection(StreamOwner):
                                  None if app or not f.offset else f.offset)
             self.enter_drain(reason, level == LEVEL_1RTT)
 
+    # ------------------------------------------------------------- qlog
+    cdef void log_packet(self, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size, const uint8_t* payload,
+                         size_t n) noexcept nogil:
+        with gil:
+            self.qlog.packet(self.now, sent, level, path_id, pn, size, PyBytes_FromStringAndSize(<const char*>payload, n))
+
+    cdef void log_metrics(self, Path* p) noexcept nogil:
+        cdef uint64_t packets = p.sp.eliciting
+        if p.id == 0:
+            packets += self.initial.sp.eliciting + self.handshake.sp.eliciting
+        with gil:
+            self.qlog.metrics(self.now, p.id, (
+                p.r.rtt.min, rtt_get(&p.r.rtt), p.r.rtt.latest, p.r.rtt.var, p.pto_count, p.r.cc.cwnd, p.r.in_flight,
+                p.r.cc.ssthresh, packets))
+
+    cdef void log_tuple(self, Path* p) noexcept nogil:
+        with gil:
+            self.qlog.assigned(self.now, p.id, addr_to_tuple(&p.r.remote),
+                               addr_to_tuple(&p.r.local) if ip_known(&p.r.local) else None)
+
     # ------------------------------------------------------------- acknowledgements and losses
     cdef int level_of(self, PnSpace* sp) noexcept nogil:
         if sp == &self.initial.sp:
@@ -1302,6 +1340,8 @@ cdef class QuicConnection(StreamOwner):
                 rtt_sample(&p.r.rtt, self.now, delay, self.now - newest_sent)
         if self.is_client and level == LEVEL_HANDSHAKE:
             self.peer_validated_us = True
+        if newest_sent > self.phase_since and level == LEVEL_1RTT:
+            self.phase_unacked = False
         if acked_bytes:
             # RFC 9002 §7.8: a window that is hardly used does not grow. The room above what flow control lets into
             # flight keeps the pacer from being the limit.
@@ -1315,6 +1355,8 @@ cdef class QuicConnection(StreamOwner):
         self.detect_losses(p, sp, level, True)
         if not self.is_client or self.peer_validated_us:
             p.pto_count = 0
+        if self.qlog is not None:
+            self.log_metrics(p)
         return 0
 
     cdef void check_ecn(self, Path* p, PnSpace* sp, Frame* f, bint raised) noexcept nogil:
@@ -1442,6 +1484,9 @@ cdef class QuicConnection(StreamOwner):
             if r.sent_at > lost_before and (p.abandoned or <uint64_t>sp.largest_acked < pn + <uint64_t>self.cfg.packet_threshold):
                 sp.loss_time = r.sent_at + delay
                 break
+            if self.qlog is not None:
+                with gil:
+                    self.qlog.lost(self.now, level, p.id, pn, r.sent_at <= lost_before, (r.flags & REC_MTU_PROBE) != 0)
             if r.flags & REC_MTU_PROBE:
                 if r.generation == p.r.generation:
                     mtud_on_probe_lost(&p.r.mtud, self.now)
@@ -1586,7 +1631,11 @@ cdef class QuicConnection(StreamOwner):
             return -1
         return keys_from_secret(self.suite, tx, self.secret_len, &self.tx_next, NULL)
 
-    cdef void update_keys(self) noexcept nogil:
+    cdef bint may_update_keys(self) noexcept nogil:
+        """RFC 9001 §6.1: the handshake is confirmed and the peer has seen the present phase."""
+        return self.handshake_confirmed and self.rx_prev == NULL and not self.phase_unacked
+
+    cdef void update_keys(self, bint remote) noexcept nogil:
         """Enter the next key phase in both directions."""
         aead_free(self.rx_prev)
         self.rx_prev = self.app.rx
@@ -1596,9 +1645,14 @@ cdef class QuicConnection(StreamOwner):
         self.rx_next = NULL
         self.tx_next = NULL
         self.key_phase = not self.key_phase
+        self.phase_since = self.now
+        self.phase_unacked = True
         self.phase_first_pn = -1
         self.sealed = 0
         self.next_update = GCM_SEAL_LIMIT - UPDATE_MARGIN
+        if self.qlog is not None:
+            with gil:
+                self.qlog.key_phase(self.now, remote)
         if self.derive_next_keys() < 0:
             self.fail(INTERNAL_ERROR, b"key update failed", 0)
 
@@ -1669,6 +1723,8 @@ cdef class QuicConnection(StreamOwner):
         if n > 48 or keys_from_secret(suite, s, n, &aead, &hp) < 0:
             self.fail(INTERNAL_ERROR, b"key derivation failed", 0)
             return
+        if self.qlog is not None:
+            self.qlog.key(self.now, write, level)
         if level == LEVEL_0RTT:
             self.early_key = aead
             self.early_hp = hp
@@ -1715,6 +1771,8 @@ cdef class QuicConnection(StreamOwner):
                 p.cids.remote[0].has_token = True
                 self.watch_reset(p.cids)
         self.peer_parameters = tp
+        if self.qlog is not None:
+            self.qlog.parameters(self.now, False, tp)
         self.adopt_limits(tp)
         self.peer_ack_exponent = tp.ack_delay_exponent
         self.peer_max_ack_delay = <int64_t>tp.max_ack_delay_ms * MS
@@ -1946,6 +2004,8 @@ cdef class QuicConnection(StreamOwner):
         if self.close_reason is not None:
             return
         self.close_reason = reason
+        if self.qlog is not None:
+            self.qlog.closed(self.now, reason, self.close_code, self.close_app)
         while p != NULL:
             if not p.abandoned and p.established:
                 self.log_path("closed", p.id, addr_to_tuple(&p.r.remote),
@@ -1966,6 +2026,7 @@ cdef class QuicConnection(StreamOwner):
         self.close_text = text
         self.close_frame = frame
         self.drained_at = self.now + 3 * self.pto_max()
+        self.close_next = self.now + (rtt_get(&self.paths.r.rtt) if self.paths != NULL else self.cfg.initial_rtt)
         self.end(reason)
         self.host.wake(self)
 
@@ -1993,6 +2054,8 @@ cdef class QuicConnection(StreamOwner):
         if reason is not None:
             self.end(reason)
         self.host.on_drained(self)
+        if self.qlog is not None:
+            self.qlog.finish()
         self.fire(W_DRAINED)
 
     # ------------------------------------------------------------- time
@@ -2197,6 +2260,8 @@ cdef class QuicConnection(StreamOwner):
                 else:
                     # The next expiry counts from the probe that goes out now, even if nothing can be sent.
                     sp.last_eliciting_at = now
+                if self.qlog is not None:
+                    self.log_metrics(p)
         if p.sp.ack_at and now >= p.sp.ack_at:
             p.sp.ack_now = True
         if p.challenge_at and now >= p.challenge_at:
@@ -2211,6 +2276,8 @@ cdef class QuicConnection(StreamOwner):
                 p.r = p.previous[0]
                 free(p.previous)
                 p.previous = NULL
+                if self.qlog is not None:
+                    self.log_tuple(p)
                 p.challenge_due = False
                 p.challenge_at = 0
         if p.pacing_at and now >= p.pacing_at:
@@ -2425,9 +2492,9 @@ cdef class QuicConnection(StreamOwner):
 
     def force_key_update(self):
         """Enter the next key phase now (tests); IrohError when the last one is still under way."""
-        if not self.handshake_confirmed or self.rx_prev != NULL:
+        if not self.may_update_keys():
             raise IrohError("a key update is not possible now")
-        self.update_keys()
+        self.update_keys(False)
         self.key_discard_at = 0
 
     def network_changed(self):

@@ -105,7 +105,10 @@ cdef void space_on_processed(PnSpace* s, uint64_t pn, bint eliciting, bint ce, i
 cdef void space_ack_sent(PnSpace* s) noexcept nogil
 cdef void space_forget_acked(PnSpace* s, uint64_t upto) noexcept nogil           # the peer saw our ACK of 0..upto
 cdef inline bint space_ack_due(const PnSpace* s, int64_t now) noexcept nogil:
-    return s.n_ranges > 0 and (s.ack_now or s.non_eliciting_rx > 10 or (s.ack_at != 0 and s.ack_at <= now))
+    return s.n_ranges > 0 and (s.ack_now or (s.ack_at != 0 and s.ack_at <= now))
+# ... or worth adding to a packet that is sent anyway: the peer's own acknowledgements pile up.
+cdef inline bint space_ack_wanted(const PnSpace* s, int64_t now) noexcept nogil:
+    return space_ack_due(s, now) or (s.n_ranges > 0 and s.non_eliciting_rx > 10)
 
 cdef FrameRec* frame_rec(FrameRec** head, uint64_t type, uint64_t path, uint64_t id, uint64_t a, uint64_t b) noexcept nogil
 cdef void frame_recs_free(FrameRec* f) noexcept nogil

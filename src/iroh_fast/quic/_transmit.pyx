@@ -170,6 +170,8 @@ cdef size_t finish(QuicConnection c, Path* p, Packet* k) noexcept nogil:
     for i in range(k.pn_len):
         k.pn_at[k.pn_len - 1 - i] = <uint8_t>pn
         pn >>= 8
+    if c.qlog is not None:
+        c.log_packet(True, k.level, p.id, k.pn, total, k.payload, n)
     aead_seal(seal_key(c, k.level), p.id if k.level == LEVEL_1RTT else 0, k.pn, k.start, header, k.payload, n)
     if k.level == LEVEL_1RTT:
         c.sealed += 1
@@ -186,9 +188,6 @@ cdef size_t finish(QuicConnection c, Path* p, Packet* k) noexcept nogil:
             p.idle_from = c.now
     else:
         frame_recs_free(k.rec.frames)
-    if c.qlog is not None:
-        with gil:
-            c.qlog.packet_sent(c.now, k.level, p.id, k.pn, total)
     return total
 
 
@@ -898,7 +897,7 @@ cdef size_t poll_transmit(QuicConnection c, int64_t now, uint8_t* buf, size_t ca
         if n:
             return n
     if c.sealed >= c.next_update and c.next_update and c.may_update_keys() and c.suite != SUITE_CHACHA20_POLY1305:
-        c.update_keys()
+        c.update_keys(False)
     if not c.cfg.gso:
         max_segments = 1
     p = c.paths
