@@ -27,6 +27,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -540,9 +541,10 @@ def report(run: Run, command: str, started: datetime) -> dict[str, Any]:
 def loop_version(loop: str) -> str:
     if loop == "asyncio":
         return "asyncio"
-    from importlib.metadata import version
-
-    return f"uvloop {version('uvloop')}"
+    try:
+        return f"uvloop {version('uvloop')}"
+    except PackageNotFoundError:  # then all children have failed
+        return "uvloop"
 
 
 def number(value: float) -> str:

@@ -47,7 +47,8 @@ def use_memmove() -> None:
             start = ctypes.cast(self.rbuf.data, ctypes.c_void_p).value
             ctypes.memmove(start + self.rbuf.len, data, len(data))
 
-    assert hasattr(builder, "write") and hasattr(builder, "_reserve"), "the wheel has changed"
+    if not hasattr(builder, "write") or not hasattr(builder, "_reserve"):
+        raise RuntimeError("this iroh wheel copies bytes in another way")
     builder.write = write
 
 
