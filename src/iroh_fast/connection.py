@@ -1147,6 +1147,11 @@ class Incoming:
         """True when the peer proved to receive at :attr:`remote_addr`."""
         return self._peek().validated
 
+    @property
+    def is_answered(self) -> bool:
+        """True once one of the answers was given."""
+        return self._q is None
+
     def peek(self) -> DecryptedInitial | None:
         """Look into the first packet without answering; None when it is incomplete."""
         alpns = self._peek().alpns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -139,6 +140,8 @@ class Router:
                 continue
             except Exception as error:
                 log.exception("the incoming filter failed; refusing %r", incoming)
+                if not incoming.is_answered:
+                    incoming.refuse()
                 self._report(error)
                 continue
             if accepting is not None:
@@ -184,9 +187,12 @@ class Router:
         except (ConnectionLost, NotAllowed) as error:
             log.info("connection from %s: %s", where, error)
             self._report(error)
+            traceback.clear_frames(error.__traceback__)
         except Exception as error:
             log.exception("the handler of a connection from %s failed", where)
             self._report(error)
+            # Whoever keeps the error must not keep the connection open with it.
+            traceback.clear_frames(error.__traceback__)
 
     def _report(self, error: BaseException) -> None:
         if self._on_error is not None:

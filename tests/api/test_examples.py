@@ -1,0 +1,118 @@
+"""The examples and the demo, run as users run them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error::ResourceWarning"}
+TIMEOUT_S = 90
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *args], env=ENV, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("echo", ["copied 13 byte(s)", "got back: Hello, world!"]),
+        ("datagrams", ["bytes fit into a datagram", "median"]),
+        ("router", ["upper: HELLO", "count: 3", "enough (code 42)", "shutting down"]),
+        ("zero_copy", ["64 MiB in"]),
+    ],
+)
+def test_example_runs_clean(name: str, expected: list[str]) -> None:
+    result = run(str(ROOT / "examples" / f"{name}.py"))
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    for text in expected:
+        assert text in result.stdout
+
+
+def test_example_transfer_between_two_processes(tmp_path: Path) -> None:
+    script = str(ROOT / "examples" / "transfer.py")
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(random.Random(5).randbytes(5_000_001))
+    with subprocess.Popen(
+        [sys.executable, script, "send", str(source)],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as sender:
+        try:
+            assert sender.stdout is not None
+            ticket = sender.stdout.readline().strip()
+            assert ticket.startswith("endpoint")
+            result = run(script, "receive", ticket, str(target))
+            assert result.returncode == 0, result.stderr
+            assert "100 %" in result.stderr
+            _, errors = sender.communicate(timeout=TIMEOUT_S)
+        finally:
+            if sender.poll() is None:
+                sender.kill()
+    assert sender.returncode == 0, errors
+    assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(
+        source.read_bytes()
+    ).digest()
+
+
+def test_demo_transfers_and_compares() -> None:
+    result = run("-m", "iroh_fast", "demo", "--size", "8")
+    assert result.returncode == 0, result.stderr
+    assert "echo: 'Hello, world!'" in result.stdout
+    assert "network: 8 MiB" in result.stdout
+    assert "equal on both sides" in result.stdout
+    assert result.stdout.endswith("done\n")
+
+
+def test_demo_fails_with_a_message_when_the_peer_hashes_something_else(tmp_path: Path) -> None:
+    # The second process runs with a broken hash.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if '--serve' in sys.orig_argv:\n"
+        "    import iroh_fast.cli.demo as demo\n"
+        "    demo._hash_file = lambda path: ('0' * 64, 1.0)\n"
+    )
+    env = {**ENV, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ENV['PYTHONPATH']}"}
+    result = subprocess.run(
+        [sys.executable, "-m", "iroh_fast", "demo", "--size", "1"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("demo failed: sha256 of the file is")
+    assert "done" not in result.stdout
+
+
+def test_demo_fails_when_there_is_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run("-m", "iroh_fast", "demo", "--size", str(2**40))
+    assert result.returncode == 1
+    assert "demo failed" in result.stderr
+    assert "MiB are needed" in result.stderr
+
+
+def test_info_prints_json() -> None:
+    result = run("-m", "iroh_fast", "info")
+    assert result.returncode == 0, result.stderr
+    info = json.loads(result.stdout)
+    assert info["crypto"]["suites"]["aes-128-gcm"] in ("openssl", "ipsec-mb")
+    assert set(info["socket"]) >= {"gso", "gro"}
+
+
+def test_command_line_mistakes_explain_themselves() -> None:
+    assert run("-m", "iroh_fast").returncode == 2
+    assert "at least 1" in run("-m", "iroh_fast", "demo", "--size", "0").stderr

@@ -1,0 +1,233 @@
+"""Router: dispatch by ALPN, failures of handlers, filters, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from iroh_fast import (
+    Accepting,
+    Connection,
+    Endpoint,
+    Incoming,
+    IncomingOutcome,
+    NotAllowed,
+    ProtocolHandler,
+    Router,
+)
+from iroh_fast.errors import AlpnMismatch, ConfigError, ConnectionRefused
+
+from .conftest import ALPN, Bind
+
+
+class Echo:
+    """Echoes streams and notes what happened to it."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    async def accept(self, conn: Connection) -> None:
+        self.log.append("accept")
+        try:
+            async for send, recv in conn.bi_streams():
+                await send.write_all(await recv.read_to_end(1000))
+                send.finish()
+        except asyncio.CancelledError:
+            self.log.append("cancelled")
+            raise
+
+    async def shutdown(self) -> None:
+        self.log.append("shutdown")
+
+
+async def ask(conn: Connection, data: bytes = b"hello") -> bytes:
+    async with conn.open_bi() as (send, recv):
+        await send.write_all(data)
+        send.finish()
+        return await recv.read_to_end(1000)
+
+
+async def test_router_dispatches_by_alpn(bind: Bind) -> None:
+    seen: list[bytes] = []
+
+    async def note(conn: Connection) -> None:
+        seen.append(conn.alpn)
+
+    server, client = await bind(alpns=[b"replaced"]), await bind()
+    echo = Echo()
+    assert isinstance(echo, ProtocolHandler)
+    async with Router(server, {ALPN: echo, b"note": note}) as router:
+        assert router.endpoint is server
+        assert server.alpns == (ALPN, b"note")
+        async with client.connect(server.addr, ALPN) as conn:
+            assert await ask(conn) == b"hello"
+        async with client.connect(server.addr, b"note") as conn:
+            reason = await conn.wait_closed()
+            assert (reason.kind, reason.code, reason.reason) == ("application", 0, b"")
+        with pytest.raises(AlpnMismatch):
+            await client.connect(server.addr, b"replaced")
+        assert not router.is_shutdown
+    assert router.is_shutdown
+    assert server.closed
+    assert seen == [b"note"]
+    assert echo.log == ["accept", "shutdown"]
+
+
+async def test_router_protocol_added_while_running(bind: Bind) -> None:
+    server, client = await bind(), await bind()
+    router = Router(server).start()
+    with pytest.raises(RuntimeError):
+        router.start()
+    assert router.accept(ALPN, Echo()) is router
+    async with client.connect(server.addr, ALPN) as conn:
+        assert await ask(conn) == b"hello"
+    with pytest.raises(ConfigError):
+        router.accept(b"", Echo())
+    with pytest.raises(TypeError):
+        router.accept(b"x", 5)  # type: ignore[arg-type]
+    await asyncio.gather(router.shutdown(), router.shutdown())
+    await router.shutdown()
+
+
+async def test_router_goes_on_after_a_failing_handler(
+    bind: Bind, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[BaseException] = []
+
+    async def fail(conn: Connection) -> None:
+        raise ZeroDivisionError("oops")
+
+    async def refuse(conn: Connection) -> None:
+        conn.close(42, b"no")
+        raise NotAllowed("no")
+
+    server, client = await bind(), await bind()
+    with caplog.at_level(logging.INFO, "iroh_fast"):
+        async with Router(server, {b"fail": fail, b"refuse": refuse}, on_error=errors.append):
+            async with client.connect(server.addr, b"fail") as conn:
+                assert (await conn.wait_closed()).code == 0
+            async with client.connect(server.addr, b"refuse") as conn:
+                assert (await conn.wait_closed()).code == 42
+    assert [type(error) for error in errors] == [ZeroDivisionError, NotAllowed]
+    assert "oops" in caplog.text
+
+
+async def test_router_shutdown_order_calls_then_cancels_handlers(bind: Bind) -> None:
+    server, client = await bind(), await bind()
+    echo = Echo()
+    async with Router(server, {ALPN: echo, b"other": echo}):
+        conn = await client.connect(server.addr, ALPN)
+        assert await ask(conn) == b"hello"
+    # One handler under two names is shut down once.
+    assert echo.log == ["accept", "shutdown", "cancelled"]
+    assert (await conn.wait_closed()).kind == "application"
+
+
+async def test_router_failing_shutdown_still_closes_the_endpoint(bind: Bind) -> None:
+    class Bad(Echo):
+        async def shutdown(self) -> None:
+            raise ZeroDivisionError
+
+    errors: list[BaseException] = []
+    server = await bind()
+    async with Router(server, {ALPN: Bad()}, on_error=errors.append):
+        pass
+    assert server.closed
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+
+
+async def test_router_shutdown_survives_cancellation(bind: Bind) -> None:
+    server = await bind()
+    echo = Echo()
+    router = Router(server, {ALPN: echo}).start()
+    task = asyncio.create_task(router.shutdown())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert server.closed
+    assert echo.log == ["shutdown"]
+
+
+@pytest.mark.parametrize("outcome", list(IncomingOutcome))
+async def test_router_filter_decides(bind: Bind, outcome: IncomingOutcome) -> None:
+    seen: list[bool] = []
+
+    def decide(incoming: Incoming) -> IncomingOutcome:
+        seen.append(incoming.remote_addr_validated)
+        if outcome is IncomingOutcome.IGNORE and len(seen) > 1:
+            return IncomingOutcome.ACCEPT
+        return outcome
+
+    server, client = await bind(), await bind()
+    async with Router(server, {ALPN: Echo()}, incoming_filter=decide):
+        if outcome in (IncomingOutcome.REJECT, IncomingOutcome.RETRY):
+            # Asking twice for a validated address refuses.
+            with pytest.raises(ConnectionRefused):
+                await client.connect(server.addr, ALPN)
+        else:
+            # An ignored client tries again.
+            async with client.connect(server.addr, ALPN) as conn:
+                assert await ask(conn) == b"hello"
+    assert seen[0] is False
+    assert seen[-1] is (outcome is IncomingOutcome.RETRY)
+    assert len(seen) == {"accept": 1, "retry": 2, "reject": 1, "ignore": 2}[outcome.value]
+
+
+async def test_router_failing_filter_refuses_and_goes_on(bind: Bind) -> None:
+    calls: list[int] = []
+    errors: list[BaseException] = []
+
+    def decide(incoming: Incoming) -> IncomingOutcome:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ZeroDivisionError
+        return IncomingOutcome.ACCEPT
+
+    server, client = await bind(), await bind()
+    async with Router(server, {ALPN: Echo()}, incoming_filter=decide, on_error=errors.append):
+        with pytest.raises(ConnectionRefused):
+            await client.connect(server.addr, ALPN)
+        async with client.connect(server.addr, ALPN) as conn:
+            assert await ask(conn) == b"hello"
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+
+
+async def test_router_on_accepting_can_take_over(bind: Bind) -> None:
+    log: list[Any] = []
+
+    class Early(Echo):
+        async def on_accepting(self, accepting: Accepting) -> Connection | None:
+            log.append(await accepting.alpn())
+            conn = await accepting
+            if len(log) == 1:
+                conn.close(9, b"first")
+                return None
+            return conn
+
+    server, client = await bind(), await bind()
+    async with Router(server, {ALPN: Early()}):
+        async with client.connect(server.addr, ALPN) as conn:
+            assert (await conn.wait_closed()).code == 9
+        async with client.connect(server.addr, ALPN) as conn:
+            assert await ask(conn) == b"hello"
+    assert log == [ALPN, ALPN]
+
+
+async def test_router_ends_with_its_endpoint(bind: Bind) -> None:
+    server = await bind()
+    router = Router(server, {ALPN: Echo()}).start()
+    await server.close()
+    assert router.is_shutdown
+    await router.shutdown()
+
+
+async def test_unstarted_router_can_be_shut_down() -> None:
+    ep = await Endpoint.bind(bind_addrs=["127.0.0.1:0"])
+    router = Router(ep, {ALPN: Echo()})
+    assert "not started" in repr(router)
+    await router.shutdown()
+    assert ep.closed
