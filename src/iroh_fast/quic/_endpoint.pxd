@@ -56,3 +56,4 @@ cdef class QuicEndpoint(Host):
                             const UdpAddr* dst, int ecn, int64_t now)
     cdef bint reset_received(self, uint8_t* data, size_t n, int64_t now)
     cdef void maybe_send_reset(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int64_t now)
+    cdef void open_qlog(self, QuicConnection c, object transport, bytes parameters)

@@ -518,10 +518,24 @@ cdef class QuicEndpoint(Host):
         s.next_seq = 1
         self.cid_add(value, c, 0)
         self.connections[c.stable_id] = c
-        if transport.qlog_dir:
-            from iroh_fast.quic.qlog import QlogWriter
-            c.qlog = QlogWriter.open(transport.qlog_dir, transport.qlog_prefix, is_client)
         return c
+
+    cdef void open_qlog(self, QuicConnection c, object transport, bytes parameters):
+        """Start the log of a connection whose first path is known."""
+        if not transport.qlog_dir:
+            return
+        from iroh_fast.quic.qlog import QlogWriter
+        c.qlog = QlogWriter.open(
+            transport.qlog_dir, transport.qlog_prefix, c.is_client,
+            PyBytes_FromStringAndSize(<char*>c.odcid, c.odcid_len), c.now, self.wall_clock())
+        if c.qlog is None:
+            return
+        c.qlog.started(c.now, addr_to_tuple(&c.paths.r.remote),
+                       addr_to_tuple(&c.paths.r.local) if any_ip(&c.paths.r.local) else None,
+                       PyBytes_FromStringAndSize(<char*>c.scid, CID_LEN),
+                       PyBytes_FromStringAndSize(<char*>c.dcid0, c.dcid0_len))
+        c.log_tuple(c.paths)
+        c.qlog.parameters(c.now, True, parameters)
 
     def connect(self, remotes, *, bytes expected_peer, alpns, transport, int64_t now=0, bint resume=True):
         """Start dialing. `remotes`: candidate addresses; Initials go to all until one proves itself."""
@@ -563,8 +577,10 @@ cdef class QuicEndpoint(Host):
             token = self.session_cache.take_token(expected_peer)
             c.on_address_token = AddressTokenSink(self.session_cache, expected_peer)
         c.address_token = token
+        parameters = c.parameters(b"")
+        self.open_qlog(c, transport, parameters)
         c.tls = (self.tls_class or TlsSession).client(
-            self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=c.parameters(b""),
+            self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
             ticket=ticket, random=self.random_source,
             on_ticket=self.session_cache.put_ticket if self.session_cache is not None else None, keylog=self.keylog,
             now=self.wall_clock)
@@ -599,9 +615,11 @@ cdef class QuicEndpoint(Host):
         if c.set_initial_keys(<const uint8_t*>PyBytes_AS_STRING(i.dcid), len(i.dcid)) < 0:
             raise MemoryError
         self.token_for(c.scid, token)
+        parameters = c.parameters(PyBytes_FromStringAndSize(<char*>token, 16))
+        self.open_qlog(c, transport, parameters)
         c.tls = (self.tls_class or TlsSession).server(
             self.identity, alpns=alpns,
-            transport_parameters=c.parameters(PyBytes_FromStringAndSize(<char*>token, 16)),
+            transport_parameters=parameters,
             ticket_store=self.server_tickets, random=self.random_source, keylog=self.keylog, now=self.wall_clock)
         self.initial_ids[i.dcid] = c
         memcpy(c.initial_dcid, PyBytes_AS_STRING(i.dcid), len(i.dcid))
