@@ -28,7 +28,9 @@ cdef class DriverCore(Waker):
     cdef RxMessage messages[16]
     cdef uint8_t* slab
     cdef list dirty, timers, parked
-    cdef object run_soon
+    cdef object run_soon, virtual_send
+    cdef uint8_t* injected
+    cdef uint64_t rx_relay, tx_relay
     cdef readonly bint scheduled, stopped
     cdef int timer_fd
     cdef object timer_handle
@@ -37,6 +39,9 @@ cdef class DriverCore(Waker):
     cdef int choose(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil
     cdef int put(self, int index, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
                  size_t segment) noexcept
+    cdef bint is_virtual(self, const UdpAddr* a) noexcept nogil
+    cdef int send_to(self, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
+                     size_t segment) noexcept
     cdef void mark(self, QuicConnection c)
     cdef void schedule(self)
     cdef bint flush(self, QuicConnection c, int64_t now)

@@ -63,6 +63,7 @@ cdef class DriverCore(Waker):
 
     def __dealloc__(self):
         free(self.slab)
+        free(self.injected)
 
     # ------------------------------------------------------------- sockets
     def add_socket(self, UdpSocket sock, int prefix, bint default_route):
@@ -83,6 +84,62 @@ cdef class DriverCore(Waker):
         self.sockets.append(sock)
         self.parked.append([])
         self.loop.add_reader(sock.fileno(), self.on_readable, len(self.sockets) - 1)
+
+    def set_virtual(self, send):
+        """Route the private prefix of net.mapped: ``send(ip16, ecn, segment, data)`` never waits."""
+        self.virtual_send = send
+
+    def inject(self, bytes ip16, int port, const uint8_t[::1] data, uint32_t stride):  # hot
+        """Datagrams from a virtual address: `data` is cut into pieces of `stride` bytes (0: one)."""
+        cdef UdpAddr src, dst
+        cdef uint32_t at = 0, size, n = <uint32_t>data.shape[0]
+        cdef QuicConnection c
+        cdef int64_t now
+        if self.stopped or n == 0 or n > SLAB_BYTES or len(ip16) != 16:
+            return
+        if self.injected == NULL:
+            self.injected = <uint8_t*>malloc(SLAB_BYTES)
+            if self.injected == NULL:
+                raise MemoryError
+        now = clock_now_ns()
+        self.rx_relay += n
+        memcpy(self.injected, &data[0], n)
+        memset(&src, 0, sizeof(UdpAddr))
+        memset(&dst, 0, sizeof(UdpAddr))
+        memcpy(src.ip, PyBytes_AS_STRING(ip16), 16)
+        src.port = port
+        if stride == 0:
+            stride = n
+        while at < n:
+            size = n - at if n - at < stride else stride
+            self.rx_datagrams += 1
+            # ECN marks of a relay path are not the path's: never reported.
+            c = self.endpoint.datagram(self.injected + at, size, &src, &dst, 0, now)
+            if c is not None and not c.dirty:
+                self.mark(c)
+            at += size
+        if (self.dirty or self.endpoint.outgoing) and not self.scheduled:
+            self.schedule()
+
+    cdef bint is_virtual(self, const UdpAddr* a) noexcept nogil:
+        return (a.ip[0] == 0xfd and a.ip[1] == 0x15 and a.ip[2] == 0x07 and a.ip[3] == 0x0a and a.ip[4] == 0x51
+                and a.ip[5] == 0x0b)
+
+    cdef int send_to(self, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
+                     size_t segment) noexcept:
+        """Send over whatever the destination stands for. 1: parked."""
+        cdef int index
+        if self.is_virtual(dst):
+            if self.virtual_send is not None:
+                self.tx_relay += n
+                try:
+                    self.virtual_send(PyBytes_FromStringAndSize(<char*>dst.ip, 16), ecn, segment,
+                                      PyBytes_FromStringAndSize(<char*>data, n))
+                except Exception:
+                    logger.exception("a relayed batch was not sent")
+            return 0
+        index = self.choose(dst, src)
+        return self.put(index, dst, src, ecn, data, n, segment) if index >= 0 else 0
 
     cdef int choose(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil:
         """The socket for a destination: by source address, else the longest matching prefix, else the default."""
@@ -246,9 +303,7 @@ cdef class DriverCore(Waker):
                 addr_from_tuple(remote, &dst)
                 memset(&src, 0, sizeof(UdpAddr))
                 addr_from_tuple(local, &src)
-                index = self.choose(&dst, &src)
-                if index >= 0:
-                    self.put(index, &dst, &src, 0, <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0)
+                self.send_to(&dst, &src, 0, <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), 0)
         if not batch:
             return
         self.dirty = []
@@ -266,8 +321,7 @@ cdef class DriverCore(Waker):
         """Send what may be sent; True when the quota ended it."""
         cdef Transmit t
         cdef size_t n
-        cdef int quota = FLUSH_DATAGRAMS, index, segments, i
-        cdef UdpSocket s
+        cdef int quota = FLUSH_DATAGRAMS, segments, i
         cdef bint parked = False
         while quota > 0 and not parked:
             segments = MAX_SEGMENTS if quota > MAX_SEGMENTS else quota
@@ -281,14 +335,10 @@ cdef class DriverCore(Waker):
                 break
             if t.dialing:
                 for i in range(c.n_dial):
-                    index = self.choose(&c.dial[i], &t.local)
-                    if index >= 0:
-                        self.put(index, &c.dial[i], &t.local, t.ecn, self.slab, n, 0)
+                    self.send_to(&c.dial[i], &t.local, t.ecn, self.slab, n, 0)
                 quota -= 1
                 continue
-            index = self.choose(&t.remote, &t.local)
-            if index >= 0:
-                parked = self.put(index, &t.remote, &t.local, t.ecn, self.slab, n, t.segment if t.segment < n else 0)
+            parked = self.send_to(&t.remote, &t.local, t.ecn, self.slab, n, t.segment if t.segment < n else 0)
             quota -= <int>((n + t.segment - 1) // t.segment)
         if parked:
             # The writable event flushes again.
@@ -381,5 +431,6 @@ cdef class DriverCore(Waker):
     def counters(self):
         """Bytes and datagrams moved, by family."""
         return {"send_ipv4": self.tx_v4, "send_ipv6": self.tx_v6, "recv_data_ipv4": self.rx_v4,
-                "recv_data_ipv6": self.rx_v6, "recv_datagrams": self.rx_datagrams, "recv_gro_datagrams": self.rx_gro,
+                "recv_data_ipv6": self.rx_v6, "send_relay": self.tx_relay, "recv_data_relay": self.rx_relay,
+                "recv_datagrams": self.rx_datagrams, "recv_gro_datagrams": self.rx_gro,
                 "dropped_batches": self.dropped}

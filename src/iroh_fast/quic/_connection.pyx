@@ -2011,6 +2011,9 @@ cdef class QuicConnection(StreamOwner):
                 self.log_path("closed", p.id, addr_to_tuple(&p.r.remote),
                               addr_to_tuple(&p.r.local) if ip_known(&p.r.local) else None, str(reason), path_stats(p))
             p = p.next
+        if self.path_listener is not None:
+            self.loop.call_soon(self.path_listener, self)
+            self.path_listener = None
         self.streams.fire_all()
         for kind in range(N_WAITS):
             if kind != W_DRAINED:
@@ -2329,6 +2332,8 @@ cdef class QuicConnection(StreamOwner):
                 self.fire(W_DATAGRAM_SPACE)
             if e & (<uint32_t>1 << W_PATHS):
                 self.fire(W_PATHS)
+        if e & (<uint32_t>1 << W_PATHS) and self.path_listener is not None:
+            self.loop.call_soon(self.path_listener, self)
 
     def wait(self, int kind):
         """A future for the next event of a WAIT_* kind; it also resolves when the connection ends."""
@@ -2548,7 +2553,7 @@ cdef class QuicConnection(StreamOwner):
         return {
             "id": p.id, "remote": addr_to_tuple(&p.r.remote),
             "local": addr_to_tuple(&p.r.local) if ip_known(&p.r.local) else None,
-            "status": "backup" if p.status == STATUS_BACKUP else "available", "validated": p.r.validated,
+            "status": "backup" if p.status == STATUS_BACKUP else "available", "validated": p.r.validated, "announced": p.status_seq > 0,
             "rtt": rtt_get(&p.r.rtt) / 1e9, "cwnd": p.r.cc.cwnd, "mtu": p.r.mtud.current, "in_flight": p.r.in_flight,
             "stats": path_stats(p)}
 

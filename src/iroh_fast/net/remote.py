@@ -1,0 +1,266 @@
+"""Path policy: which of the ways to a remote endpoint its connections use.
+
+All connections with one remote share a `RemoteState`: the addresses known for it, and the one
+that is selected. The QUIC engine schedules by path status; this module sets the status, opens
+what is missing (on the side that dialed) and closes what is redundant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from iroh_fast.errors import ConnectionLost, IrohError
+from iroh_fast.net.mapped import is_mapped
+
+if TYPE_CHECKING:
+    from iroh_fast.quic._connection import QuicConnection
+
+__all__ = ["RemoteMap", "RemoteState", "better"]
+
+logger = logging.getLogger("iroh_fast.net")
+
+SockAddr: TypeAlias = tuple[Any, ...]
+
+IPV6_BONUS_S = 0.003  # IPv6 is preferred unless it is slower by more than this
+SWITCH_MARGIN_S = 0.005  # a path of the same kind must be this much better to replace the selected one
+RELAY_PATH_IDLE_S = 30.0
+OPEN_RETRY_S = 0.333  # path or connection ids ran out: the peer may give more
+RECHECK_S = 60.0  # known addresses without a path are tried again this often
+MAX_OPEN_TRIES = 9
+MAX_ADDRS = 30  # IP addresses remembered per remote
+
+
+def rank(addr: SockAddr, rtt: float) -> tuple[int, float]:
+    """Order of paths, lower is better: direct before relayed, then by round-trip time."""
+    relayed = is_mapped(addr[0])
+    bonus = IPV6_BONUS_S if len(addr) == 4 and not relayed else 0.0
+    return (1 if relayed else 0, rtt - bonus)
+
+
+def better(current: tuple[int, float], best: tuple[int, float]) -> bool:
+    """Whether to leave the current path for the best one."""
+    if best[0] != current[0]:
+        return best[0] < current[0]
+    return best[1] + SWITCH_MARGIN_S <= current[1]
+
+
+def same(a: SockAddr, b: SockAddr) -> bool:
+    """Equality of host and port; flow label and scope do not identify a path."""
+    return bool(a[0] == b[0] and a[1] == b[1])
+
+
+@dataclass(eq=False, slots=True)
+class _Conn:
+    paths: dict[int, SockAddr] = field(default_factory=dict)  # established ones
+    tries: dict[SockAddr, int] = field(default_factory=dict)
+
+
+class RemoteState:
+    """What is known about one remote endpoint while there are connections with it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self.conns: dict[QuicConnection, _Conn] = {}
+        self.addrs: dict[SockAddr, bool] = {}  # address -> a path over it was open at some time
+        self.selected: SockAddr | None = None
+
+    # ---------------------------------------------------------------- addresses
+    def learn(self, addrs: Iterable[SockAddr]) -> None:
+        """Remember addresses; the oldest unused IP ones give way."""
+        for addr in addrs:
+            self.addrs.setdefault(addr, False)
+        spare = [a for a, used in self.addrs.items() if not used and not is_mapped(a[0])]
+        for addr in spare[: max(0, len(self.addrs) - MAX_ADDRS)]:
+            del self.addrs[addr]
+
+    # ---------------------------------------------------------------- connections
+    def add(self, conn: QuicConnection) -> None:
+        """Take care of the paths of a connection whose handshake is complete."""
+        self.conns.setdefault(conn, _Conn())
+        self.refresh(conn)
+        self._open_missing(conn)
+        self._arm(RECHECK_S)
+
+    def remove(self, conn: QuicConnection) -> None:
+        """The connection is over."""
+        self.conns.pop(conn, None)
+        if not self.conns:
+            self.selected = None
+            self.stop()
+
+    def stop(self) -> None:
+        """Cancel timers."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def refresh(self, conn: QuicConnection) -> None:
+        """Compare the paths of a connection with what was known; act on differences."""
+        state = self.conns.get(conn)
+        if state is None:
+            return
+        now: dict[int, SockAddr] = {}
+        for id in conn.path_ids():
+            info = conn.path_info(id)
+            if info is not None and info["validated"]:
+                now[id] = info["remote"]
+        changed = now != state.paths
+        for id, addr in now.items():
+            if state.paths.get(id) != addr:
+                self.addrs[addr] = True
+                state.tries.pop(addr, None)
+                if is_mapped(addr[0]):
+                    conn.set_path_max_idle(id, RELAY_PATH_IDLE_S)
+        state.paths = now
+        if changed:
+            self._select()
+            self._apply()
+
+    # ---------------------------------------------------------------- selection
+    def _select(self) -> None:
+        ranked: dict[SockAddr, tuple[int, float]] = {}
+        for conn, state in self.conns.items():
+            for id, addr in state.paths.items():
+                info = conn.path_info(id)
+                if info is not None:
+                    key = rank(addr, info["rtt"])
+                    if addr not in ranked or key < ranked[addr]:
+                        ranked[addr] = key
+        if not ranked:
+            return
+        best = min(ranked, key=lambda a: ranked[a])
+        current = self.selected
+        if current is None or current not in ranked or better(ranked[current], ranked[best]):
+            if best != current:
+                logger.debug("selected path %s, was %s", best, current)
+            self.selected = best
+
+    def _apply(self) -> None:
+        chosen = self.selected
+        if chosen is None:
+            return
+        for conn, state in self.conns.items():
+            if conn.close_reason is not None:
+                continue
+            direct = [id for id, addr in state.paths.items() if not is_mapped(addr[0])]
+            for id, addr in list(state.paths.items()):
+                wanted = addr == chosen
+                if wanted or not conn.is_client or is_mapped(addr[0]) or len(direct) < 2 or (
+                    chosen not in state.paths.values()
+                ):
+                    info = conn.path_info(id)
+                    if info is not None and (info["status"] == "available") != wanted:
+                        conn.set_path_status(id, wanted)
+                    elif info is not None and not info["announced"] and conn.has_multipath:
+                        conn.set_path_status(id, wanted)
+                else:
+                    # One direct path is enough; only the side that dialed closes the others.
+                    direct.remove(id)
+                    conn.close_path(id)
+                    state.paths.pop(id, None)
+
+    # ---------------------------------------------------------------- opening
+    def _open_missing(self, conn: QuicConnection) -> None:
+        """Client: open what is known but has no path, so that there is a choice and a fallback."""
+        state = self.conns.get(conn)
+        if state is None or not conn.is_client or conn.close_reason is not None:
+            return
+        if not conn.has_multipath:
+            return
+        have = [info["remote"] for id in conn.path_ids() if (info := conn.path_info(id)) is not None]
+        direct = any(not is_mapped(addr[0]) for addr in state.paths.values())
+        for addr in self.addrs:
+            if any(same(addr, other) for other in have):
+                continue
+            if direct and not is_mapped(addr[0]):
+                continue
+            if state.tries.get(addr, 0) >= MAX_OPEN_TRIES:
+                continue
+            state.tries[addr] = state.tries.get(addr, 0) + 1
+            try:
+                conn.open_path(addr, None, True)
+            except ConnectionLost:
+                return
+            except IrohError as e:
+                logger.debug("path to %s not opened yet: %s", addr, e)
+                self._arm(OPEN_RETRY_S)
+                return
+
+    def _arm(self, delay: float) -> None:
+        when = self._loop.time() + delay
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        for conn in list(self.conns):
+            self._open_missing(conn)
+        if self.conns:
+            self._arm(RECHECK_S)
+
+
+class RemoteMap:
+    """The remote endpoints an endpoint has connections with.
+
+    A connection without a choice of paths costs nothing here: state appears with a second
+    address or path.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._remotes: dict[bytes, RemoteState] = {}
+
+    def get(self, key: bytes) -> RemoteState | None:
+        """The state of a remote, if there is any."""
+        return self._remotes.get(key)
+
+    def attach(self, conn: QuicConnection, addrs: Iterable[SockAddr] = ()) -> None:
+        """Follow the paths of a connection whose handshake is complete; `addrs` lead to its peer."""
+        key = conn.peer_id
+        if key is None:
+            return
+        conn.path_listener = self._on_paths
+        known = list(addrs)
+        path = conn.path_info(0)
+        relayed = path is not None and is_mapped(path["remote"][0])
+        state = self._remotes.get(key)
+        if state is None and len(known) < 2 and not relayed and len(conn.path_ids()) < 2:
+            return
+        if state is None:
+            state = self._remotes[key] = RemoteState(self._loop)
+        state.learn(known)
+        state.add(conn)
+
+    def _on_paths(self, conn: QuicConnection) -> None:
+        key = conn.peer_id
+        if key is None:
+            return
+        state = self._remotes.get(key)
+        if conn.close_reason is not None:
+            if state is not None:
+                state.remove(conn)
+                if not state.conns:
+                    del self._remotes[key]
+            return
+        if state is None:
+            if len(conn.path_ids()) < 2:
+                return
+            state = self._remotes[key] = RemoteState(self._loop)
+        if conn not in state.conns:
+            state.add(conn)
+        else:
+            state.refresh(conn)
+
+    def stop(self) -> None:
+        """Cancel every timer."""
+        for state in self._remotes.values():
+            state.stop()
+        self._remotes.clear()
