@@ -13,6 +13,7 @@ from iroh_fast import (
     Incoming,
     IncomingOutcome,
     NotAllowed,
+    ProtocolHandler,
     Reject,
     Router,
 )
@@ -67,7 +68,7 @@ def only_validated(incoming: Incoming) -> IncomingOutcome:
 
 async def main() -> None:
     server = await Endpoint.bind(hooks=[Log()])
-    protocols = {UPPER: Upper(), COUNT: Count()}
+    protocols: dict[bytes, ProtocolHandler] = {UPPER: Upper(), COUNT: Count()}
     async with Router(server, protocols, incoming_filter=only_validated):
         async with Endpoint.bind() as client:
             async with client.connect(server.addr, UPPER) as conn:

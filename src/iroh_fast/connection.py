@@ -69,8 +69,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from .net.driver import Driver
-    from .quic._connection import QuicConnection, QuicStream
+    from .quic._connection import QuicConnection
     from .quic._endpoint import QuicIncoming
+    from .quic._streams import QuicStream
 
 __all__ = [
     "Accepting",
@@ -767,7 +768,7 @@ class Connection:
                 remote_addr=transport_addr(path["remote"]),
                 local_addr=transport_addr(path["local"]) if path["local"] else None,
                 status=path["status"],
-                is_selected=path.get("selected", path["id"] == selected),
+                is_selected=path["id"] == selected,
                 validated=path["validated"],
                 rtt=path["rtt"],
                 cwnd=path["cwnd"],

@@ -181,6 +181,18 @@ class Endpoint:
         "_sockets",
     )
 
+    _addr: Watchable[EndpointAddr]
+    _alpns: Watchable[tuple[bytes, ...]]
+    _close_task: asyncio.Task[None] | None
+    _closed: asyncio.Event
+    _context: Context
+    _driver: Driver
+    _external: set[SocketAddr]
+    _loop: asyncio.AbstractEventLoop
+    _owner: Owner
+    _secret_key: SecretKey
+    _sockets: tuple[SocketAddr, ...]
+
     def __init__(self) -> None:
         raise TypeError("use Endpoint.bind()")
 
@@ -256,7 +268,7 @@ class Endpoint:
         self._sockets = tuple(SocketAddr.from_tuple(bound) for bound in driver.bound_sockets)
         self._external = external
         self._closed = asyncio.Event()
-        self._close_task: asyncio.Task[None] | None = None
+        self._close_task = None
         self._addr = Watchable(self._current_addr(), loop)
         self._alpns = Watchable(context.alpns, loop)
         return self

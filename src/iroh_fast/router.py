@@ -8,7 +8,7 @@ import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from .config import check_alpns
 from .connection import Accepting, Connection, Incoming
@@ -177,7 +177,8 @@ class Router:
             if conn is None:
                 return
             conn._warn = False  # letting go of it is how a handler ends
-            serve = getattr(handler, "accept", None) or handler
+            serve: Callable[[Connection], Awaitable[None]]
+            serve = getattr(handler, "accept", None) or cast("Any", handler)
             # The handler gets the only reference, so that it can let go of the connection.
             holder = [conn]
             del conn

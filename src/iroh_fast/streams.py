@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         from typing_extensions import Buffer
 
     from .connection import Connection
-    from .quic._connection import QuicStream
+    from .quic._streams import QuicStream
 
 __all__ = ["BiStream", "RecvStream", "SendStream", "StreamId", "UnorderedChunks"]
 

@@ -44,7 +44,10 @@ def test_transport_defaults_are_those_of_iroh() -> None:
 
 
 def test_transport_durations_accept_timedelta_and_become_seconds() -> None:
-    config = QuicTransportConfig(max_idle_timeout=timedelta(minutes=2), keep_alive_interval=None)
+    config = QuicTransportConfig(
+        max_idle_timeout=timedelta(minutes=2),  # type: ignore[arg-type]
+        keep_alive_interval=None,
+    )
     assert config.max_idle_timeout == 120.0
     assert isinstance(config.max_idle_timeout, float)
     assert config.keep_alive_interval is None
@@ -95,7 +98,8 @@ def test_mtu_discovery_wrong_value_raises(value: dict[str, Any]) -> None:
 
 def test_ack_frequency_keeps_none_as_the_peers_delay() -> None:
     assert AckFrequencyConfig().max_ack_delay is None
-    assert AckFrequencyConfig(max_ack_delay=timedelta(milliseconds=10)).max_ack_delay == 0.01
+    config = AckFrequencyConfig(max_ack_delay=timedelta(milliseconds=10))  # type: ignore[arg-type]
+    assert config.max_ack_delay == 0.01
     with pytest.raises(ConfigError):
         AckFrequencyConfig(max_ack_delay=0)
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from iroh_fast import CloseReason, Endpoint, IncomingZeroRttConnection, QuicTransportConfig
+from iroh_fast.connection import PathEvents
 from iroh_fast.errors import (
     ApplicationClosed,
     DatagramDisabled,
@@ -28,7 +29,7 @@ MakePair = Callable[..., Awaitable[Pair]]
 
 
 async def test_datagrams_arrive_in_order_and_may_be_empty(pair: Pair) -> None:
-    messages = [b"", b"one", b"x" * (pair.client.max_datagram_size or 0), bytearray(b"two")]
+    messages: list[bytes | bytearray] = [b"", b"one", b"x" * (pair.client.max_datagram_size or 0), bytearray(b"two")]
     for message in messages:
         pair.client.send_datagram(message)
     assert [await pair.server.read_datagram() for _ in messages] == messages
@@ -182,9 +183,7 @@ async def test_watch_paths_gives_the_current_ones_and_ends(pair: Pair) -> None:
 
 async def test_path_events_end_with_closed_and_statistics(pair: Pair) -> None:
     consumers = [pair.client.path_events() for _ in range(2)]
-    tasks = [
-        asyncio.create_task(_collect(consumer)) for consumer in consumers  # type: ignore[arg-type]
-    ]
+    tasks = [asyncio.create_task(_collect(consumer)) for consumer in consumers]
     await asyncio.sleep(0)
     pair.client.close()
     first, second = await asyncio.gather(*tasks)
@@ -195,8 +194,8 @@ async def test_path_events_end_with_closed_and_statistics(pair: Pair) -> None:
     assert closed.last_stats.udp_tx.datagrams > 0
 
 
-async def _collect(events: object) -> list[object]:
-    return [event async for event in events]  # type: ignore[attr-defined]
+async def _collect(events: PathEvents) -> list[object]:
+    return [event async for event in events]
 
 
 async def test_path_events_of_a_slow_consumer_lag(pair: Pair) -> None:
