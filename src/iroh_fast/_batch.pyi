@@ -1,12 +1,13 @@
 """Batched UDP: segmentation offload, aggregated receive, ECN marks and packet addresses."""
 
 import socket
-from typing import NoReturn, Self
+from typing import Self
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
+@disjoint_base
 class UdpSocket:
-    def __init__(self) -> NoReturn: ...
+    def __init__(self, *args: object, **kwargs: object) -> None: ...
     @classmethod
     def bind(
         cls,

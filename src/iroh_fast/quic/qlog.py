@@ -162,7 +162,7 @@ class QlogWriter:
         path = os.path.join(directory, f"{name}{int(unix_s * 1000)}-{odcid.hex()}-{side}.qlog")
         try:
             os.makedirs(directory, exist_ok=True)
-            file = open(path, "xb", buffering=BUFFER_BYTES)  # noqa: SIM115
+            file = open(path, "xb", buffering=BUFFER_BYTES)
         except (OSError, ValueError) as e:
             logger.warning("no qlog: %s", e)
             return None

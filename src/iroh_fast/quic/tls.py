@@ -413,7 +413,8 @@ def _certificate_entries(message: bytes) -> list[bytes]:
 def _verify_signature(public_key: bytes, message: bytes, signature: bytes) -> None:
     """Verify strictly (no small-order key or R, canonical S); TlsAlert on failure."""
     # Imported here: keys.py is a sibling layer and not needed to build a ClientHello.
-    from ..keys import PublicKey, SignatureError
+    from ..errors import SignatureError
+    from ..keys import PublicKey
 
     if len(signature) != 64:
         raise TlsAlert(Alert.DECRYPT_ERROR, _BAD_SIGNATURE)
@@ -762,11 +763,11 @@ class TlsSession:
             self._fail(alert)
             raise
         except BufferReadError:
-            alert = TlsAlert(
+            error = TlsAlert(
                 Alert.DECODE_ERROR, "received corrupt message of type MissingData"
             )
-            self._fail(alert)
-            raise alert from None
+            self._fail(error)
+            raise error from None
 
     def take_output(self) -> list[tuple[int, bytes]]:
         """Return and forget the CRYPTO bytes to send, as (epoch, bytes) in order."""

@@ -1,0 +1,137 @@
+import logging
+from asyncio import Future
+from collections.abc import Callable
+from typing import Final, Literal, TypedDict, final, type_check_only
+
+from typing_extensions import Buffer, disjoint_base
+
+from iroh_fast.errors import CloseReason
+from iroh_fast.quic._streams import QuicStream, StreamOwner
+from iroh_fast.quic.qlog import QlogWriter
+from iroh_fast.quic.tls import TlsSession
+
+_Address = tuple[str, int] | tuple[str, int, int, int]
+
+logger: logging.Logger
+WAIT_HANDSHAKE: Final[int]
+WAIT_CONFIRMED: Final[int]
+WAIT_ALPN: Final[int]
+WAIT_CLOSED: Final[int]
+WAIT_DRAINED: Final[int]
+WAIT_DATAGRAM: Final[int]
+WAIT_DATAGRAM_SPACE: Final[int]
+WAIT_ACCEPT_BI: Final[int]
+WAIT_ACCEPT_UNI: Final[int]
+WAIT_OPEN_BI: Final[int]
+WAIT_OPEN_UNI: Final[int]
+WAIT_PATHS: Final[int]
+FRAME_NAMES: Final[tuple[str, ...]]
+STATE_NAMES: Final[tuple[str, ...]]
+ABANDON_REASONS: Final[dict[int, str]]
+
+@type_check_only
+class _Udp(TypedDict):
+    datagrams: int
+    bytes: int
+
+@type_check_only
+class _Stats(TypedDict):
+    udp_tx: _Udp
+    udp_rx: _Udp
+    frame_tx: dict[str, int]
+    frame_rx: dict[str, int]
+    lost_packets: int
+    lost_bytes: int
+
+@type_check_only
+class _PathStats(_Stats):
+    rtt: float
+    cwnd: int
+    congestion_events: int
+    spurious_congestion_events: int
+    sent_plpmtud_probes: int
+    lost_plpmtud_probes: int
+    black_holes_detected: int
+    current_mtu: int
+
+@type_check_only
+class _PathInfo(TypedDict):
+    id: int
+    remote: _Address
+    local: _Address | None
+    status: Literal["available", "backup"]
+    validated: bool
+    announced: bool
+    rtt: float
+    cwnd: int
+    mtu: int
+    in_flight: int
+    stats: _PathStats
+
+@disjoint_base
+class Host: ...
+
+@final
+class QuicConnection(StreamOwner):
+    tls: TlsSession
+    qlog: QlogWriter | None
+    host_random: Callable[[int], bytes]
+    on_address_token: Callable[[bytes], None] | None
+    path_listener: Callable[[QuicConnection], object] | None
+    @property
+    def is_client(self) -> bool: ...
+    @property
+    def stable_id(self) -> int: ...
+    @property
+    def handshake_confirmed(self) -> bool: ...
+    @property
+    def handshake_complete(self) -> bool: ...
+    @property
+    def alpn(self) -> bytes | None: ...
+    @property
+    def peer_id(self) -> bytes | None: ...
+    @property
+    def early_data_accepted(self) -> bool | None: ...
+    @property
+    def close_reason(self) -> CloseReason | None: ...
+    @property
+    def drained(self) -> bool: ...
+    @property
+    def closing(self) -> bool: ...
+    @property
+    def resumed(self) -> bool: ...
+    @property
+    def has_0rtt(self) -> bool: ...
+    @property
+    def has_multipath(self) -> bool: ...
+    def replay_early(self) -> None: ...
+    def parameters(self, reset_token: bytes) -> bytes: ...
+    def wait(self, kind: int) -> Future[None]: ...
+    # streams and datagrams
+    def open_stream(self, bidi: bool) -> QuicStream | None: ...
+    def accept_stream(self, bidi: bool) -> QuicStream | None: ...
+    def read_datagram(self) -> bytes | None: ...
+    def send_datagram(self, data: Buffer, drop_oldest: bool = True) -> bool: ...
+    @property
+    def max_datagram_size(self) -> int | None: ...
+    @property
+    def datagram_send_buffer_space(self) -> int: ...
+    # the connection as a whole
+    def close(self, code: int = 0, reason: bytes = b"") -> None: ...
+    def abandon_handle(self) -> None: ...
+    def ping(self) -> None: ...
+    def force_key_update(self) -> None: ...
+    def network_changed(self) -> None: ...
+    def set_max_concurrent(self, bidi: int | None = None, uni: int | None = None) -> None: ...
+    def set_receive_window(self, window: int) -> None: ...
+    def stats(self) -> _Stats: ...
+    # paths
+    def path_ids(self) -> list[int]: ...
+    def path_info(self, id: int) -> _PathInfo | None: ...
+    def path_events(self) -> list[tuple[object, ...]]: ...
+    def open_path(
+        self, remote: _Address, local: _Address | None = None, backup: bool = False
+    ) -> int: ...
+    def close_path(self, id: int, code: int = 0x3E) -> None: ...
+    def set_path_status(self, id: int, available: bool) -> None: ...
+    def set_path_max_idle(self, id: int, seconds: float | None) -> None: ...
