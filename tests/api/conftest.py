@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from iroh_fast import BindAddr, Connection, Endpoint
 
 ALPN = b"test/1"
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
 LOOPBACK = [BindAddr("127.0.0.1"), BindAddr("::1", required=False)]
 
 

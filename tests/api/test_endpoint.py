@@ -6,7 +6,10 @@ import asyncio
 import errno
 import gc
 import logging
+import os
 import socket
+import subprocess
+import sys
 import threading
 import warnings
 from typing import Any
@@ -46,7 +49,7 @@ from iroh_fast.errors import (
 )
 from iroh_fast.watcher import WatcherEnded
 
-from .conftest import ALPN, LOOPBACK, Bind, Pair, connect
+from .conftest import ALPN, ENV, LOOPBACK, Bind, Pair, connect
 
 
 IMPATIENT = QuicTransportConfig(max_idle_timeout=0.3, initial_rtt=0.01)
@@ -630,6 +633,39 @@ async def test_use_from_another_thread_raises(pair: Pair) -> None:
     await asyncio.to_thread(thread.join)
     assert [type(error) for error in errors] == [WrongThread] * 9
     assert pair.client.close_reason is None
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_use_in_a_forked_child_raises_and_leaves_the_parent_alone() -> None:
+    # In a process of its own: forking the test runner would fork its threads' locks as well.
+    script = """
+import asyncio, gc, os
+from iroh_fast import Endpoint
+from iroh_fast.errors import WrongThread
+
+async def main():
+    async def accept():
+        return await (await server.accept())
+    bind = ["127.0.0.1:0"]
+    async with Endpoint.bind(bind_addrs=bind, alpns=[b"a"]) as server:
+        async with Endpoint.bind(bind_addrs=bind) as client:
+            conn, other = await asyncio.gather(client.connect(server.addr, b"a"), accept())
+            pid = os.fork()
+            if not pid:
+                try:
+                    conn.send_datagram(b"x")
+                except WrongThread as error:
+                    os._exit(7 if "fork" in str(error) else 8)
+                os._exit(9)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+            conn.send_datagram(b"still works")
+            assert await other.read_datagram() == b"still works"
+            conn.close()
+
+asyncio.run(main())
+"""
+    result = subprocess.run([sys.executable, "-c", script], env=ENV, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_use_from_another_loop_raises() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import mmap
 import os
 import shutil
 import struct
@@ -63,21 +62,15 @@ def _rate(size: int, seconds: float) -> str:
 async def _receive_file(stream: BiStream) -> None:
     send, recv = stream
     (size,) = struct.unpack("!Q", await recv.readexactly(8))
-    with tempfile.NamedTemporaryFile(prefix="iroh-fast-demo-") as file:
-        file.truncate(size)
-        done, start = 0, 0.0
-        # Received bytes are copied once: into the pages of the file.
-        with mmap.mmap(file.fileno(), size) as pages, memoryview(pages) as view:
-            while done < size:
-                with view[done:] as rest:
-                    taken = await recv.readinto(rest)
-                start = start or time.perf_counter()
-                if not taken:
-                    raise DemoFailed(f"the file ended after {done} of {size} bytes")
-                done += taken
-            if await recv.read(1):
-                raise DemoFailed(f"the file is longer than the announced {size} bytes")
+    with tempfile.NamedTemporaryFile(prefix="iroh-fast-demo-", buffering=0) as file:
+        done, start = 0, time.perf_counter()
+        async for chunk in recv:
+            if file.write(chunk) != len(chunk):
+                raise DemoFailed(f"no room for the file in {tempfile.gettempdir()}")
+            done += len(chunk)
         seconds = time.perf_counter() - start
+        if done != size:
+            raise DemoFailed(f"{done} bytes came instead of the announced {size}")
         digest, hash_seconds = _hash_file(Path(file.name))
     report = {"bytes": done, "seconds": seconds, "sha256": digest, "hash_seconds": hash_seconds}
     await send.write_all(json.dumps(report).encode())
