@@ -1,6 +1,6 @@
 """Datagrams: unreliable messages, for what is outdated when it is late.
 
-    python examples/datagrams.py
+python examples/datagrams.py
 """
 
 import asyncio

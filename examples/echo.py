@@ -1,6 +1,6 @@
 """Echo: accept with a Router, dial, send a line, get it back, close gracefully.
 
-    python examples/echo.py
+python examples/echo.py
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """Router: several protocols on one endpoint, with a filter and a hook.
 
-    python examples/router.py
+python examples/router.py
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Send a file to whoever has the ticket.
 
-    python examples/transfer.py send big.iso            prints a ticket
-    python examples/transfer.py receive TICKET out.iso  on the other machine
+python examples/transfer.py send big.iso            prints a ticket
+python examples/transfer.py receive TICKET out.iso  on the other machine
 """
 
 import argparse

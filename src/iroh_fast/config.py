@@ -222,8 +222,7 @@ class QuicTransportConfig:
         _integer("datagram_send_buffer_size", self.datagram_send_buffer_size, 1)
         if self.congestion_controller not in ("cubic", "newreno"):
             raise ConfigError(
-                'congestion_controller is "cubic" or "newreno", '
-                f"not {self.congestion_controller!r}"
+                f'congestion_controller is "cubic" or "newreno", not {self.congestion_controller!r}'
             )
         _integer("max_concurrent_multipath_paths", self.max_concurrent_multipath_paths, 0, 2**31)
         if self.max_concurrent_multipath_paths < 8:

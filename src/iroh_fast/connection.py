@@ -100,7 +100,17 @@ class Context:
     They do not hold the endpoint itself: it must be free to go while they are in use.
     """
 
-    __slots__ = ("alpns", "closing", "driver", "hooks", "id", "live", "metrics", "owner", "transport")
+    __slots__ = (
+        "alpns",
+        "closing",
+        "driver",
+        "hooks",
+        "id",
+        "live",
+        "metrics",
+        "owner",
+        "transport",
+    )
 
     def __init__(
         self,

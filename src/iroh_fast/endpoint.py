@@ -15,7 +15,14 @@ from . import presets
 from ._owner import Owner, settled
 from ._pending import Pending
 from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
-from .config import EndpointConfig, Preset, QuicTransportConfig, ServerConfig, check_alpns, plan_sockets
+from .config import (
+    EndpointConfig,
+    Preset,
+    QuicTransportConfig,
+    ServerConfig,
+    check_alpns,
+    plan_sockets,
+)
 from .connection import Connecting, Connection, Context, Incoming
 from .errors import (
     BindError,

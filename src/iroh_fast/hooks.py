@@ -68,9 +68,7 @@ async def run_before_connect(
     return None
 
 
-async def run_after_handshake(
-    hooks: Iterable[EndpointHooks], conn: Connection
-) -> Reject | None:
+async def run_after_handshake(hooks: Iterable[EndpointHooks], conn: Connection) -> Reject | None:
     """First refusal of the hooks, or None."""
     for hook in hooks:
         if (reject := refusal(await hook.after_handshake(conn))) is not None:

@@ -29,7 +29,12 @@ MakePair = Callable[..., Awaitable[Pair]]
 
 
 async def test_datagrams_arrive_in_order_and_may_be_empty(pair: Pair) -> None:
-    messages: list[bytes | bytearray] = [b"", b"one", b"x" * (pair.client.max_datagram_size or 0), bytearray(b"two")]
+    messages: list[bytes | bytearray] = [
+        b"",
+        b"one",
+        b"x" * (pair.client.max_datagram_size or 0),
+        bytearray(b"two"),
+    ]
     for message in messages:
         pair.client.send_datagram(message)
     assert [await pair.server.read_datagram() for _ in messages] == messages

@@ -51,7 +51,6 @@ from iroh_fast.watcher import WatcherEnded
 
 from .conftest import ALPN, ENV, LOOPBACK, Bind, Pair, connect
 
-
 IMPATIENT = QuicTransportConfig(max_idle_timeout=0.3, initial_rtt=0.01)
 
 

@@ -63,9 +63,9 @@ def test_example_transfer_between_two_processes(tmp_path: Path) -> None:
             if sender.poll() is None:
                 sender.kill()
     assert sender.returncode == 0, errors
-    assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(
-        source.read_bytes()
-    ).digest()
+    assert (
+        hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
+    )
 
 
 def test_demo_transfers_and_compares() -> None:

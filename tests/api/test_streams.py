@@ -134,7 +134,13 @@ async def test_write_all_counts_bytes_of_a_wide_memoryview(pair: Pair) -> None:
 
 
 async def test_writelines_sends_all_in_order(pair: Pair) -> None:
-    parts: list[bytes | bytearray | memoryview] = [b"a" * 10, bytearray(b"b" * 3000), memoryview(b"c" * 2_000_000), b"", b"d"]
+    parts: list[bytes | bytearray | memoryview] = [
+        b"a" * 10,
+        bytearray(b"b" * 3000),
+        memoryview(b"c" * 2_000_000),
+        b"",
+        b"d",
+    ]
     send, recv = await open_uni(pair)
     task = asyncio.create_task(recv.read_to_end(10_000_000))
     await send.writelines(parts)

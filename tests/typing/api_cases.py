@@ -99,6 +99,7 @@ async def connections(conn: Connection) -> None:
     assert_type(one, SendStream)
     assert_type(two, RecvStream)
     async for send, recv in conn.bi_streams():
+        assert_type(send, SendStream)
         assert_type(recv, RecvStream)
     async for uni in conn.uni_streams(raise_on_close=True):
         assert_type(uni, RecvStream)
