@@ -360,8 +360,8 @@ cdef class QuicConnection(StreamOwner):
         if p.established:
             return
         p.established = True
-        if self.send_observed:
-            p.observed_due = True
+        if self.send_observed and p.id:
+            p.observed_due = True     # path 0 has been told with the parameters
         with gil:
             self.log_path("opened", p.id, addr_to_tuple(&p.r.remote),
                           addr_to_tuple(&p.r.local) if ip_known(&p.r.local) else None, None, None)
@@ -1285,6 +1285,8 @@ cdef class QuicConnection(StreamOwner):
                             newly_eliciting = True
                         if r.sent_at > newest_sent:
                             newest_sent = r.sent_at
+                        if r.sent_at >= self.phase_since and ((r.flags & REC_PHASE) != 0) == self.key_phase:
+                            self.phase_unacked = False
                         if r.flags & REC_ACK:
                             self.ack_seen(sp, level, r.acked_path, r.acked_upto)
                         if r.size:
@@ -1340,8 +1342,6 @@ cdef class QuicConnection(StreamOwner):
                 rtt_sample(&p.r.rtt, self.now, delay, self.now - newest_sent)
         if self.is_client and level == LEVEL_HANDSHAKE:
             self.peer_validated_us = True
-        if newest_sent > self.phase_since and level == LEVEL_1RTT:
-            self.phase_unacked = False
         if acked_bytes:
             # RFC 9002 §7.8: a window that is hardly used does not grow. The room above what flow control lets into
             # flight keeps the pacer from being the limit.
@@ -2403,9 +2403,11 @@ cdef class QuicConnection(StreamOwner):
 
     def accept_stream(self, bint bidi):
         """The peer's next stream in id order, or None."""
-        s = self.streams.accept(bidi)
+        cdef QuicStream s = self.streams.accept(bidi)
         if s is None:
             self.check()
+        elif not self.handshake_done:
+            s.is_0rtt = True
         return s
 
     def read_datagram(self):

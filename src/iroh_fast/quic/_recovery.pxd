@@ -12,6 +12,7 @@ cdef enum:
     REC_MTU_PROBE = 16
     REC_ACK = 32                  # acked_path, acked_upto are set
     REC_APP_LIMITED = 64
+    REC_PHASE = 128               # sent in a key phase whose bit is set
 
     MAX_ACK_RANGES = 64
     DEDUP_WINDOW = 128
@@ -79,6 +80,7 @@ cdef struct PnSpace:
     int64_t ack_at                # deadline of a delayed ACK, 0: none
     uint64_t ect0, ect1, ce       # received
     uint64_t peer_ect0, peer_ect1, peer_ce   # reported by the peer
+    int64_t reported              # largest received when the last ACK was sent, -1: none sent
 
 
 cdef void space_init(PnSpace* s, uint64_t random) noexcept nogil

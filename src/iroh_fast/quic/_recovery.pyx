@@ -15,6 +15,7 @@ cdef void space_init(PnSpace* s, uint64_t random) noexcept nogil:
     s.largest_rx = -1
     s.largest_eliciting = -1
     s.last_skipped = -1
+    s.reported = -1
     s.skip_bits = 6
     s.skip_pn = random & 63
 
@@ -209,6 +210,7 @@ cdef void space_mark_received(PnSpace* s, uint64_t pn, int64_t now) noexcept nog
 cdef void space_on_processed(PnSpace* s, uint64_t pn, bint eliciting, bint ce, int64_t now, int64_t max_ack_delay,
                              uint64_t threshold, uint64_t reorder, int64_t previous_largest) noexcept nogil:
     cdef int64_t before
+    cdef int i
     if not eliciting:
         s.non_eliciting_rx += 1
         return
@@ -221,9 +223,15 @@ cdef void space_on_processed(PnSpace* s, uint64_t pn, bint eliciting, bint ce, i
         if <int64_t>pn < s.largest_eliciting or (before >= 0 and <int64_t>pn > before + 1):
             s.ack_now = True
     elif reorder > 1:
-        # ACK frequency draft: distance from the oldest unreported hole to the newest packet
-        if s.n_ranges > 1 and s.largest_rx - <int64_t>s.ends[s.n_ranges - 2] >= <int64_t>reorder:
-            s.ack_now = True
+        # ACK frequency draft §6.2: distance from the oldest hole that the peer cannot know yet to the newest packet
+        before = s.reported - <int64_t>reorder + 1
+        for i in range(s.n_ranges - 1):
+            if <int64_t>s.starts[i + 1] > before:
+                if before < <int64_t>s.ends[i]:
+                    before = <int64_t>s.ends[i]
+                if s.largest_rx - before >= <int64_t>reorder:
+                    s.ack_now = True
+                break
     if <int64_t>pn > s.largest_eliciting:
         s.largest_eliciting = <int64_t>pn
     if s.ack_at == 0:
@@ -235,6 +243,7 @@ cdef void space_ack_sent(PnSpace* s) noexcept nogil:
     s.non_eliciting_rx = 0
     s.ack_now = False
     s.ack_at = 0
+    s.reported = s.largest_rx
 
 
 cdef void space_forget_acked(PnSpace* s, uint64_t upto) noexcept nogil:

@@ -175,6 +175,8 @@ cdef size_t finish(QuicConnection c, Path* p, Packet* k) noexcept nogil:
     aead_seal(seal_key(c, k.level), p.id if k.level == LEVEL_1RTT else 0, k.pn, k.start, header, k.payload, n)
     if k.level == LEVEL_1RTT:
         c.sealed += 1
+        if c.key_phase:
+            k.rec.flags |= REC_PHASE
         c.update_unanswered = False
     if k.rec.flags & REC_ELICITING:
         k.rec.size = <uint16_t>total
