@@ -77,7 +77,15 @@ class SimulationError(AssertionError):
 
 def kinds(data: bytes) -> list[str]:
     """Names of the packets of a datagram, as far as their headers tell without keys."""
-    found = []
+    found: list[str] = []
+    try:
+        split(data, found)
+    except IndexError:
+        found.append("garbage")
+    return found
+
+
+def split(data: bytes, found: list[str]) -> None:
     at = 0
     while at < len(data):
         first = data[at]
@@ -100,7 +108,6 @@ def kinds(data: bytes) -> list[str]:
             i += n
         n, i = varint(data, i)
         at = i + n
-    return found
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -140,7 +147,7 @@ class Link:
     queue : bytes that may wait for the link; more are dropped at the tail
     loss, duplicate, corrupt, mark : probabilities (mark: CE on ECT datagrams)
     reorder : probability to be delayed by `reorder_by` ns on top
-    burst : losses come in runs of 1 to this many datagrams
+    burst : at most this many losses in a row; 0 for any number
     mtu : largest UDP payload, larger ones vanish
     bleach : clear ECN marks
     """
@@ -150,7 +157,7 @@ class Link:
     rate: int | None = None
     queue: int = 64_000
     loss: float = 0.0
-    burst: int = 1
+    burst: int = 0
     duplicate: float = 0.0
     corrupt: float = 0.0
     reorder: float = 0.0
@@ -314,9 +321,10 @@ class Pair:
         """A connection that both sides have confirmed, after things went quiet."""
         count = len(self.server.accepted)
         client = self.dial(**options)
-        self.drive()
+        self.run_until(lambda: client.handshake_confirmed or client.close_reason)
         if not client.handshake_confirmed:
             self.fail(f"not connected: {client.close_reason}")
+        self.drive()
         server = self.server.accepted[count]
         if not server.handshake_confirmed:
             self.fail(f"the server is not confirmed: {server.close_reason}")
@@ -340,16 +348,12 @@ class Pair:
             link.dropped += 1
             self.log(note + "  TOO LARGE")
             return
-        if link.run > 0:
-            link.run -= 1
+        if link.loss and self.rng.random() < link.loss and not 0 < link.burst <= link.run:
+            link.run += 1
             link.dropped += 1
             self.log(note + "  LOST")
             return
-        if link.loss and self.rng.random() < link.loss:
-            link.run = self.rng.randrange(link.burst)
-            link.dropped += 1
-            self.log(note + "  LOST")
-            return
+        link.run = 0
         at = self.now + link.latency
         if link.rate is not None:
             waiting = max(0, link.free_at - self.now) * link.rate // SECOND
@@ -538,6 +542,18 @@ class Pair:
         heapq.heapify(self.flying)
         return lost
 
+    def hold(self, to_server: bool) -> list[tuple[int, int, Datagram]]:
+        """Take what flies towards a side out of the network."""
+        held = [x for x in self.flying if x[2].to_server is to_server]
+        self.flying = [x for x in self.flying if x[2].to_server is not to_server]
+        heapq.heapify(self.flying)
+        return held
+
+    def release(self, held: list[tuple[int, int, Datagram]], delay: int = 0) -> None:
+        """Let held datagrams arrive `delay` ns from now."""
+        for _, order, d in held:
+            heapq.heappush(self.flying, (self.now + delay, order, d))
+
     def check_log(self) -> None:
         """Fail when the core logged an error."""
         if self.catcher.records:
@@ -550,15 +566,19 @@ class Pair:
             if side.endpoint.connections or side.endpoint.known_ids():
                 self.fail(f"{side.name} still knows {side.endpoint.known_ids()} ids")
 
-    def finish(self, *connections: QuicConnection) -> None:
+    def drain(self) -> None:
+        """Wait until both sides have forgotten every connection."""
+        self.run_until(lambda: not any(s.endpoint.connections for s in self.sides), limit=200 * SECOND)
+        self.check_forgotten()
+
+    def finish(self) -> None:
         """Close what is open, wait until both sides have forgotten everything."""
         for side in self.sides:
             for c in list(side.endpoint.connections.values()):
                 if not c.closing:
                     c.close(0, b"")
         self.filters.clear()
-        self.run_until(lambda: not any(s.endpoint.connections for s in self.sides), limit=200 * SECOND)
-        self.check_forgotten()
+        self.drain()
         self.check_log()
 
 
