@@ -428,8 +428,12 @@ class EndpointConfig:
     hooks : called in order, see :class:`iroh_fast.hooks.EndpointHooks`.
     keylog : write TLS secrets to the file named by ``SSLKEYLOGFILE``.
     max_tls_tickets : how many session tickets to keep for 0-RTT; 0 switches resumption off.
-    relays, address_lookup, extra_address_lookup, addr_filter, user_data, dns_resolver,
-    proxy, proxy_from_env, ca, portmapper, net_report, custom_transports, path_selector :
+    relays : None, "default" (iroh's), "staging", or relays to use: URLs, RelayConfig, a
+        RelayMap. The first one is the home relay. Needs ``iroh-fast[relay]``.
+    proxy, proxy_from_env : HTTP proxy for connections to relays.
+    ca : what to trust at relays: an ``ssl.SSLContext`` or a CaConfig; None is iroh's roots.
+    address_lookup, extra_address_lookup, addr_filter, user_data, dns_resolver,
+    portmapper, net_report, custom_transports, path_selector :
         not part of this version yet; any value other than the default raises ConfigError.
     """
 
@@ -490,21 +494,16 @@ class EndpointConfig:
         _integer("max_tls_tickets", self.max_tls_tickets, 0, 2**20)
         if tuple(self.key_exchange) != ("x25519",):
             raise ConfigError(f'key_exchange can only be ["x25519"], not {self.key_exchange!r}')
-        if not self.ip_transports:
-            raise ConfigError(
-                "ip_transports=False leaves no way to send: relays and custom transports are "
-                "not part of this version yet"
-            )
+        if self.relays is None and not self.ip_transports:
+            raise ConfigError("ip_transports=False without relays leaves no way to send")
+        if self.relays is None and (self.proxy is not None or self.proxy_from_env):
+            raise ConfigError("proxy is for connections to relays; give relays as well")
         for name in (
-            "relays",
             "address_lookup",
             "extra_address_lookup",
             "addr_filter",
             "user_data",
             "dns_resolver",
-            "proxy",
-            "proxy_from_env",
-            "ca",
             "portmapper",
             "net_report",
             "custom_transports",

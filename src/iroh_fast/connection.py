@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from ._owner import Owner, get_ident, settled
-from .addr import IpAddr, SocketAddr, TransportAddr
+from .addr import EndpointAddr, IpAddr, RelayAddr, SocketAddr, TransportAddr
 from .config import QuicTransportConfig, ServerConfig
 from .errors import (
     AlpnMismatch,
@@ -29,6 +29,8 @@ from .errors import (
 )
 from .hooks import EndpointHooks, run_after_handshake
 from .keys import EndpointId, PublicKey
+from .net.mapped import MappedAddrs, RelayRoute, is_mapped
+from .net.remote import RemoteMap
 from .quic._connection import (
     WAIT_ACCEPT_BI,
     WAIT_ACCEPT_UNI,
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from .net.driver import Driver
     from .quic._connection import QuicConnection
     from .quic._endpoint import QuicIncoming
+    from .relay.transport import RelayTransport
     from .quic._streams import QuicStream
 
 __all__ = [
@@ -107,8 +110,11 @@ class Context:
         "hooks",
         "id",
         "live",
+        "mapped",
         "metrics",
         "owner",
+        "relay",
+        "remotes",
         "transport",
     )
 
@@ -131,11 +137,25 @@ class Context:
         self.metrics = metrics
         self.closing = False
         self.live: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self.mapped = MappedAddrs()
+        self.remotes = RemoteMap(owner.loop)
+        self.relay: RelayTransport | None = None
 
+    def transport_addr(self, address: tuple[Any, ...]) -> TransportAddr:
+        """Convert an address of the driver."""
+        if is_mapped(address[0]):
+            route = self.mapped.route_of(address[0])
+            if route is not None:
+                return RelayAddr(route.url)
+        return IpAddr(SocketAddr.from_tuple(address))
 
-def transport_addr(address: tuple[Any, ...]) -> TransportAddr:
-    """Convert an address of the driver."""
-    return IpAddr(SocketAddr.from_tuple(address))
+    def sockaddrs(self, target: EndpointAddr) -> list[tuple[Any, ...]]:
+        """Every way to an endpoint that this one can use, as addresses of the driver."""
+        found: list[tuple[Any, ...]] = [sock.as_tuple() for sock in target.ip_addrs]
+        if self.relay is not None:
+            key = bytes(target.id)
+            found += [self.mapped.sockaddr_of(RelayRoute(url, key)) for url in target.relay_urls]
+        return found
 
 
 def is_graceful(reason: CloseReason) -> bool:
@@ -428,7 +448,8 @@ class PathEvents:
             await settled(conn._q.wait(WAIT_PATHS))
 
 
-def _path_event(event: tuple[Any, ...]) -> PathEvent:
+def _path_event(context: Context, event: tuple[Any, ...]) -> PathEvent:
+    transport_addr = context.transport_addr
     kind = event[0]
     if kind == "opened":
         _, id, remote, local = event
@@ -463,6 +484,7 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_consumers",
+        "_context",
         "_exit",
         "_opener_bi",
         "_opener_uni",
@@ -474,6 +496,7 @@ class Connection:
 
     def __init__(self, q: QuicConnection, context: Context, remote_id: EndpointId | None) -> None:
         self._q = q
+        self._context = context
         self._owner = context.owner
         self._remote_id = remote_id
         self._opener_bi = _Opener(q, True)
@@ -775,8 +798,8 @@ class Connection:
         return [
             PathInfo(
                 id=path["id"],
-                remote_addr=transport_addr(path["remote"]),
-                local_addr=transport_addr(path["local"]) if path["local"] else None,
+                remote_addr=self._context.transport_addr(path["remote"]),
+                local_addr=self._context.transport_addr(path["local"]) if path["local"] else None,
                 status=path["status"],
                 is_selected=path["id"] == selected,
                 validated=path["validated"],
@@ -805,7 +828,8 @@ class Connection:
 
     def _pull_path_events(self) -> None:
         if self._consumers is not None:
-            for event in map(_path_event, self._q.path_events()):
+            for raw in self._q.path_events():
+                event = _path_event(self._context, raw)
                 for consumer in self._consumers:
                     consumer._put(event)
 
@@ -864,12 +888,13 @@ class WeakConnection:
 class _Handshake:
     """Common part of dialling and accepting."""
 
-    __slots__ = ("__weakref__", "_context", "_q", "_remote_id")
+    __slots__ = ("__weakref__", "_addrs", "_context", "_q", "_remote_id")
 
     def __init__(self, q: QuicConnection, context: Context, remote_id: EndpointId | None) -> None:
         self._q: QuicConnection | None = q
         self._context = context
         self._remote_id = remote_id
+        self._addrs: list[tuple[Any, ...]] = []  # where the peer was dialled
 
     def __del__(self) -> None:
         try:
@@ -926,8 +951,10 @@ class _Handshake:
                     alpn=conn._q.alpn,
                 )
         context.metrics.opened += 1
-        context.metrics.direct += 1
+        first = conn._q.path_info(0)
+        context.metrics.direct += first is not None and not is_mapped(first["remote"][0])
         context.live.add(conn)
+        context.remotes.attach(conn._q, self._addrs)
         conn._warn = True
 
     async def _establish(self) -> Connection:
@@ -953,10 +980,16 @@ class Connecting(_Handshake):
     __slots__ = ("_alpn",)
 
     def __init__(
-        self, q: QuicConnection, context: Context, remote_id: EndpointId, alpn: bytes
+        self,
+        q: QuicConnection,
+        context: Context,
+        remote_id: EndpointId,
+        alpn: bytes,
+        addrs: list[tuple[Any, ...]],
     ) -> None:
         super().__init__(q, context, remote_id)
         self._alpn = alpn
+        self._addrs = addrs
 
     @property
     def remote_id(self) -> EndpointId:
@@ -1144,14 +1177,14 @@ class Incoming:
     def remote_addr(self) -> TransportAddr:
         """Where the packet came from; anybody could have written that there."""
         if self._remote is None:
-            self._remote = transport_addr(self._peek().remote)
+            self._remote = self._context.transport_addr(self._peek().remote)
         return self._remote
 
     @property
     def local_addr(self) -> TransportAddr | None:
         """The address it was sent to, where the system tells."""
         local = self._peek().local
-        return transport_addr(local) if local else None
+        return self._context.transport_addr(local) if local else None
 
     @property
     def remote_addr_validated(self) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import warnings
+import weakref
 from collections.abc import Awaitable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from . import presets
 from ._owner import Owner, settled
 from ._pending import Pending
-from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
+from .addr import EndpointAddr, IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
 from .config import (
     EndpointConfig,
     Preset,
@@ -40,7 +41,7 @@ from .quic._connection import WAIT_DRAINED
 from .quic.tls import Identity
 from .stats import EndpointMetrics, RemoteInfo, TransportAddrInfo
 from .ticket import EndpointTicket, to_endpoint_addr
-from .watcher import Watchable, Watcher
+from .watcher import Watchable, Watcher, WatcherEnded
 
 if TYPE_CHECKING:
     import sys
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
     from .config import BindAddrLike
     from .hooks import EndpointHooks
+    from .relay.relay_map import RelayConfig, RelayStatus
+    from .relay.transport import RelayTransport
 
     if sys.version_info >= (3, 12):
         from collections.abc import Buffer
@@ -182,6 +185,7 @@ class Endpoint:
         "_context",
         "_driver",
         "_external",
+        "_home",
         "_loop",
         "_owner",
         "_secret_key",
@@ -236,7 +240,7 @@ class Endpoint:
     async def _bind(cls, config: EndpointConfig) -> Endpoint:
         loop = asyncio.get_running_loop()
         external = {socket_addr(value) for value in config.external_addrs}
-        plan = plan_sockets(config.bind_addrs)
+        plan = plan_sockets(config.bind_addrs) if config.ip_transports else []
         secret_key = config.secret_key or SecretKey.generate()
         identity = Identity(secret_key.to_bytes())
         try:
@@ -276,8 +280,12 @@ class Endpoint:
         self._external = external
         self._closed = asyncio.Event()
         self._close_task = None
-        self._addr = Watchable(self._current_addr(), loop)
+        self._addr = Watchable(EndpointAddr(secret_key.public), loop)
         self._alpns = Watchable(context.alpns, loop)
+        self._home: Watchable[tuple[RelayStatus, ...]] = Watchable((), loop)
+        if config.relays is not None:
+            context.relay = _relay_transport(self, config)
+        self._addr.set(self._current_addr())
         return self
 
     def __del__(self) -> None:
@@ -326,9 +334,19 @@ class Endpoint:
         return self._addr.watch()
 
     def _current_addr(self) -> EndpointAddr:
-        return EndpointAddr(
-            self._context.id, map(IpAddr, direct_addrs(self._sockets) | self._external)
-        )
+        found: list[TransportAddr] = [
+            IpAddr(addr) for addr in direct_addrs(self._sockets) | self._external
+        ]
+        relay = self._context.relay
+        if relay is not None and relay.home is not None:
+            found.append(RelayAddr(relay.home))
+        return EndpointAddr(self._context.id, found)
+
+    def _relay_changed(self) -> None:
+        relay = self._context.relay
+        if relay is not None:
+            self._home.set((relay.status,) if relay.status is not None else ())
+            self._addr.set(self._current_addr())
 
     async def add_external_addr(self, addr: str | SocketAddr, /) -> None:
         """Advertise one more address at which this endpoint can be reached."""
@@ -345,8 +363,15 @@ class Endpoint:
     async def network_change(self) -> None:
         """Say that the network may have changed; the own addresses are read again."""
         self._owner.check_loop()
-        if not self._context.closing:
-            self._addr.set(self._current_addr())
+        context = self._context
+        if context.closing:
+            return
+        self._addr.set(self._current_addr())
+        if context.relay is not None:
+            context.relay.pool.network_changed({str(ip) for ip in interface_addrs()})
+        for conn in list(context.live):
+            if conn.close_reason is None:
+                conn._q.network_changed()
 
     async def remote_info(self, id: EndpointId | str, /) -> RemoteInfo | None:
         """What is known about a remote from connections with it; None if nothing."""
@@ -453,14 +478,15 @@ class Endpoint:
             raise InvalidAlpn(
                 f"connect to {short} failed: an ALPN is 1 to 255 bytes", remote=short, alpn=name
             )
-        sockets = [sock.as_tuple() for sock in target.ip_addrs]
+        sockets = context.sockaddrs(target)
         if not sockets:
             raise NoAddress(
                 f"connect to {short} (alpn {name!r}) failed: "
                 + (
                     "no IP address of it is known, and there is no address lookup"
                     if target.is_empty
-                    else "only relay or custom addresses of it are known"
+                    else "none of its addresses can be used by this endpoint, which has "
+                    + ("no custom transports" if context.relay is not None else "no relays")
                 ),
                 remote=short,
                 alpn=name,
@@ -471,7 +497,7 @@ class Endpoint:
             alpns=list(offered),
             transport=transport or context.transport,
         )
-        return Connecting(q, context, target.id, name)
+        return Connecting(q, context, target.id, name, sockets)
 
     # --- accepting
 
@@ -524,26 +550,44 @@ class Endpoint:
     # --- relays
 
     async def online(self) -> None:
-        """Wait until a home relay is connected.
+        """Wait until the home relay is connected.
 
-        Without relays, as in this version, that never happens.  Bound the wait with
-        ``asyncio.timeout``.
+        Without relays that never happens.  Bound the wait with ``asyncio.timeout``.
 
         Raises
         ------
         EndpointClosed : the endpoint was closed meanwhile.
         """
         self._owner.check_loop()
-        await self._closed.wait()
-        raise EndpointClosed()
+        try:
+            await self._home.watch().wait_for(lambda all: any(one.connected for one in all))
+        except WatcherEnded:
+            raise EndpointClosed() from None
 
-    async def insert_relay(self, config: object, /) -> None:
-        """Not available yet: raises ConfigError."""
-        raise ConfigError("relays are not part of this version yet")
+    def watch_home_relay(self) -> Watcher[tuple[RelayStatus, ...]]:
+        """Follow the state of the home relay: empty without one; ends at :meth:`close`."""
+        return self._home.watch()
 
-    async def remove_relay(self, url: object, /) -> None:
-        """Not available yet: raises ConfigError."""
-        raise ConfigError("relays are not part of this version yet")
+    async def insert_relay(self, config: RelayConfig | str, /) -> RelayConfig | None:
+        """Add or replace a relay; the previous configuration of its URL is returned.
+
+        Raises
+        ------
+        ConfigError : the endpoint was bound without relays.
+        """
+        self._owner.check_loop()
+        return self._with_relays().relay_map.insert(config)
+
+    async def remove_relay(self, url: RelayUrl | str, /) -> RelayConfig | None:
+        """Forget a relay; its configuration is returned, or None if it was unknown."""
+        self._owner.check_loop()
+        return self._with_relays().relay_map.remove(url)
+
+    def _with_relays(self) -> RelayTransport:
+        relay = self._context.relay
+        if relay is None:
+            raise ConfigError("this endpoint was bound without relays; give bind() relays=[]")
+        return relay
 
     # --- state
 
@@ -595,7 +639,7 @@ class Endpoint:
         if task is None:
             self._context.closing = True
             task = self._close_task = self._loop.create_task(
-                _close(self._context, (self._addr, self._alpns), self._closed)
+                _close(self._context, (self._addr, self._alpns, self._home), self._closed)
             )
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
@@ -628,6 +672,36 @@ def _count_open(context: Context) -> int:
     return sum(conn.close_reason is None for conn in list(context.live))
 
 
+def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTransport:
+    """Connect to relays; their modules load only now."""
+    try:
+        from .relay.dial import proxy_from_env
+        from .relay.relay_map import relay_map
+        from .relay.transport import RelayTransport
+    except ImportError as error:
+        raise ConfigError(
+            f"relays need {error.name}: pip install 'iroh-fast[relay]'"
+        ) from error
+    ref = weakref.ref(endpoint)
+
+    def on_status() -> None:
+        if (alive := ref()) is not None:
+            alive._relay_changed()
+
+    context = endpoint._context
+    proxy = config.proxy or (proxy_from_env() if config.proxy_from_env else None)
+    return RelayTransport(
+        driver=context.driver,
+        mapped=context.mapped,
+        secret_key=endpoint._secret_key,
+        relay_map=relay_map(config.relays),  # type: ignore[arg-type]
+        ca=config.ca,  # type: ignore[arg-type]
+        proxy=proxy,
+        loop=endpoint._loop,
+        on_status=on_status,
+    )
+
+
 async def _peers_told(driver: Driver) -> None:
     """Wait until the connections closed by this side are drained.
 
@@ -657,6 +731,9 @@ async def _close(
                 await _peers_told(driver)
         except TimeoutError:
             log.debug("closing: some peers did not answer")
+        if context.relay is not None:
+            await context.relay.close()
     finally:
+        context.remotes.stop()
         driver.stop()
         closed.set()

@@ -265,6 +265,8 @@ class EndpointMetrics:
         "send_ipv6",
         "recv_data_ipv4",
         "recv_data_ipv6",
+        "send_relay",
+        "recv_data_relay",
         "recv_datagrams",
         "recv_gro_datagrams",
     )

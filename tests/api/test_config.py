@@ -200,10 +200,9 @@ def test_presets_apply_in_order_and_n0_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"relays": "default"}, "relays is not part of this version"),
         ({"address_lookup": [object()]}, "address_lookup is not part"),
         ({"portmapper": True}, "portmapper is not part"),
-        ({"proxy": "http://x"}, "proxy is not part"),
+        ({"proxy": "http://x"}, "give relays as well"),
         ({"user_data": "x"}, "user_data is not part"),
         ({"ip_transports": False}, "no way to send"),
         ({"alpns": b"single"}, "list of protocol names"),

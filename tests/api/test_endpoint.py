@@ -458,7 +458,7 @@ async def test_bind_unknown_or_unavailable_option_raises_at_once() -> None:
     with pytest.raises(TypeError, match="no option 'alpn'"):
         Endpoint.bind(alpn=[ALPN])  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="not part of this version"):
-        Endpoint.bind(relays="default")
+        Endpoint.bind(portmapper=True)
     with pytest.raises(TypeError):
         Endpoint()
 

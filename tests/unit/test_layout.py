@@ -22,7 +22,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("_packet", "_crypto", "_batch", "_relay", "_probe"), False),
     (("quic",), True),
     (("net",), True),
-    (("net_report", "portmapper"), False),
+    (("net_report", "portmapper", "relay"), True),
     (
         (
             *("_owner", "_pending", "connection", "endpoint", "hooks", "presets"),
@@ -30,7 +30,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
         ),
         True,
     ),
-    (("relay", "dns_server", "blobs", "gossip"), False),
+    (("dns_server", "blobs", "gossip"), False),
     (("__init__",), False),
     (("cli", "__main__"), True),
 )

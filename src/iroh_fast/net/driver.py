@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from iroh_fast._batch import UdpSocket
@@ -23,6 +23,7 @@ __all__ = ["Driver"]
 
 logger = logging.getLogger("iroh_fast.net")
 
+TICKETS_PER_PEER = 8
 BUFFER_BYTES = 7 * 1024 * 1024  # per socket and direction, as iroh asks for; the kernel may give less
 
 
@@ -64,7 +65,12 @@ class Driver:
         endpoint = QuicEndpoint(
             identity,
             loop=loop,
-            session_cache=ClientSessionCache() if max_tls_tickets else None,
+            session_cache=ClientSessionCache(
+                max_peers=max(1, max_tls_tickets // TICKETS_PER_PEER),
+                tickets_per_peer=min(TICKETS_PER_PEER, max_tls_tickets),
+            )
+            if max_tls_tickets
+            else None,
             server_tickets=ServerTicketStore(),
             keylog=_keylog_writer() if keylog else None,
         )
@@ -103,26 +109,32 @@ class Driver:
             list(addrs), expected_peer=expected_peer, alpns=list(alpns), transport=transport
         )
 
+    # ------------------------------------------------------------ virtual transports
+    def set_virtual(self, send: Callable[[bytes, int, int, bytes], None]) -> None:
+        """Route the private prefix of `net.mapped`: ``send(ip16, ecn, segment, data)``."""
+        self._core.set_virtual(send)
+
+    def inject(self, ip16: bytes, port: int, data: bytes, segment: int) -> None:
+        """Hand in datagrams that came from a virtual address."""
+        self._core.inject(ip16, port, data, segment)
+
     # ------------------------------------------------------------ incoming
     def _on_incoming(self, incoming: QuicIncoming) -> None:
         self._incoming.append(incoming)
-        self._wake_acceptor()
+        self._wake_acceptors()
 
-    def _wake_acceptor(self) -> None:
+    def _wake_acceptors(self) -> None:
+        # All of them: one that is cancelled at this moment must not swallow the news.
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
-                return
 
     def poll_incoming(self) -> QuicIncoming | None:
         """The oldest undecided attempt, or None."""
         if not self._incoming:
             return None
-        incoming = self._incoming.popleft()
-        if self._incoming:
-            self._wake_acceptor()
-        return incoming
+        return self._incoming.popleft()
 
     def wait_incoming(self) -> asyncio.Future[None]:
         """Resolves when `poll_incoming` may have something, and at close."""
@@ -130,6 +142,8 @@ class Driver:
         if self._incoming or not self.endpoint.accepting:
             waiter.set_result(None)
         else:
+            while self._waiters and self._waiters[0].done():
+                self._waiters.popleft()
             self._waiters.append(waiter)
         return waiter
 
@@ -144,8 +158,7 @@ class Driver:
         if not value:
             while self._incoming:
                 self._incoming.popleft().refuse()
-            while self._waiters:
-                self._wake_acceptor()
+            self._wake_acceptors()
 
     # ------------------------------------------------------------ state and end
     @property

@@ -8,6 +8,7 @@ address of somebody else's route. These addresses never leave the process.
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ __all__ = ["MAPPED_PORT", "MAPPED_PREFIX", "MappedAddrs", "RelayRoute", "is_mapp
 MAPPED_PREFIX = bytes.fromhex("fd15070a510b")
 MAPPED_PORT = 12345
 RELAY_SUBNET = b"\x00\x01"
+MAX_ROUTES = 16384  # whoever gets a relay to forward to us makes a route: the oldest give way
 
 
 class RelayRoute(NamedTuple):
@@ -36,7 +38,7 @@ class MappedAddrs:
     """Two-way table between relay routes and their private addresses."""
 
     def __init__(self) -> None:
-        self._by_route: dict[RelayRoute, bytes] = {}
+        self._by_route: OrderedDict[RelayRoute, bytes] = OrderedDict()
         self._by_ip: dict[bytes, RelayRoute] = {}
 
     def __len__(self) -> int:
@@ -49,6 +51,10 @@ class MappedAddrs:
             ip = MAPPED_PREFIX + RELAY_SUBNET + os.urandom(8)
             self._by_route[route] = ip
             self._by_ip[ip] = route
+            if len(self._by_route) > MAX_ROUTES:
+                del self._by_ip[self._by_route.popitem(last=False)[1]]
+        else:
+            self._by_route.move_to_end(route)
         return ip
 
     def sockaddr_of(self, route: RelayRoute) -> tuple[str, int, int, int]:

@@ -1,0 +1,104 @@
+"""Relays as a transport under QUIC: routes, the home relay, and what the endpoint tells of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from iroh_fast.net.mapped import MAPPED_PORT, MappedAddrs, RelayRoute
+from iroh_fast.relay.actor import RelayPool
+from iroh_fast.relay.relay_map import RelayConfig, RelayMap, RelayStatus
+
+if TYPE_CHECKING:
+    import ssl
+
+    from iroh_fast.addr import RelayUrl
+    from iroh_fast.keys import SecretKey
+    from iroh_fast.net.driver import Driver
+    from iroh_fast.relay.dial import CaConfig
+
+__all__ = ["RelayTransport"]
+
+logger = logging.getLogger("iroh_fast.relay")
+
+
+class RelayTransport:
+    """Moves QUIC batches over relay connections and keeps a home relay.
+
+    Parameters
+    ----------
+    on_status : called with no arguments whenever `status` changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        driver: Driver,
+        mapped: MappedAddrs,
+        secret_key: SecretKey,
+        relay_map: RelayMap,
+        ca: CaConfig | ssl.SSLContext | None,
+        proxy: str | None,
+        loop: asyncio.AbstractEventLoop,
+        on_status: Callable[[], None],
+    ) -> None:
+        self.relay_map = relay_map
+        self.home: RelayUrl | None = None
+        self.status: RelayStatus | None = None
+        self._driver = driver
+        self._mapped = mapped
+        self._on_status = on_status
+        self.pool = RelayPool(
+            secret_key=secret_key,
+            relay_map=relay_map,
+            on_datagrams=self._receive,
+            on_home_status=self._home_status,
+            ca=ca,
+            proxy=proxy,
+            loop=loop,
+        )
+        driver.set_virtual(self._send)
+        self._unsubscribe = relay_map.subscribe(self._choose_home)
+        self._choose_home()
+
+    def _choose_home(self) -> None:
+        """Stay with the home relay while it is in the map; else take the first one.
+
+        Latency is not compared yet: that is net-report's work. Order the map accordingly.
+        """
+        if self.home is not None and self.home in self.relay_map:
+            return
+        urls = [config.url for config in self.relay_map.relays()]
+        self.home = urls[0] if urls else None
+        if self.home is None:
+            self.status = None
+        self.pool.set_home(self.home)
+        self._on_status()
+
+    def _home_status(self, status: RelayStatus | None) -> None:
+        if status is not None and status.url == self.home:
+            self.status = status
+            self._on_status()
+
+    def _send(self, ip16: bytes, ecn: int, segment: int, data: bytes) -> None:
+        route = self._mapped.route_of(ip16)
+        if route is not None:
+            self.pool.send(route.url, route.key, ecn, segment, data)
+
+    def _receive(self, url: RelayUrl, key: bytes, ecn: int, segment: int, payload: bytes) -> None:
+        self._driver.inject(self._mapped.ip_of(RelayRoute(url, key)), MAPPED_PORT, payload, segment)
+
+    def insert(self, config: RelayConfig) -> RelayConfig | None:
+        """Add or replace a relay; the previous configuration is returned."""
+        return self.relay_map.insert(config)
+
+    def remove(self, url: str) -> RelayConfig | None:
+        """Forget a relay; its connection ends when nothing needs it."""
+        return self.relay_map.remove(url)
+
+    async def close(self) -> None:
+        """End all relay connections."""
+        self._unsubscribe()
+        await self.pool.close()
