@@ -25,7 +25,7 @@ def load_pyx(source: Path) -> ModuleType:
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # server and client start at the same time
-        inputs = [source, *package.glob("*.pxd")]
+        inputs = [source, *package.rglob("*.pxd")]
         if not target.exists() or target.stat().st_mtime < max(p.stat().st_mtime for p in inputs):
             build(source, package.parent, target)
     spec = importlib.util.spec_from_file_location(name, target)
