@@ -91,9 +91,7 @@ def test_connection_tells_start_parameters_keys_and_end(
     assert started["remote"]["ip_v4"] == CLIENT[0]
     assert started["local"]["port_v4"] == SERVER[1]
 
-    sent, got = (
-        {d["initiator"]: d for d in named(log, "parameters_set")} for log in (c, s)
-    )
+    sent, got = ({d["initiator"]: d for d in named(log, "parameters_set")} for log in (c, s))
     assert set(sent) == set(got) == {"local", "remote"}
     for ours, theirs in ((sent, got), (got, sent)):
         a, b = ours["local"], theirs["remote"]
@@ -169,7 +167,9 @@ def test_losses_are_those_of_the_counters(make_pair: MakePair, tmp_path: Path) -
     events = named(c, "packet_lost")
     assert len(events) == lost > 3
     assert {e["trigger"] for e in events} <= {"reordering_threshold", "time_threshold"}
-    sent = {(d["header"]["packet_type"], d["header"]["packet_number"]) for d in named(c, "packet_sent")}
+    sent = {
+        (d["header"]["packet_type"], d["header"]["packet_number"]) for d in named(c, "packet_sent")
+    }
     assert {(e["header"]["packet_type"], e["header"]["packet_number"]) for e in events} <= sent
 
 
@@ -251,7 +251,14 @@ def test_silence_shows_probes_and_the_idle_timeout(make_pair: MakePair, tmp_path
             {"frame_type": "ack", "ack_delay": 1.0, "acked_ranges": [[7, 9], [3]]},
         ),
         (
-            {"type": 0x3F, "path_id": 2, "largest": 1, "delay": 0, "ranges": [(0, 1)], "ecn": (5, 0, 1)},
+            {
+                "type": 0x3F,
+                "path_id": 2,
+                "largest": 1,
+                "delay": 0,
+                "ranges": [(0, 1)],
+                "ecn": (5, 0, 1),
+            },
             {
                 "frame_type": "path_ack",
                 "path_id": 2,
@@ -315,7 +322,10 @@ def test_silence_shows_probes_and_the_idle_timeout(make_pair: MakePair, tmp_path
             },
         ),
         ({"type": 0x31, "data": b"abc"}, {"frame_type": "datagram", "raw": {"payload_length": 3}}),
-        ({"type": 0x1A, "data": b"12345678"}, {"frame_type": "path_challenge", "data": b"12345678".hex()}),
+        (
+            {"type": 0x1A, "data": b"12345678"},
+            {"frame_type": "path_challenge", "data": b"12345678".hex()},
+        ),
     ],
 )
 def test_frames_are_named_as_the_schema_says(frame: Record, expected: Record) -> None:

@@ -235,7 +235,9 @@ class QlogWriter:
                 data[name] = v.hex() if isinstance(v, bytes) else v
             self._event(now, "parameters_set", data)
 
-    def assigned(self, now: int, path_id: int, remote: Address | None, local: Address | None) -> None:
+    def assigned(
+        self, now: int, path_id: int, remote: Address | None, local: Address | None
+    ) -> None:
         """tuple_assigned: the addresses of a path; `remote` None when the path is gone."""
         with self._guard():
             data: Fields = {"tuple_id": _tuple_id(path_id)}
