@@ -266,6 +266,9 @@ cdef class QuicConnection(StreamOwner):
     cdef bint keep_alive_due(self) noexcept nogil
     cdef bint last_open(self, Path* p) noexcept nogil
     cdef bint any_usable(self) noexcept nogil
+    cdef bint irreplaceable(self, Path* p) noexcept nogil
+    cdef void note_abandoned(self, uint32_t id) noexcept nogil
+    cdef void drop_cidset(self, uint32_t id) noexcept nogil
     cdef bint may_update_keys(self) noexcept nogil
     cdef bint must_abandon_itself(self, Path* p) noexcept nogil
     cdef void path_timeout(self, Path* p, int64_t now) noexcept nogil
@@ -334,6 +337,7 @@ cdef class QuicConnection(StreamOwner):
                          size_t n) noexcept nogil
     cdef void log_metrics(self, Path* p) noexcept nogil
     cdef void log_tuple(self, Path* p) noexcept nogil
+    cdef bint queue_datagram(self, const uint8_t* p, Py_ssize_t n, bint drop_oldest) except -1
 
 
 cdef int load_config(object t, Config* c) except -1

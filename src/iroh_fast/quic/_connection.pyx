@@ -7,6 +7,7 @@ discovery drafts, and iroh's use of them.
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -380,7 +381,6 @@ cdef class QuicConnection(StreamOwner):
         """Stop using a path and tell the peer."""
         cdef FrameRec** at
         cdef FrameRec* f
-        cdef uint32_t* grown
         if p.abandoned:
             return
         p.abandoned = True
@@ -405,12 +405,8 @@ cdef class QuicConnection(StreamOwner):
                 continue
             self.pending_tail = f
             at = &f.next
-        if self.n_abandoned < MAX_ABANDONED:
-            grown = <uint32_t*>realloc(self.abandoned, (self.n_abandoned + 1) * sizeof(uint32_t))
-            if grown != NULL:
-                self.abandoned = grown
-                self.abandoned[self.n_abandoned] = p.id
-                self.n_abandoned += 1
+        self.note_abandoned(p.id)
+        self.watch_reset(NULL)
         with gil:
             self.log_path("closed", p.id, addr_to_tuple(&p.r.remote),
                           addr_to_tuple(&p.r.local) if ip_known(&p.r.local) else None,
@@ -418,12 +414,35 @@ cdef class QuicConnection(StreamOwner):
                           else f"closed by peer: {code:#x}",
                           path_stats(p))
 
+    cdef void note_abandoned(self, uint32_t id) noexcept nogil:
+        """A path id must not come back."""
+        cdef uint32_t* grown
+        if self.n_abandoned < MAX_ABANDONED:
+            grown = <uint32_t*>realloc(self.abandoned, (self.n_abandoned + 1) * sizeof(uint32_t))
+            if grown != NULL:
+                self.abandoned = grown
+                self.abandoned[self.n_abandoned] = id
+                self.n_abandoned += 1
+
+    cdef void drop_cidset(self, uint32_t id) noexcept nogil:
+        """Forget all connection ids of a path id, ours and the peer's."""
+        cdef CidSet** c = &self.cids
+        cdef CidSet* s
+        cdef int i
+        while c[0] != NULL:
+            s = c[0]
+            if s.path_id == id:
+                with gil:
+                    for i in range(s.n_local):
+                        self.host.cid_remove(s.local[i].value)
+                c[0] = s.next
+                free(s)
+                return
+            c = &s.next
+
     cdef void discard_path(self, Path* p) noexcept nogil:
         """Drained: what was in flight is lost, the ids are forgotten, counters are kept."""
         cdef Path** at = &self.paths
-        cdef CidSet** c
-        cdef CidSet* s
-        cdef uint64_t pn
         cdef int i
         if self.qlog is not None:
             with gil:
@@ -439,17 +458,7 @@ cdef class QuicConnection(StreamOwner):
         for i in range(N_COUNTERS):
             self.done.tx_frames[i] += p.stats.tx_frames[i]
             self.done.rx_frames[i] += p.stats.rx_frames[i]
-        c = &self.cids
-        while c[0] != NULL:
-            s = c[0]
-            if s.path_id == p.id:
-                with gil:
-                    for i in range(s.n_local):
-                        self.host.cid_remove(s.local[i].value)
-                c[0] = s.next
-                free(s)
-                break
-            c = &s.next
+        self.drop_cidset(p.id)
         while at[0] != p:
             at = &at[0].next
         at[0] = p.next
@@ -1150,6 +1159,14 @@ cdef class QuicConnection(StreamOwner):
         if t == FT_PATH_ABANDON:
             q = self.path(<uint32_t>f.path)
             if q == NULL:
+                if not self.is_client and f.path <= self.local_max_path and not self.was_abandoned(<uint32_t>f.path):
+                    # Opened by the client but never seen here. Without an answer its id would be lost for both.
+                    self.note_abandoned(<uint32_t>f.path)
+                    self.drop_cidset(<uint32_t>f.path)
+                    self.pend(FT_PATH_ABANDON, f.path, 0, f.value)
+                    self.local_max_path += 1
+                    self.pend(FT_MAX_PATH_ID, 0, 0, 0)
+                    self.issue_path_cids()
                 return 0
             if not q.abandon_received:
                 q.abandon_received = True
@@ -2111,12 +2128,12 @@ cdef class QuicConnection(StreamOwner):
             if p.pacing_at and p.pacing_at < d:
                 d = p.pacing_at
             if not p.abandoned and self.state == ST_ESTABLISHED:
-                if self.multipath and p.idle_timeout and not self.last_open(p):
+                if self.multipath and p.idle_timeout and not self.irreplaceable(p):
                     t = p.idle_from + (p.idle_timeout if p.idle_timeout > 3 * rtt_pto_base(&p.r.rtt) else 3 * rtt_pto_base(&p.r.rtt))
                     if t < d:
                         d = t
                 if self.cfg.path_keep_alive and self.multipath and not p.ping_due:
-                    t = (p.last_rx if p.last_rx > p.last_tx else p.last_tx) + self.cfg.path_keep_alive
+                    t = p.last_tx + self.cfg.path_keep_alive
                     if t < d:
                         d = t
                 # Only while a probe could really leave, else this deadline would stay in the past.
@@ -2140,6 +2157,15 @@ cdef class QuicConnection(StreamOwner):
         cdef Path* q = self.paths
         while q != NULL:
             if q != p and not q.abandoned:
+                return False
+            q = q.next
+        return True
+
+    cdef bint irreplaceable(self, Path* p) noexcept nogil:
+        """Whether no other open path is known to work: then it may not be given up for being idle."""
+        cdef Path* q = self.paths
+        while q != NULL:
+            if q != p and not q.abandoned and q.r.validated:
                 return False
             q = q.next
         return True
@@ -2287,15 +2313,19 @@ cdef class QuicConnection(StreamOwner):
             p.pacing_at = 0
         if p.abandoned or self.state != ST_ESTABLISHED:
             return
-        if self.multipath and p.idle_timeout and not self.last_open(p):
+        if self.multipath and p.idle_timeout and not self.irreplaceable(p):
             t = p.idle_from + (p.idle_timeout if p.idle_timeout > 3 * rtt_pto_base(&p.r.rtt) else 3 * rtt_pto_base(&p.r.rtt))
             if now >= t:
                 self.abandon(p, PATH_UNSTABLE_OR_POOR)
                 return
         if self.cfg.path_keep_alive and self.multipath:
-            t = (p.last_rx if p.last_rx > p.last_tx else p.last_tx) + self.cfg.path_keep_alive
-            if now >= t:
+            # Both sides beat: acknowledgements take the best path, so only what the peer sends here on its own account
+            # shows that this path works.
+            if now >= p.last_tx + self.cfg.path_keep_alive:
                 p.ping_due = True
+                # INTEROP: iroh does not beat on a path on which it hears us. It must answer a challenge on the path.
+                if p.r.validated and not p.challenge_at and now >= p.last_rx + 2 * self.cfg.path_keep_alive:
+                    self.challenge(p)
 
     # ------------------------------------------------------------- events
     cdef void fire(self, int kind):
@@ -2422,10 +2452,18 @@ cdef class QuicConnection(StreamOwner):
         queue_pop(&self.dgram_rx, <uint8_t*>PyBytes_AS_STRING(out))
         return out
 
-    def send_datagram(self, const uint8_t[::1] data, bint drop_oldest=True):
-        """Queue one datagram; False when the buffer is full and nothing may be dropped."""
-        cdef Py_ssize_t n = data.shape[0]
-        cdef const uint8_t* p = &data[0] if n else <const uint8_t*>b""
+    def send_datagram(self, data, bint drop_oldest=True):
+        """Queue one datagram (copied); False when the buffer is full and nothing may be dropped."""
+        cdef Py_buffer view
+        if type(data) is bytes:
+            return self.queue_datagram(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), drop_oldest)
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            return self.queue_datagram(<const uint8_t*>view.buf, view.len, drop_oldest)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef bint queue_datagram(self, const uint8_t* p, Py_ssize_t n, bint drop_oldest) except -1:
         self.check()
         limit = self.max_datagram()
         if limit is None:
@@ -2694,16 +2732,27 @@ cdef class QuicConnection(StreamOwner):
             self.reset_tokens = None
 
     cdef void watch_reset(self, CidSet* c) noexcept nogil:
-        """Have the endpoint recognise a stateless reset for the id in use (RFC 9000 §10.3.1)."""
-        if c.active < 0 or not c.remote[c.active].has_token:
+        """Have the endpoint recognise stateless resets for the ids in use, and only for those (RFC 9000 §10.3.1).
+
+        `c`: what changed, NULL for anything.
+        """
+        cdef Path* p = self.paths
+        if c != NULL and (c.active < 0 or not c.remote[c.active].has_token):
             return
         with gil:
-            token = PyBytes_FromStringAndSize(<char*>c.remote[c.active].token, 16)
-            if self.reset_tokens is None:
-                self.reset_tokens = []
-            if token not in self.reset_tokens:
-                self.reset_tokens.append(token)
-                self.host.reset_token_add(token, self)
+            wanted = []
+            while p != NULL:
+                if not p.abandoned and p.cids.active >= 0 and p.cids.remote[p.cids.active].has_token:
+                    wanted.append(PyBytes_FromStringAndSize(<char*>p.cids.remote[p.cids.active].token, 16))
+                p = p.next
+            old = self.reset_tokens or []
+            for token in old:
+                if token not in wanted:
+                    self.host.reset_token_remove(token)
+            for token in wanted:
+                if token not in old:
+                    self.host.reset_token_add(token, self)
+            self.reset_tokens = wanted
 
     cdef void on_stateless_reset(self):
         if self.state < ST_DRAINING:
