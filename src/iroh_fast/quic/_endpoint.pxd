@@ -4,6 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from cpython.object cimport PyObject
 
 from iroh_fast._batch cimport UdpAddr
+from iroh_fast._crypto cimport HeaderKey
 from iroh_fast._packet cimport LongHeader
 from iroh_fast.quic._connection cimport Host, QuicConnection
 
@@ -24,7 +25,7 @@ cdef class Waker:
 cdef class QuicEndpoint(Host):
     cdef Waker waker
     cdef readonly object identity, connections, loop
-    cdef object random_source, reset_key, cid_key, reset_tokens, token_key, initial_ids, server_tickets, session_cache
+    cdef object random_source, reset_tokens, token_key, initial_ids, server_tickets, session_cache
     cdef object incoming, outgoing, keylog, wall_clock
     cdef public object on_incoming
     cdef public bint accepting
@@ -50,7 +51,9 @@ cdef class QuicEndpoint(Host):
     cdef QuicConnection unknown(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now)
     cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now)
     cdef void reply(self, const UdpAddr* src, const UdpAddr* dst, bytes data)
-    cdef const char* key_ptr(self, bint reset) noexcept nogil
+    cdef HeaderKey* cid_key           # AES as a keyed function of 16 bytes
+    cdef HeaderKey* reset_key
+    cdef void keyed(self, HeaderKey* key, const uint8_t* data, size_t n, uint8_t* out16) noexcept nogil
     cdef bint is_ours(self, const uint8_t* cid8) noexcept nogil
     cdef void first_initial(self, uint8_t* data, size_t n, LongHeader* h, bytes dcid, const UdpAddr* src,
                             const UdpAddr* dst, int ecn, int64_t now)
