@@ -240,8 +240,8 @@ cdef class QuicEndpoint(Host):
         memset(block, 0, 16)
         memcpy(block, data, n)
         if hp_masks(key, &sample, 1, out16) < 0:
-            # Only without memory: the packet that needed it is useless, the endpoint is not.
-            memset(out16, 0, 16)
+            # Only without memory. A value that nobody can foretell matches nothing, and harms nobody.
+            self.random_bytes(out16, 16)
 
     cdef bint is_ours(self, const uint8_t* cid8) noexcept nogil:
         cdef uint8_t mac[16]
