@@ -43,16 +43,16 @@ def test_map_is_in_the_order_of_urls() -> None:
     for order in (wanted, wanted[::-1], wanted[2:] + wanted[:2]):
         relays = RelayMap(order)
         assert list(relays) == wanted
-        assert list(relays.urls) == wanted
-        assert [relay.url for relay in relays.relays] == wanted
+        assert list(relays.urls()) == wanted
+        assert [relay.url for relay in relays.relays()] == wanted
 
 
 def test_default_and_staging_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IROH_FORCE_STAGING_RELAYS", raising=False)
     assert list(RelayMode.default()) == DEFAULTS["prod"]
     assert list(RelayMode.staging()) == DEFAULTS["staging"]
-    assert {relay.quic_port for relay in RelayMode.default().relays} == {DEFAULTS["quic_port"]}
-    assert {relay.auth_token for relay in RelayMode.default().relays} == {None}
+    assert {relay.quic_port for relay in RelayMode.default().relays()} == {DEFAULTS["quic_port"]}
+    assert {relay.auth_token for relay in RelayMode.default().relays()} == {None}
     monkeypatch.setenv("IROH_FORCE_STAGING_RELAYS", "")
     assert list(RelayMode.default()) == DEFAULTS["prod"]
     monkeypatch.setenv("IROH_FORCE_STAGING_RELAYS", "1")
@@ -66,7 +66,7 @@ def test_option_of_an_endpoint_becomes_a_map() -> None:
     assert len(relay_map(None)) == 0
     assert list(relay_map("staging")) == DEFAULTS["staging"]
     mixed = relay_map(["http://a", RelayUrl("http://b"), RelayConfig("http://c", None)])
-    assert [relay.quic_port for relay in mixed.relays] == [7842, 7842, None]
+    assert [relay.quic_port for relay in mixed.relays()] == [7842, 7842, None]
     with pytest.raises(ConfigError, match="list of URLs"):
         relay_map("https://a.example")  # type: ignore[arg-type]
 
@@ -81,7 +81,7 @@ def test_trailing_dot_makes_another_relay() -> None:
 def test_insert_remove_and_extend_tell_subscribers_of_real_changes_only() -> None:
     relays = RelayMap(["https://a.example"])
     seen: list[tuple[str, ...]] = []
-    cancel = relays.subscribe(lambda: seen.append(relays.urls))
+    cancel = relays.subscribe(lambda: seen.append(relays.urls()))
     first = relays["https://a.example"]
     assert relays.insert("https://b.example") is None
     assert relays.insert(RelayConfig("https://a.example", None)) == first
@@ -126,7 +126,7 @@ def test_token_is_set_on_present_relays_and_never_shown() -> None:
     relays = RelayMap(["https://a.example"])
     assert relays.with_auth_token("s3cret") is relays
     relays.insert("https://b.example")
-    assert [relay.auth_token for relay in relays.relays] == ["s3cret", None]
+    assert [relay.auth_token for relay in relays.relays()] == ["s3cret", None]
     assert "s3cret" not in repr(relays)
 
 

@@ -154,7 +154,7 @@ class Target:
         """
         scheme, host, port = url.scheme, url.host, url.port
         if scheme not in ("http", "https", "ws", "wss", "ftp") or not host or port is None:
-            raise RelayClientError("invalid_relay_url", f"no host to dial in {url}", url=url)
+            raise RelayClientError("invalid_relay_url", f"no host to dial in a URL of scheme {scheme}", url=url)
         tls = scheme not in ("http", "ws")
         default = 443 if tls else 80
         if scheme == "ftp" and port == 21:

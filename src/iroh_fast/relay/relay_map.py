@@ -182,12 +182,10 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
             self._changed()
         return self
 
-    @property
     def urls(self) -> tuple[RelayUrl, ...]:
         """All URLs, in order."""
         return tuple(self._relays)
 
-    @property
     def relays(self) -> tuple[RelayConfig, ...]:
         """All relays, in the order of their URLs."""
         return tuple(self._relays.values())
