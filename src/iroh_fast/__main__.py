@@ -24,7 +24,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     commands.add_parser("info", help="print version, build switches and features as JSON")
 
+    from .cli import relay
+
+    relay.add_arguments(commands.add_parser("relay", help="run a relay server"))
+
     args = parser.parse_args(argv)
+    if args.command == "relay":
+        return relay.run(args)
     if args.command == "info":
         import json
 
