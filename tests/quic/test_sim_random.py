@@ -184,7 +184,7 @@ class Run:
             if reason.kind.startswith("transport") and reason.code in (NO_VIABLE_PATH, APPLICATION_ERROR):
                 continue
             p.fail(f"{side} ended with {reason!r}")
-        for side in p.sides:
+        for side in p.sides if p.client.transport is not BEATING else ():
             for c in side.endpoint.connections.values():
                 if c.closing or not c.handshake_confirmed:
                     continue
