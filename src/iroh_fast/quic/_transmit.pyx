@@ -609,8 +609,12 @@ cdef size_t send_handshake(QuicConnection c, Path* p, uint8_t* buf, Transmit* t)
     cdef size_t room, total = 0, cap = c.cfg.initial_mtu
     cdef bint has_initial = False, full = False, probe
     cdef Packet* k
-    if amplification_blocked(c, p, 0):
-        return 0
+    if not c.is_client and not p.r.validated:
+        # Never beyond three times what came (RFC 9000 §8.1), and no datagram too small for an Initial.
+        if p.r.sent + MIN_DATAGRAM > 3 * p.r.received:
+            return 0
+        if cap > 3 * p.r.received - p.r.sent:
+            cap = 3 * p.r.received - p.r.sent
     if p.r.in_flight + cap >= p.r.cc.cwnd and c.initial.sp.loss_probes == 0 and c.handshake.sp.loss_probes == 0:
         if not ((c.initial.live and c.initial.sp.ack_now) or (c.handshake.live and c.handshake.sp.ack_now)):
             return 0
