@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iroh_fast import SecretKey
 from iroh_fast._relay import WsReader, build_frame, build_message, decode_frame
@@ -695,6 +697,92 @@ async def test_close_says_goodbye_and_delivers_what_was_sent() -> None:
             assert not pool.send(relay.url, KEY_B, 0, 0, b"too late")
             await asyncio.gather(*relay.tasks)
     assert ends == [(8, b"\x03\xe8")]
+
+
+class Wire:
+    """Stands for a transport; takes note of what is written and how it ends."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+        self.ended = ""
+
+    def write(self, data: bytes) -> None:
+        assert not self.ended
+        self.written += data
+
+    def close(self) -> None:
+        self.ended = self.ended or "closed"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
+    def resume_reading(self) -> None: ...
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None: ...
+
+
+PIECES = st.one_of(
+    st.builds(
+        lambda n, ecn: build_frame(6, KEY_B + bytes([ecn]) + bytes(n)),
+        st.integers(0, 300),
+        st.integers(0, 255),
+    ),
+    st.builds(lambda seg: build_frame(7, KEY_B + b"\1" + seg.to_bytes(2, "big") + bytes(50)), st.integers(0, 99)),
+    st.builds(lambda data: build_frame(9, data), st.binary(min_size=7, max_size=9)),
+    st.builds(lambda kind, data: build_frame(kind, data), st.integers(0, 13), st.binary(max_size=40)),
+    st.builds(lambda op, data: build_message(op, data), st.sampled_from([1, 2, 8, 9, 10]), st.binary(max_size=40)),
+    st.binary(max_size=40),
+)
+
+
+@given(pieces=st.lists(PIECES, max_size=12), sizes=st.lists(st.integers(1, 200), max_size=20))
+def test_any_input_in_any_chunks_is_taken_or_ends_the_connection(
+    pieces: list[bytes], sizes: list[int]
+) -> None:
+    async def main() -> None:
+        reports: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+        inbox = Inbox()
+        connection = RelayConnection(RelayUrl("http://relay.example"), inbox)
+        wire = Wire()
+        connection.version = 2
+        connection.connection_made(wire)  # type: ignore[arg-type]
+        stream = build_message(2, b"\x02") + b"".join(pieces)
+        rest = list(sizes)
+
+        def arrive(data: bytes) -> None:
+            view = connection.get_buffer(-1)
+            view[: len(data)] = data
+            connection.buffer_updated(len(data))
+
+        first = rest.pop(0) if rest else 3
+        arrive(stream[:first])
+        stream = stream[first:]
+        task = asyncio.create_task(connection.authenticate(A))
+        while not task.done():
+            await asyncio.sleep(0)
+            if stream and not task.done():
+                arrive(stream[:1])
+                stream = stream[1:]
+        task.result()
+        connection.serve()
+        while stream and not wire.ended:
+            size = rest.pop(0) if rest else 50
+            arrive(stream[:size])
+            stream = stream[size:]
+        assert reports == []
+        assert bool(wire.ended) == connection.ended.done()
+        if wire.ended:
+            assert connection.error is not None
+            assert connection.error.kind in ("protocol", "closed")
+        assert all(frame[3] and 0 <= frame[1] <= 3 for frame in inbox.frames)
+        connection.connection_lost(None)
+        assert not connection.send(KEY_B, 0, 0, b"x")
+
+    asyncio.run(main())
 
 
 # --- slow and silent relays -------------------------------------------------------

@@ -20,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iroh_fast.addr import RelayUrl
 from iroh_fast.errors import ConfigError, RelayError
@@ -388,6 +390,35 @@ def test_upgrade_answer_is_refused(head: bytes, kind: str) -> None:
     with pytest.raises(RelayClientError) as caught:
         dial.check_upgrade(head, KEY)
     assert caught.value.kind == kind
+
+
+@given(st.one_of(st.binary(), st.binary().map(lambda tail: response() + b"\r\n" + tail)))
+def test_any_head_is_parsed_or_refused(head: bytes) -> None:
+    try:
+        version = dial.check_upgrade(head, KEY)
+    except RelayClientError as err:
+        assert err.kind in ("websocket", "unexpected_upgrade_status", "bad_version_header")
+    else:
+        assert version in (1, 2)
+
+
+@given(tail=st.binary(max_size=50), cuts=st.lists(st.integers(1, 60), max_size=30))
+def test_head_is_found_in_any_chunks(tail: bytes, cuts: list[int]) -> None:
+    async def main() -> None:
+        link = Link()
+        stream = response() + b"\r\n\r\n" + tail
+        reading = asyncio.create_task(link.read_head())
+        sizes = iter(cuts)
+        while stream:
+            size = next(sizes, 4096)
+            link.get_buffer(-1)[: len(stream[:size])] = stream[:size]
+            link.buffer_updated(len(stream[:size]))
+            stream = stream[size:]
+            await asyncio.sleep(0)
+        assert await reading == response()
+        assert link.take_rest() == tail and link.take_rest() == b""
+
+    asyncio.run(main())
 
 
 def test_error_keeps_its_facts_when_pickled() -> None:
