@@ -18,6 +18,7 @@ from typing import Any
 
 from fuzz_connection import connection_seeds, run_connection
 from fuzz_mutate import varint
+from fuzz_relay import relay_seeds, run_relay
 
 from iroh_fast import CustomAddr, EndpointAddr, EndpointId, EndpointTicket, RelayUrl, SocketAddr
 from iroh_fast._packet import (
@@ -411,6 +412,12 @@ def run_token(data: bytes) -> None:
     assert result.original_dcid is None
 
 
+
+def relay_frames() -> list[bytes]:
+    groups = vector("relay_frames.json")["frames"].values()
+    return [bytes.fromhex(item["hex"]) for group in groups for item in group if "hex" in item]
+
+
 TARGETS = {
     target.name: target
     for target in (
@@ -421,6 +428,7 @@ TARGETS = {
         Target("ticket", ticket_seeds, run_ticket),
         Target("address", address_seeds, run_address),
         Target("token", token_seeds, run_token),
+        Target("relay", lambda: relay_seeds(relay_frames()), run_relay),
         Target("connection", lambda: connection_seeds(single_frames()), run_connection),
     )
 }

@@ -75,6 +75,8 @@ def resolve(path: Path, source: str, names: list[str]) -> Iterator[str]:
     else:
         return
     for name in names:
+        if not base and name == "__version__":
+            continue  # a constant of the package, which is always loaded first
         inner = f"{base}.{name}" if base else name
         yield inner if is_module(inner) else base
 
