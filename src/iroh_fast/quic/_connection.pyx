@@ -2136,6 +2136,10 @@ cdef class QuicConnection(StreamOwner):
                     t = p.last_tx + self.cfg.path_keep_alive
                     if t < d:
                         d = t
+                if self.cfg.path_keep_alive and self.multipath and p.r.validated and not (p.challenge_at or p.challenge_due):
+                    t = p.last_rx + 2 * self.cfg.path_keep_alive
+                    if t < d:
+                        d = t
                 # Only while a probe could really leave, else this deadline would stay in the past.
                 if (p.r.mtud.state == MTUD_COMPLETE and p.r.validated and p.r.mtud.next_search
                         and p.r.mtud.next_search < d and not p.challenge_at and p.cids.active >= 0
@@ -2323,9 +2327,10 @@ cdef class QuicConnection(StreamOwner):
             # shows that this path works.
             if now >= p.last_tx + self.cfg.path_keep_alive:
                 p.ping_due = True
-                # INTEROP: iroh does not beat on a path on which it hears us. It must answer a challenge on the path.
-                if p.r.validated and not p.challenge_at and now >= p.last_rx + 2 * self.cfg.path_keep_alive:
-                    self.challenge(p)
+            # INTEROP: iroh does not beat on a path on which it hears us, be it data that is not acknowledged here. It must
+            # answer a challenge on the path.
+            if p.r.validated and not (p.challenge_at or p.challenge_due) and now >= p.last_rx + 2 * self.cfg.path_keep_alive:
+                self.challenge(p)
 
     # ------------------------------------------------------------- events
     cdef void fire(self, int kind):
