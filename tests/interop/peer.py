@@ -111,6 +111,13 @@ class Peer:
     async def close_endpoint(self, ep: str) -> None:
         await self._objects[ep].close()
 
+    async def sockets(self, ep: str) -> list[str]:
+        return self._objects[ep].bound_sockets()
+
+    async def addrs(self, ep: str) -> list[str]:
+        """Tell the addresses at which the endpoint believes to be reachable."""
+        return self._objects[ep].addr().direct_addresses()
+
     async def endpoint_stats(self, ep: str) -> dict[str, int]:
         return {name: item.value for name, item in self._objects[ep].stats().items()}
 
