@@ -371,11 +371,12 @@ cdef class QuicConnection(StreamOwner):
         cdef tuple event = (kind, id, a, b, c, d)
         if self.path_log is None:
             self.path_log = deque()
+        # Also when nobody takes the events: the listener follows the paths themselves.
+        self.dirty_events |= <uint32_t>1 << W_PATHS
         if len(self.path_log) >= MAX_PATH_LOG:
             self.path_log_lost += 1
             return
         self.path_log.append(event[:6 if kind == "closed" else 4 if kind == "opened" else 3])
-        self.dirty_events |= <uint32_t>1 << W_PATHS
 
     cdef void abandon(self, Path* p, uint64_t code) noexcept nogil:
         """Stop using a path and tell the peer."""
@@ -1225,6 +1226,7 @@ cdef class QuicConnection(StreamOwner):
         p.r.validated = True
         free(p.previous)
         p.previous = NULL
+        self.dirty_events |= <uint32_t>1 << W_PATHS      # maybe at a new address
         self.on_established(p)
 
     cdef void on_peer_close(self, Frame* f, int level) noexcept nogil:
