@@ -43,7 +43,11 @@ Address = tuple[str, int]
 LONG_NAMES = {0: "initial", 1: "0rtt", 2: "handshake", 3: "retry"}
 
 #: What the public configuration refuses because it would disturb hole punching.
-UNCHECKED = ("max_concurrent_multipath_paths", "default_path_keep_alive_interval", "default_path_max_idle_timeout")
+UNCHECKED = (
+    "max_concurrent_multipath_paths",
+    "default_path_keep_alive_interval",
+    "default_path_max_idle_timeout",
+)
 
 
 def derive(base: QuicTransportConfig, **changes: Any) -> QuicTransportConfig:
@@ -62,7 +66,10 @@ def derive(base: QuicTransportConfig, **changes: Any) -> QuicTransportConfig:
 
 #: iroh's defaults without anything that happens by itself: heartbeats and MTU probes.
 CALM = derive(
-    QuicTransportConfig(), keep_alive_interval=None, default_path_keep_alive_interval=None, mtu_discovery=None
+    QuicTransportConfig(),
+    keep_alive_interval=None,
+    default_path_keep_alive_interval=None,
+    mtu_discovery=None,
 )
 
 
@@ -285,7 +292,11 @@ class Pair:
     def make_endpoint(self, secret: bytes, **options: Any) -> QuicEndpoint:
         stream = random_module.Random(self.rng.getrandbits(64))
         return QuicEndpoint(
-            Identity(secret), random=stream.randbytes, wall_clock=self.wall_clock, clock=self.clock, **options
+            Identity(secret),
+            random=stream.randbytes,
+            wall_clock=self.wall_clock,
+            clock=self.clock,
+            **options,
         )
 
     def close(self) -> None:
@@ -383,7 +394,9 @@ class Pair:
             self.order += 1
             heapq.heappush(self.flying, (at, self.order, d))
 
-    def inject(self, to_server: bool, data: bytes, src: Address | None = None, dst: Address | None = None) -> None:
+    def inject(
+        self, to_server: bool, data: bytes, src: Address | None = None, dst: Address | None = None
+    ) -> None:
         """Deliver a forged datagram now."""
         side = self.server if to_server else self.client
         other = self.client if to_server else self.server
@@ -445,7 +458,11 @@ class Pair:
         return min(times) if times else None
 
     def next_event(self) -> int | None:
-        times = [t for t in (self.next_timeout(), self.flying[0][0] if self.flying else None) if t is not None]
+        times = [
+            t
+            for t in (self.next_timeout(), self.flying[0][0] if self.flying else None)
+            if t is not None
+        ]
         return min(times) if times else None
 
     def step(self, until: int | None = None) -> bool:
@@ -496,7 +513,9 @@ class Pair:
                 return
         self.fail(f"more than {steps} steps in {duration} ns")
 
-    def run_until(self, done: Callable[[], Any], limit: int = 60 * SECOND, steps: int = 200_000) -> int:
+    def run_until(
+        self, done: Callable[[], Any], limit: int = 60 * SECOND, steps: int = 200_000
+    ) -> int:
         """Go on until `done()`; the time that took. Fails after `limit`."""
         start = self.now
         self.flush()
@@ -511,7 +530,13 @@ class Pair:
         raise AssertionError
 
     # ---------------------------------------------------------------- conveniences
-    def drop(self, to_server: bool | None, *numbers: int, count: int | None = None, kind: str | None = None) -> None:
+    def drop(
+        self,
+        to_server: bool | None,
+        *numbers: int,
+        count: int | None = None,
+        kind: str | None = None,
+    ) -> None:
         """Drop coming datagrams of a direction: those with the given index from now on, or the first `count`."""
         base = {True: len(self.client.sent), False: len(self.server.sent)}
         left = [count if count is not None else -1]
@@ -568,7 +593,9 @@ class Pair:
 
     def drain(self) -> None:
         """Wait until both sides have forgotten every connection."""
-        self.run_until(lambda: not any(s.endpoint.connections for s in self.sides), limit=200 * SECOND)
+        self.run_until(
+            lambda: not any(s.endpoint.connections for s in self.sides), limit=200 * SECOND
+        )
         self.check_forgotten()
 
     def finish(self) -> None:
@@ -598,7 +625,14 @@ class Firewall:
 class Transfer:
     """Moves bytes over one stream, as fast as both ends allow."""
 
-    def __init__(self, pair: Pair, sender: QuicConnection, receiver: QuicConnection, data: bytes, bidi: bool = False) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        sender: QuicConnection,
+        receiver: QuicConnection,
+        data: bytes,
+        bidi: bool = False,
+    ) -> None:
         self.pair = pair
         self.receiver = receiver
         self.bidi = bidi
@@ -634,7 +668,13 @@ class Transfer:
 
 
 def transfer(
-    pair: Pair, sender: QuicConnection, receiver: QuicConnection, data: bytes, *, bidi: bool = False, limit: int = 120 * SECOND
+    pair: Pair,
+    sender: QuicConnection,
+    receiver: QuicConnection,
+    data: bytes,
+    *,
+    bidi: bool = False,
+    limit: int = 120 * SECOND,
 ) -> int:
     """Send `data` on a new stream and check it. The time until everything was acknowledged."""
     t = Transfer(pair, sender, receiver, data, bidi)
@@ -666,7 +706,27 @@ def read_all(stream: Any) -> bytes:
 
 
 __all__ = [
-    "ALPN", "CALM", "CE", "CLIENT", "ECT0", "Firewall", "IrohError", "Link", "MS", "Pair", "QUIET", "SECOND",
-    "SERVER", "START", "SimulationError", "Transfer", "US", "calm", "derive", "frames", "kinds", "read_all",
+    "ALPN",
+    "CALM",
+    "CE",
+    "CLIENT",
+    "ECT0",
+    "Firewall",
+    "IrohError",
+    "Link",
+    "MS",
+    "Pair",
+    "QUIET",
+    "SECOND",
+    "SERVER",
+    "START",
+    "SimulationError",
+    "Transfer",
+    "US",
+    "calm",
+    "derive",
+    "frames",
+    "kinds",
+    "read_all",
     "transfer",
 ]

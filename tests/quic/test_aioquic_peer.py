@@ -96,14 +96,20 @@ class HqTls:
         self.peer_public_key = bytes(32)
 
     @classmethod
-    def client(cls, identity: Identity, *, alpns: list[bytes], transport_parameters: bytes, **_: Any) -> HqTls:
+    def client(
+        cls, identity: Identity, *, alpns: list[bytes], transport_parameters: bytes, **_: Any
+    ) -> HqTls:
         return cls(True, alpns, transport_parameters)
 
     @classmethod
-    def server(cls, identity: Identity, *, alpns: list[bytes], transport_parameters: bytes, **_: Any) -> HqTls:
+    def server(
+        cls, identity: Identity, *, alpns: list[bytes], transport_parameters: bytes, **_: Any
+    ) -> HqTls:
         return cls(False, alpns, transport_parameters)
 
-    def on_key(self, direction: tls.Direction, epoch: tls.Epoch, suite: tls.CipherSuite, secret: bytes) -> None:
+    def on_key(
+        self, direction: tls.Direction, epoch: tls.Epoch, suite: tls.CipherSuite, secret: bytes
+    ) -> None:
         self.secrets.append((direction is tls.Direction.ENCRYPT, epoch.value, int(suite), secret))
 
     def start(self) -> None:
@@ -129,7 +135,10 @@ class HqTls:
 
     @property
     def complete(self) -> bool:
-        return self.context.state in (tls.State.CLIENT_POST_HANDSHAKE, tls.State.SERVER_POST_HANDSHAKE)
+        return self.context.state in (
+            tls.State.CLIENT_POST_HANDSHAKE,
+            tls.State.SERVER_POST_HANDSHAKE,
+        )
 
     @property
     def alpn(self) -> bytes | None:
@@ -147,8 +156,17 @@ class HqTls:
 class World:
     """Our endpoint, one aioquic connection, and a network between them."""
 
-    def __init__(self, ours_is_client: bool, *, seed: int = 0, latency: int = 15 * MS, transport: Any = None,
-                 padding: int = 0, suites: list[tls.CipherSuite] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        ours_is_client: bool,
+        *,
+        seed: int = 0,
+        latency: int = 15 * MS,
+        transport: Any = None,
+        padding: int = 0,
+        suites: list[tls.CipherSuite] | None = None,
+        **options: Any,
+    ) -> None:
         self.rng = random.Random(seed)
         self.now = 10**12
         self.latency = latency
@@ -162,8 +180,11 @@ class World:
         self.transport = transport or calm()
         hq = type("Hq", (HqTls,), {"padding": padding, "suites": suites})
         self.endpoint = QuicEndpoint(
-            Identity(b"\3" * 32), random=self.rng.randbytes, clock=lambda: self.now,
-            wall_clock=lambda: self.now / 1e9, tls=hq,
+            Identity(b"\3" * 32),
+            random=self.rng.randbytes,
+            clock=lambda: self.now,
+            wall_clock=lambda: self.now / 1e9,
+            tls=hq,
         )
         self.retry = False
         self.validated: list[bool] = []
@@ -186,7 +207,11 @@ class World:
             cert, key = certificate(padding)
             self.configuration.certificate, self.configuration.private_key = cert, key
             self.ours = self.endpoint.connect(
-                [SERVER], expected_peer=bytes(32), alpns=[HQ.encode()], transport=self.transport, now=self.now
+                [SERVER],
+                expected_peer=bytes(32),
+                alpns=[HQ.encode()],
+                transport=self.transport,
+                now=self.now,
             )
         else:
             self.theirs = AioConnection(configuration=self.configuration)
@@ -223,8 +248,11 @@ class World:
                 self.send(
                     False,
                     encode_quic_retry(
-                        version=1, source_cid=b"retryscd", destination_cid=header.source_cid,
-                        original_destination_cid=header.destination_cid, retry_token=b"the token",
+                        version=1,
+                        source_cid=b"retryscd",
+                        destination_cid=header.source_cid,
+                        original_destination_cid=header.destination_cid,
+                        retry_token=b"the token",
                     ),
                     src,
                 )
@@ -237,7 +265,9 @@ class World:
             retry_source_connection_id=retry_scid,
         )
 
-    def deliver(self, from_us: bool, src: tuple[str, int], dst: tuple[str, int], data: bytes) -> None:
+    def deliver(
+        self, from_us: bool, src: tuple[str, int], dst: tuple[str, int], data: bytes
+    ) -> None:
         if from_us:
             if dst != self.theirs_at:
                 return
@@ -272,7 +302,11 @@ class World:
 
     def step(self, until: int | None = None) -> bool:
         self.flush()
-        times = [t for c in self.endpoint.connections.values() if (t := self.endpoint.timeout(c)) is not None]
+        times = [
+            t
+            for c in self.endpoint.connections.values()
+            if (t := self.endpoint.timeout(c)) is not None
+        ]
         if self.flying:
             times.append(self.flying[0][0])
         if self.their_timer is not None:
@@ -289,7 +323,11 @@ class World:
             due = self.endpoint.timeout(c)
             if due is not None and due <= self.now:
                 self.endpoint.handle_timeout(c, self.now)
-        if self.theirs is not None and self.their_timer is not None and self.their_timer <= self.seconds:
+        if (
+            self.theirs is not None
+            and self.their_timer is not None
+            and self.their_timer <= self.seconds
+        ):
             self.theirs.handle_timer(now=self.seconds)
         self.flush()
         return True
@@ -301,7 +339,9 @@ class World:
                 return self.now - start
             if not self.step() or self.now - start > limit:
                 break
-        assert done(), f"not within {limit / SECOND} s: {self.ours} {self.ours and self.ours.close_reason} {self.events}"
+        assert done(), (
+            f"not within {limit / SECOND} s: {self.ours} {self.ours and self.ours.close_reason} {self.events}"
+        )
         return self.now - start
 
     def run_for(self, duration: int) -> None:
@@ -311,8 +351,13 @@ class World:
 
     def connect(self, limit: int = 60 * SECOND) -> QuicConnection:
         self.until(
-            lambda: self.ours is not None and self.ours.handshake_confirmed and self.theirs is not None
-            and any(isinstance(e, events.HandshakeCompleted) for e in self.events), limit
+            lambda: (
+                self.ours is not None
+                and self.ours.handshake_confirmed
+                and self.theirs is not None
+                and any(isinstance(e, events.HandshakeCompleted) for e in self.events)
+            ),
+            limit,
         )
         assert self.ours is not None
         return self.ours
@@ -403,7 +448,11 @@ def test_handshake_and_small_transfer(make_world):
 
 @covers("runner:transfer")
 def test_large_transfer_with_small_windows(make_world):
-    w = make_world(transport=calm(stream_receive_window=20_000, receive_window=30_000), max_data=40_000, max_stream_data=25_000)
+    w = make_world(
+        transport=calm(stream_receive_window=20_000, receive_window=30_000),
+        max_data=40_000,
+        max_stream_data=25_000,
+    )
     w.connect()
     for _ in range(2):
         w.both_ways(300_000)
@@ -601,7 +650,11 @@ def test_close(make_world, by_us):
     else:
         w.theirs.close(43, reason_phrase="tschuess")
         w.until(lambda: c.close_reason)
-        assert (c.close_reason.kind, c.close_reason.code, c.close_reason.reason) == ("application", 43, b"tschuess")
+        assert (c.close_reason.kind, c.close_reason.code, c.close_reason.reason) == (
+            "application",
+            43,
+            b"tschuess",
+        )
     w.until(lambda: not w.endpoint.connections)
     assert w.endpoint.known_ids() == 0
 
@@ -618,7 +671,9 @@ def test_idle_timeout_is_the_smaller_one(make_world):
 # ---------------------------------------------------------------- one role only
 @covers("runner:versionnegotiation")
 def test_their_client_falls_back_to_our_version():
-    w = World(False, supported_versions=[QuicProtocolVersion.VERSION_2, QuicProtocolVersion.VERSION_1])
+    w = World(
+        False, supported_versions=[QuicProtocolVersion.VERSION_2, QuicProtocolVersion.VERSION_1]
+    )
     w.connect()
     assert kinds(w.sent[True][0]) == ["version"]
     w.both_ways(10_000)
@@ -630,7 +685,9 @@ def test_our_client_gives_up_without_a_common_version():
     w.flush()
     initial = w.sent[True][0]
     dcid, scid = initial[6:26], initial[27:35]
-    w.deliver(False, SERVER, CLIENT, b"\xc0\0\0\0\0\x08" + scid + b"\x14" + dcid + b"\x6b\x33\x43\xcf")
+    w.deliver(
+        False, SERVER, CLIENT, b"\xc0\0\0\0\0\x08" + scid + b"\x14" + dcid + b"\x6b\x33\x43\xcf"
+    )
     assert c.close_reason.kind == "version_mismatch"
 
 
@@ -668,7 +725,9 @@ def test_client_hello_over_several_packets(seed, loss):
             w = World(True, seed=seed)
             many = [HQ.encode(), *(b"protocol number %d" % i for i in range(120))]
             w.endpoint.connections.clear()
-            w.ours = w.endpoint.connect([SERVER], expected_peer=bytes(32), alpns=many, transport=w.transport, now=w.now)
+            w.ours = w.endpoint.connect(
+                [SERVER], expected_peer=bytes(32), alpns=many, transport=w.transport, now=w.now
+            )
         else:
             w.configuration.alpn_protocols = [HQ, *(f"protocol number {i}" for i in range(120))]
             w.theirs = AioConnection(configuration=w.configuration)

@@ -29,7 +29,11 @@ def test_lifecycle_close_reaches_the_peer_and_nothing_is_left(make_pair):
     p.drive()
     assert c.close_reason.kind == "locally_closed"
     assert not c.close_reason.by_peer
-    assert (s.close_reason.kind, s.close_reason.code, s.close_reason.reason) == ("application", 42, b"whee")
+    assert (s.close_reason.kind, s.close_reason.code, s.close_reason.reason) == (
+        "application",
+        42,
+        b"whee",
+    )
     assert s.close_reason.by_peer
     assert c.drained and s.drained
     p.check_forgotten()
@@ -155,7 +159,12 @@ def test_early_one_rtt_packets_are_kept_until_their_keys_exist(make_pair):
     """The client's Finished comes after its 1-RTT data: no retransmission is needed."""
     p = make_pair()
     p.dial()
-    p.run_until(lambda: p.client.endpoint.connections and next(iter(p.client.endpoint.connections.values())).handshake_complete)
+    p.run_until(
+        lambda: (
+            p.client.endpoint.connections
+            and next(iter(p.client.endpoint.connections.values())).handshake_complete
+        )
+    )
     (c,) = p.client.endpoint.connections.values()
     stream = c.open_stream(False)
     stream.write(b"early")
@@ -168,7 +177,9 @@ def test_early_one_rtt_packets_are_kept_until_their_keys_exist(make_pair):
     (s,) = p.server.accepted
     assert not s.handshake_complete
     p.release(held)
-    p.run_until(lambda: (r := s.accept_stream(False)) is not None and r.read() == b"early", limit=200 * MS)
+    p.run_until(
+        lambda: (r := s.accept_stream(False)) is not None and r.read() == b"early", limit=200 * MS
+    )
 
 
 @covers("runner:handshakeloss")
@@ -182,7 +193,10 @@ def test_fifty_connections_over_heavy_loss_in_bursts(make_pair):
         count = len(p.server.accepted)
         transfer(p, c, p.server.accepted[-1], b"k" * 1024)
         c.close(0, b"")
-        p.run_until(lambda: not p.client.endpoint.connections and not p.server.endpoint.connections, limit=200 * SECOND)
+        p.run_until(
+            lambda: not p.client.endpoint.connections and not p.server.endpoint.connections,
+            limit=200 * SECOND,
+        )
         assert len(p.server.accepted) == count
     assert p.now < 10**12 + 300 * SECOND + 50 * 30 * SECOND
 
@@ -244,7 +258,9 @@ def test_version_negotiation_that_lists_ours_is_ignored(make_pair):
     c = p.dial()
     p.flush()
     initial = p.client.sent[0].data
-    p.inject(False, b"\xc0\0\0\0\0" + b"\x08" + initial[27:35] + b"\x14" + initial[6:26] + b"\0\0\0\1")
+    p.inject(
+        False, b"\xc0\0\0\0\0" + b"\x08" + initial[27:35] + b"\x14" + initial[6:26] + b"\0\0\0\1"
+    )
     p.drive()
     assert c.handshake_confirmed
 
@@ -253,7 +269,10 @@ def test_late_version_negotiation_is_ignored(make_pair):
     p = make_pair()
     c, s = p.connect()
     initial = p.client.sent[0].data
-    p.inject(False, b"\xc0\0\0\0\0" + b"\x08" + initial[27:35] + b"\x14" + initial[6:26] + b"\x0a\x1a\x2a\x3a")
+    p.inject(
+        False,
+        b"\xc0\0\0\0\0" + b"\x08" + initial[27:35] + b"\x14" + initial[6:26] + b"\x0a\x1a\x2a\x3a",
+    )
     assert c.close_reason is None
 
 
@@ -286,7 +305,10 @@ def test_alpn_mismatch_fails_both_sides(make_pair, ours):
     c = p.dial()
     p.drive()
     (s,) = p.server.accepted
-    assert (s.close_reason.kind, s.close_reason.code) == ("transport_local", NO_APPLICATION_PROTOCOL)
+    assert (s.close_reason.kind, s.close_reason.code) == (
+        "transport_local",
+        NO_APPLICATION_PROTOCOL,
+    )
     assert (c.close_reason.kind, c.close_reason.code) == ("transport_peer", NO_APPLICATION_PROTOCOL)
     assert c.close_reason.by_peer
 
@@ -309,9 +331,13 @@ def test_incoming_shows_the_offered_protocols_before_the_decision(make_pair):
 def test_keying_material_is_equal_and_bound_to_label_and_context(make_pair):
     p = make_pair()
     c, s = p.connect()
-    assert c.tls.export_keying_material(b"label", b"context", 64) == s.tls.export_keying_material(b"label", b"context", 64)
+    assert c.tls.export_keying_material(b"label", b"context", 64) == s.tls.export_keying_material(
+        b"label", b"context", 64
+    )
     values = {
-        c.tls.export_keying_material(label, context, 64) for label in (b"a", b"b") for context in (b"1", b"2")
+        c.tls.export_keying_material(label, context, 64)
+        for label in (b"a", b"b")
+        for context in (b"1", b"2")
     }
     assert len(values) == 4
 
@@ -504,7 +530,11 @@ def test_closing_while_the_handshake_runs(make_pair):
     p.run_until(lambda: c.drained)
     (s,) = p.server.accepted
     # RFC 9000 §10.2.3: codes and reasons of applications are not for the handshake
-    assert (s.close_reason.kind, s.close_reason.code, s.close_reason.reason) == ("transport_peer", 0x0C, b"")
+    assert (s.close_reason.kind, s.close_reason.code, s.close_reason.reason) == (
+        "transport_peer",
+        0x0C,
+        b"",
+    )
     p.drain()
 
 
@@ -521,7 +551,10 @@ def test_server_closes_at_once(make_pair):
     c = p.dial()
     p.drive()
     assert c.close_reason.by_peer
-    assert (c.close_reason.kind, c.close_reason.code) in {("transport_peer", 0x0C), ("application", 42)}
+    assert (c.close_reason.kind, c.close_reason.code) in {
+        ("transport_peer", 0x0C),
+        ("application", 42),
+    }
     p.drain()
 
 

@@ -176,7 +176,10 @@ def test_client_ignores_a_server_that_moves(make_pair):
 
 # ---------------------------------------------------------------- MTU discovery
 @covers("noq:connect_detects_mtu")
-@pytest.mark.parametrize("limit, found", [(65535, 1452), (1451, 1420), (1420, 1420), (1400, 1389), (1326, 1326), (1200, 1200)])
+@pytest.mark.parametrize(
+    "limit, found",
+    [(65535, 1452), (1451, 1420), (1420, 1420), (1400, 1389), (1326, 1326), (1200, 1200)],
+)
 def test_mtu_of_the_path_is_found(make_pair, limit, found):
     p = make_pair(transport=PROBING)
     p.to_server.mtu = p.to_client.mtu = limit
@@ -331,7 +334,10 @@ def test_reports_need_a_sender_and_a_receiver(make_pair, sends, receives):
 
 @covers("noq:address_discovery_retransmission")
 def test_lost_report_is_sent_again(make_pair):
-    p = make_pair(transport=calm(receive_observed_address_reports=True), server_transport=calm(send_observed_address_reports=True))
+    p = make_pair(
+        transport=calm(receive_observed_address_reports=True),
+        server_transport=calm(send_observed_address_reports=True),
+    )
     p.drop(False, 0, 1)
     c, s = p.connect()
     assert frames(s)["observed_addr"] >= 2
@@ -340,7 +346,10 @@ def test_lost_report_is_sent_again(make_pair):
 
 @covers("noq:address_discovery_rebind_retransmission")
 def test_rebinding_reports_the_fresh_address(make_pair):
-    p = make_pair(transport=calm(receive_observed_address_reports=True), server_transport=calm(send_observed_address_reports=True))
+    p = make_pair(
+        transport=calm(receive_observed_address_reports=True),
+        server_transport=calm(send_observed_address_reports=True),
+    )
     c, s = p.connect()
     assert observed(c) == [(0, CLIENT)]
     p.rebind(p.client, CLIENT, MOVED)

@@ -299,7 +299,10 @@ def test_addresses_are_reported_per_path(make_pair):
     p.rebind(p.client, C[1], ("192.0.2.1", 99))
     c.open_path(S[1], C[1])
     p.drive()
-    assert [e[1:3] for e in c.path_events() if e[0] == "observed"] == [(0, C[0]), (1, ("192.0.2.1", 99))]
+    assert [e[1:3] for e in c.path_events() if e[0] == "observed"] == [
+        (0, C[0]),
+        (1, ("192.0.2.1", 99)),
+    ]
 
 
 @covers("noq:mtud_on_two_paths")
@@ -631,3 +634,94 @@ def test_streams_over_three_lossy_paths(multi, seed):
     while (r := s.accept_stream(False)) is not None and r.id != stream.id:
         pass
     assert read_all(r) == b"end"
+
+
+# ---------------------------------------------------------------- regressions
+@covers("noq:paths_blocked_retransmission")
+def test_lost_paths_blocked_is_repeated(multi):
+    p, c, s = multi()
+    for i in range(7):
+        c.open_path(S[i % 3], C[i % 3])
+        p.drive()
+    p.drop(True, 0)
+    with pytest.raises(IrohError):
+        c.open_path(S[0])
+    p.drive()
+    assert frames(c)["paths_blocked"] >= 2
+    assert frames(s, "frame_rx")["paths_blocked"] >= 1
+
+
+@covers("noq:issue_max_path_id_reordered")
+def test_new_ids_that_overtake_the_raised_limit(multi):
+    p, c, s = multi(seed=11)
+    for link in (p.to_server, p.to_client):
+        link.reorder, link.loss = 0.5, 0.1
+    for _ in range(20):
+        path = c.open_path(S[1], C[1])
+        p.run_until(lambda path=path: c.path_info(path)["validated"])
+        c.close_path(path)
+        p.run_for(5 * SECOND)
+    assert c.close_reason is None and s.close_reason is None
+    assert c.open_path(S[1], C[1]) == 21
+    p.to_server.loss = p.to_client.loss = 0
+
+
+@covers("noq:coalesced_datagram_for_never_opened_path_is_ignored")
+@covers("noq:stale_coalesced_datagram_after_path_discard_is_ignored")
+def test_long_headers_for_other_paths_are_ignored(multi):
+    p, c, s = multi()
+    c.open_path(S[1], C[1])
+    p.flush()
+    (held,) = p.hold(True)
+    cid = held[2].data[1:9]
+    packet = b"\xe0\0\0\0\1\x08" + cid + b"\x00\x40\x40" + bytes(64)
+    p.inject(True, packet + held[2].data, src=C[1], dst=S[1])
+    assert s.path_info(1) is None
+    p.release([held])
+    p.drive()
+    p.inject(True, packet, src=C[1], dst=S[1])
+    c.close_path(1)
+    p.drive()
+    p.inject(True, packet + held[2].data, src=C[1], dst=S[1])
+    assert s.close_reason is None and s.path_ids() == [0]
+    transfer(p, c, s, bytes(1000))
+
+
+def test_challenge_to_an_address_we_left_does_not_bring_us_back(multi):
+    """Migration probing loop: the server's probe of the old address moved the client's path back, and so on."""
+    p, c, s = multi()
+    p.client.addresses[:2] = [C[1], C[0]]
+    c.network_changed()
+    transfer(p, c, s, bytes(20_000))
+    p.drive(300)
+    assert s.path_info(0)["remote"] == C[1]
+    assert c.path_info(0)["local"][0] == C[1][0]
+    assert frames(s)["path_challenge"] <= 4
+
+
+def test_reset_for_a_discarded_path_does_not_end_the_connection(multi):
+    p, c, s = multi()
+    c.open_path(S[1], C[1])
+    p.drive()
+    c.ping()
+    p.flush()
+    held = [x for x in p.hold(True) if x[2].dst == S[1]]
+    s.close_path(1)
+    p.run_for(10 * SECOND)
+    before = len(p.server.sent)
+    for x in held:
+        p.inject(True, x[2].data, src=C[1], dst=S[1])
+    p.run_for(SECOND)
+    assert len(p.server.sent) - before <= len(held)
+    assert c.close_reason is None
+    transfer(p, c, s, bytes(1000))
+
+
+def test_path_without_a_working_sibling_is_not_given_up(multi):
+    """Path 0 is idle while the only other path never validates: it must stay."""
+    p, c, s = multi(transport=calm(keep_alive_interval=5.0))
+    p.filters.append(lambda d: d.dst == C[1])
+    c.open_path(S[1], C[1])
+    p.run_for(40 * SECOND)
+    assert c.path_ids() == s.path_ids() == [0]
+    transfer(p, c, s, bytes(1000))

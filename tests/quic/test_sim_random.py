@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from sim import MS, SECOND, Link, Pair, SimulationError, calm
+from sim import MS, SECOND, Pair, calm
 
 from iroh_fast.config import MtuDiscoveryConfig
 from iroh_fast.errors import ConfigError, ConnectionLost, IrohError, StreamError
@@ -64,7 +64,9 @@ class Run:
             if routing == "table":
                 reachable = {(a, b) for a in CLIENT_SIDE for b in SERVER_SIDE if r.random() < 0.5}
                 reachable.add((CLIENT_SIDE[0], SERVER_SIDE[0]))
-            known = {a: i for i, a in enumerate(CLIENT_SIDE)} | {b: i for i, b in enumerate(SERVER_SIDE)}
+            known = {a: i for i, a in enumerate(CLIENT_SIDE)} | {
+                b: i for i, b in enumerate(SERVER_SIDE)
+            }
 
             def blocked(d: object) -> bool:
                 c, s = (d.src, d.dst) if d.to_server else (d.dst, d.src)
@@ -93,7 +95,12 @@ class Run:
         elif op == "drive_server":
             p.flush_side(p.server)
         elif op == "advance":
-            p.run_for(r.choice((1, 10, 100, 1000, 6000)) * MS if r.random() < 0.7 else r.randrange(50 * MS), steps=4000)
+            p.run_for(
+                r.choice((1, 10, 100, 1000, 6000)) * MS
+                if r.random() < 0.7
+                else r.randrange(50 * MS),
+                steps=4000,
+            )
         elif op == "drop_inbound":
             p.flush()
             p.lose_flying(not client)
@@ -112,7 +119,11 @@ class Run:
             side = p.client if client else p.server
             self.moved += 1
             if client or r.random() < 0.3:
-                p.rebind(side, r.choice(side.addresses), (f"192.168.0.{self.moved % 250 + 1}", 4000 + self.moved))
+                p.rebind(
+                    side,
+                    r.choice(side.addresses),
+                    (f"192.168.0.{self.moved % 250 + 1}", 4000 + self.moved),
+                )
         else:
             try:
                 self.use(op, client, c)
@@ -120,7 +131,7 @@ class Run:
                 pass
 
     def use(self, op: str, client: bool, c: QuicConnection) -> None:
-        r, p = self.r, self.pair
+        r = self.r
         streams = self.streams[client]
         if op == "close":
             if r.random() < 0.15:
@@ -181,7 +192,10 @@ class Run:
             reason = c.close_reason
             if reason.kind in ("application", "locally_closed", "timed_out", "reset"):
                 continue
-            if reason.kind.startswith("transport") and reason.code in (NO_VIABLE_PATH, APPLICATION_ERROR):
+            if reason.kind.startswith("transport") and reason.code in (
+                NO_VIABLE_PATH,
+                APPLICATION_ERROR,
+            ):
                 continue
             p.fail(f"{side} ended with {reason!r}")
         for side in p.sides if p.client.transport is not BEATING else ():
@@ -190,12 +204,21 @@ class Run:
                     continue
                 for i in c.path_ids():
                     info = c.path_info(i)
-                    if info["in_flight"] and info["validated"] and len(c.path_ids()) == 1 and not self.moved:
-                        p.fail(f"{side.name} at rest with {info['in_flight']} bytes in flight on path {i}")
+                    if (
+                        info["in_flight"]
+                        and info["validated"]
+                        and len(c.path_ids()) == 1
+                        and not self.moved
+                    ):
+                        p.fail(
+                            f"{side.name} at rest with {info['in_flight']} bytes in flight on path {i}"
+                        )
 
     def rest(self) -> None:
         """Nothing happens any more, apart from heartbeats."""
         p = self.pair
+        for link in (p.to_server, p.to_client):  # else a long probe interval looks like rest
+            link.loss = link.corrupt = 0
         if p.client.transport is not BEATING:
             p.drive(1000)
             return
@@ -203,7 +226,9 @@ class Run:
         before = len(p.client.sent) + len(p.server.sent)
         p.run_for(20 * SECOND, steps=1000)
         count = len(p.client.sent) + len(p.server.sent) - before
-        paths = sum(len(c.path_ids()) for side in p.sides for c in side.endpoint.connections.values())
+        paths = sum(
+            len(c.path_ids()) for side in p.sides for c in side.endpoint.connections.values()
+        )
         # four or five beats per path and side, each a challenge with its answer at most, repeated when lost
         if count > paths * 5 * 8:
             p.fail(f"{count} datagrams on {paths} paths while at rest")

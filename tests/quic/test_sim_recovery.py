@@ -176,7 +176,9 @@ def test_recovery_after_a_silent_gap_within_the_probe_cap(make_pair):
 # ---------------------------------------------------------------- timers
 @covers("noq:idle_timeout")
 def test_idle_connection_times_out_on_both_sides_silently(make_pair):
-    p = make_pair(transport=calm(max_idle_timeout=10.0), server_transport=calm(max_idle_timeout=60.0))
+    p = make_pair(
+        transport=calm(max_idle_timeout=10.0), server_transport=calm(max_idle_timeout=60.0)
+    )
     c, s = p.connect()
     start = p.now
     sent = len(p.client.sent) + len(p.server.sent)
@@ -201,7 +203,10 @@ def test_own_retransmissions_do_not_keep_a_dead_connection_alive(make_pair):
 
 @covers("noq:keep_alive")
 def test_keep_alive_outlives_the_idle_timeout(make_pair):
-    p = make_pair(transport=calm(max_idle_timeout=10.0, keep_alive_interval=4.0), server_transport=calm(max_idle_timeout=10.0))
+    p = make_pair(
+        transport=calm(max_idle_timeout=10.0, keep_alive_interval=4.0),
+        server_transport=calm(max_idle_timeout=10.0),
+    )
     c, s = p.connect()
     p.run_for(100 * SECOND)
     assert c.close_reason is None and s.close_reason is None

@@ -78,8 +78,7 @@ def test_early_datagram_arrives(resumable):
 @covers("noq:zero_rtt_rejection")
 def test_rejected_early_data_are_gone_and_streams_start_anew(resumable):
     p = resumable()
-    p.server.endpoint  # the server lost its tickets
-    p.tickets._tickets.clear()
+    p.tickets._tickets.clear()  # the server lost its tickets
     c = p.dial()
     assert c.has_0rtt
     early = c.open_stream(True)
@@ -208,7 +207,9 @@ def test_expired_tickets_are_not_offered(resumable):
 
 @covers("noq:address_discovery_zero_rtt_accepted")
 def test_observed_address_after_accepted_early_data(resumable):
-    p = resumable(transport=calm(send_observed_address_reports=True, receive_observed_address_reports=True))
+    p = resumable(
+        transport=calm(send_observed_address_reports=True, receive_observed_address_reports=True)
+    )
     c = p.dial()
     stream = c.open_stream(False)
     stream.write(b"early")
@@ -232,7 +233,9 @@ def test_handshake_with_0rtt_over_heavy_loss(resumable):
         def done(c=c, stream=stream) -> bool:
             if c.close_reason:
                 p.fail(str(c.close_reason))
-            return c.handshake_confirmed and (c.early_data_accepted is False or stream.send_state == "acked")
+            return c.handshake_confirmed and (
+                c.early_data_accepted is False or stream.send_state == "acked"
+            )
 
         p.run_until(done, limit=100 * SECOND)
         s = p.server.accepted[-1]
@@ -310,7 +313,9 @@ def test_forged_retry_before_the_real_answer_is_ignored(make_pair):
     c = p.dial()
     p.flush()
     scid = p.client.sent[0].data[27:35]
-    p.inject(False, b"\xf0\0\0\0\1\x08" + scid + b"\x08" + bytes(8) + b"token" + bytes(16), src=SERVER)
+    p.inject(
+        False, b"\xf0\0\0\0\1\x08" + scid + b"\x08" + bytes(8) + b"token" + bytes(16), src=SERVER
+    )
     p.run_until(lambda: c.handshake_confirmed)
 
 
