@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iroh_fast.quic._connection import QuicConnection
     from iroh_fast.quic._endpoint import QuicIncoming
     from iroh_fast.quic.tls import Identity
+    from iroh_fast.quic.x509 import ClientTls, ServerTls
 
 __all__ = ["Driver"]
 
@@ -51,8 +52,11 @@ class Driver:
         max_tls_tickets: int = 256,
         keylog: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
+        tls: ServerTls | None = None,
     ) -> Driver:
         """Bind sockets and start reading.
+
+        `tls` replaces authentication by key, see `QuicEndpoint`.
 
         Raises
         ------
@@ -73,6 +77,7 @@ class Driver:
             else None,
             server_tickets=ServerTicketStore(),
             keylog=_keylog_writer() if keylog else None,
+            tls=tls,
         )
         sockets: list[tuple[UdpSocket, BindAddr]] = []
         try:
@@ -100,13 +105,21 @@ class Driver:
         self,
         addrs: Sequence[tuple[Any, ...]],
         *,
-        expected_peer: bytes,
+        expected_peer: bytes | None = None,
         alpns: Sequence[bytes],
         transport: QuicTransportConfig,
+        tls: ClientTls | None = None,
     ) -> QuicConnection:
-        """Start a connection attempt to all of `addrs`; wait for WAIT_HANDSHAKE."""
+        """Start a connection attempt to all of `addrs`; wait for WAIT_HANDSHAKE.
+
+        `tls` authenticates this connection by other means than the key `expected_peer`.
+        """
         return self.endpoint.connect(
-            list(addrs), expected_peer=expected_peer, alpns=list(alpns), transport=transport
+            list(addrs),
+            expected_peer=expected_peer,
+            alpns=list(alpns),
+            transport=transport,
+            tls=tls,
         )
 
     # ------------------------------------------------------------ virtual transports

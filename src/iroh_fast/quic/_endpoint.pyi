@@ -8,8 +8,9 @@ from typing_extensions import Buffer, disjoint_base
 from iroh_fast.config import QuicTransportConfig
 from iroh_fast.quic._connection import Host, QuicConnection
 from iroh_fast.quic.session_cache import ClientSessionCache, ServerTicketStore
-from iroh_fast.quic.tls import Identity, TlsSession
+from iroh_fast.quic.tls import Identity
 from iroh_fast.quic.tokens import TokenKey
+from iroh_fast.quic.x509 import ClientTls, ServerTls
 
 _Address = tuple[str, int] | tuple[str, int, int, int]
 
@@ -58,7 +59,7 @@ class QuicEndpoint(Host):
         keylog: Callable[[str], object] | None = None,
         wall_clock: Callable[[], float] = ...,
         clock: Callable[[], int] | None = None,
-        tls: type[TlsSession] | None = None,
+        tls: ClientTls | ServerTls | None = None,
     ) -> Self: ...
     @property
     def identity(self) -> Identity: ...
@@ -75,11 +76,12 @@ class QuicEndpoint(Host):
         self,
         remotes: Sequence[_Address],
         *,
-        expected_peer: bytes,
+        expected_peer: bytes | None = None,
         alpns: Sequence[bytes],
         transport: QuicTransportConfig,
         now: int = 0,
         resume: bool = True,
+        tls: ClientTls | None = None,
     ) -> QuicConnection: ...
     def accept(
         self, i: QuicIncoming, alpns: Sequence[bytes], transport: QuicTransportConfig, now: int

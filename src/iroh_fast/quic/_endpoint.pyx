@@ -165,7 +165,8 @@ cdef class QuicEndpoint(Host):
     random : callable(n) -> bytes, the only source of randomness (default os.urandom)
     loop : event loop for the futures of connections, or None in simulations
     clock : callable() -> ns, the time of calls by the application when there is no driver
-    tls : class with the interface of quic.tls.TlsSession, which is the default
+    tls : class with the interface of quic.tls.TlsSession, which is the default; or an object whose
+        methods ``client`` and ``server`` take the same arguments and give such sessions
     """
 
     def __cinit__(self, identity, *, random=os.urandom, loop=None, session_cache=None, server_tickets=None,
@@ -544,8 +545,12 @@ cdef class QuicEndpoint(Host):
         c.log_tuple(c.paths)
         c.qlog.parameters(c.now, True, parameters)
 
-    def connect(self, remotes, *, bytes expected_peer, alpns, transport, int64_t now=0, bint resume=True):
-        """Start dialing. `remotes`: candidate addresses; Initials go to all until one proves itself."""
+    def connect(self, remotes, *, bytes expected_peer=None, alpns, transport, int64_t now=0, bint resume=True,
+                tls=None):
+        """Start dialing. `remotes`: candidate addresses; Initials go to all until one proves itself.
+
+        `tls` authenticates this connection by other means than the key `expected_peer`, without resumption.
+        """
         cdef QuicConnection c
         cdef UdpAddr a
         cdef Path* p
@@ -554,6 +559,10 @@ cdef class QuicEndpoint(Host):
         from iroh_fast.quic.tls import TlsSession
         if not remotes:
             raise ValueError("no address to dial")
+        if expected_peer is None and tls is None:
+            raise ValueError("expected_peer is needed: the key the server must prove")
+        if tls is not None:
+            resume = False            # tickets are kept by key
         if now == 0:
             now = self.clock_ns()
         c = self.new_connection(True, transport, now)
@@ -586,10 +595,11 @@ cdef class QuicEndpoint(Host):
         c.address_token = token
         parameters = c.parameters(b"")
         self.open_qlog(c, transport, parameters)
-        c.tls = (self.tls_class or TlsSession).client(
+        c.tls = (tls or self.tls_class or TlsSession).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
             ticket=ticket, random=self.random_source,
-            on_ticket=self.session_cache.put_ticket if self.session_cache is not None else None, keylog=self.keylog,
+            on_ticket=self.session_cache.put_ticket if self.session_cache is not None and tls is None else None,
+            keylog=self.keylog,
             now=self.wall_clock)
         c.tls.start()
         if ticket is not None:
