@@ -899,32 +899,112 @@ async def test_relay_that_reads_again_gets_what_was_queued_in_order() -> None:
             await eventually(lambda: got[-1] == 0xFFFFFFFF)
 
 
-async def test_flood_of_pings_by_a_relay_that_does_not_read_is_bounded() -> None:
-    stop = asyncio.Event()
+def wired(inbox: Inbox) -> tuple[RelayConnection, Wire]:
+    """A serving connection over a `Wire`; its first ping is not in ``written`` any more."""
+    connection = RelayConnection(RelayUrl("http://relay.example"), inbox)
+    wire = Wire()
+    connection.version = 2
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    view = connection.get_buffer(-1)
+    confirm = build_message(2, b"\x02")
+    view[: len(confirm)] = confirm
+    connection.buffer_updated(len(confirm))
+    with pytest.raises(StopIteration):
+        connection.authenticate(A).send(None)
+    connection.serve()
+    wire.written.clear()
+    return connection, wire
 
-    async def flood(peer: Peer) -> None:
-        await peer.register()
-        while not stop.is_set():
-            for _ in range(200):
-                peer.frame(9, b"12345678")
-                peer.message(b"x" * 125, 9)
-            await peer.writer.drain()
-            await asyncio.sleep(0)
 
-    async with running(flood) as relay:
+def arrive(connection: RelayConnection, data: bytes) -> None:
+    connection.get_buffer(-1)[: len(data)] = data
+    connection.buffer_updated(len(data))
+
+
+def sent_by(wire: Wire) -> list[tuple[int, bytes]]:
+    reader = WsReader("server")
+    reader.feed(bytes(wire.written))
+    found = []
+    while (message := reader.next_message()) is not None:
+        found.append(message)
+    return found
+
+
+def test_answers_to_a_relay_that_does_not_read_do_not_pile_up(virtual: Run) -> None:
+    async def main() -> None:
         inbox = Inbox()
-        connection = await connection_to(relay, inbox)
-        connection.serve()
-        transport = connection.transport
-        assert transport is not None
-        most = 0
-        for _ in range(300):
-            most = max(most, transport.get_write_buffer_size())
-            await asyncio.sleep(0)
-        assert most <= client_module.WRITE_HIGH + 1024
-        stop.set()
-        connection.abort()
-        await connection.lost
+        connection, wire = wired(inbox)
+        connection.pause_writing()
+        for index in range(1000):
+            arrive(connection, build_frame(9, b"%08d" % index))
+            arrive(connection, build_message(9, b"%d" % index))
+        connection.ping()
+        assert wire.written == b"" and not connection.send(KEY_B, 0, 0, b"x")
+        connection.resume_writing()
+        pong, ws_pong, ping = sent_by(wire)
+        assert (pong, ws_pong) == ((2, b"\x0a00000999"), (10, b"999"))
+        assert ping[1][0] == 9
+        connection.close()
+
+    virtual(main())
+
+
+def test_paused_writing_ends_after_15_seconds_and_progress_saves_it(virtual: Run) -> None:
+    async def main() -> None:
+        connection, wire = wired(Inbox())
+        arrive(connection, b"")
+        for _ in range(3):
+            data = connection.pings.new_ping(0.0)
+            arrive(connection, build_frame(10, data))
+            connection.pause_writing()
+            await asyncio.sleep(14.9)
+            connection.resume_writing()
+        connection.pause_writing()
+        arrive(connection, build_frame(10, connection.pings.new_ping(0.0)))
+        await asyncio.sleep(14.9)
+        assert not connection.ended.done()
+        await asyncio.sleep(0.2)
+        assert connection.error is not None and connection.error.kind == "send_timeout"
+        assert wire.ended == "aborted"
+
+    virtual(main())
+
+
+def test_closed_connection_is_dropped_when_its_last_bytes_do_not_leave(virtual: Run) -> None:
+    async def main() -> None:
+        connection, wire = wired(Inbox())
+        connection.close()
+        assert connection.ended.done() and connection.error is None
+        assert sent_by(wire) == [(8, b"\x03\xe8")]
+        await asyncio.sleep(0.9)
+        assert wire.ended == "closed"
+        await asyncio.sleep(0.2)
+        assert wire.ended == "aborted"
+
+    virtual(main())
+
+
+def test_pings_by_the_clock(virtual: Run) -> None:
+    async def main() -> None:
+        connection, wire = wired(Inbox())
+        connection.pings.rtt = 0.1
+        arrive(connection, build_frame(10, connection.pings.new_ping(0.0)))
+        await asyncio.sleep(10)
+        arrive(connection, build_frame(13, b"\0"))  # anything received puts the ping off
+        await asyncio.sleep(14.9)
+        assert wire.written == b""
+        await asyncio.sleep(0.2)  # the ping left at 25.0
+        ((_, ping),) = sent_by(wire)
+        assert ping[0] == 9
+        arrive(connection, build_frame(10, ping[1:]))
+        assert connection.pings.rtt == pytest.approx(0.1)
+        await asyncio.sleep(15.4)  # pinged at 40.1, to be answered by 40.6
+        arrive(connection, build_frame(13, b"\0"))  # not an answer
+        assert not connection.ended.done()
+        await asyncio.sleep(0.2)
+        assert connection.error is not None and connection.error.kind == "ping_timeout"
+
+    virtual(main())
 
 
 # --- the set of relays ------------------------------------------------------------
@@ -962,6 +1042,9 @@ async def test_home_status_tells_of_each_step_and_of_the_refusal() -> None:
             pool.set_home(None)
             assert inbox.statuses[-1] is None and pool.home_status is None
             assert stats.relay_home_change == 2
+            relay.peers[-1].writer.transport.abort()
+            await eventually(lambda: stats.relay_conns_closed == 1)
+            assert inbox.statuses[-1] is None and pool.home_status is None
 
 
 async def test_status_of_a_relay_that_is_home_no_more_is_not_told() -> None:
@@ -1291,14 +1374,16 @@ def test_queue_is_dropped_every_three_seconds_without_connection(virtual: Run) -
             assert (pool.stats.send_relay_dropped_full, pool.stats.send_relay_dropped_stale) == (6, 0)
             await asyncio.sleep(3.001)
             assert pool.stats.send_relay_dropped_stale == 64
-            await asyncio.sleep(6.5)  # dropped again at 6 and 9 s
+            await asyncio.sleep(2)
+            assert pool.send(OTHER, KEY_B, 0, 0, b"old")
+            await asyncio.sleep(4.5)  # dropped again at 6 and 9 s
             payload = bytearray(b"new")
             pool.send(OTHER, KEY_B, 1, 0, payload)  # type: ignore[arg-type]
             payload[:] = b"xxx"
             await asyncio.sleep(5)
             assert dials.connections[0].sent == [(KEY_B, 1, 0, b"new")]
             assert pool.stats.send_relay == 3
-            assert pool.stats.send_relay_dropped_stale == 64
+            assert pool.stats.send_relay_dropped_stale == 65
 
     virtual(main())
 
