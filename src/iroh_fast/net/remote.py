@@ -29,9 +29,12 @@ IPV6_BONUS_S = 0.003  # IPv6 is preferred unless it is slower by more than this
 SWITCH_MARGIN_S = 0.005  # a path of the same kind must be this much better to replace the selected one
 RELAY_PATH_IDLE_S = 30.0
 OPEN_RETRY_S = 0.333  # path or connection ids ran out: the peer may give more
+MAX_OPEN_RETRIES = 60  # that often without a pause; longer than a path that never works lives
+REOPEN_S = 5.0  # after the last direct path died
 RECHECK_S = 60.0  # known addresses without a path are tried again this often
-MAX_OPEN_TRIES = 9
+MAX_OPEN_TRIES = 9  # paths opened to an IP address that never answered
 MAX_ADDRS = 30  # IP addresses remembered per remote
+MAX_INACTIVE = 10  # of them, those that had a path and have none
 
 
 def rank(addr: SockAddr, rtt: float) -> tuple[int, float]:
@@ -57,6 +60,7 @@ def same(a: SockAddr, b: SockAddr) -> bool:
 class _Conn:
     paths: dict[int, SockAddr] = field(default_factory=dict)  # established ones
     tries: dict[SockAddr, int] = field(default_factory=dict)
+    blocked: int = 0  # attempts in a row for which there were no ids
 
 
 class RemoteState:
@@ -71,12 +75,26 @@ class RemoteState:
 
     # ---------------------------------------------------------------- addresses
     def learn(self, addrs: Iterable[SockAddr]) -> None:
-        """Remember addresses; the oldest unused IP ones give way."""
+        """Remember addresses of the remote."""
         for addr in addrs:
             self.addrs.setdefault(addr, False)
-        spare = [a for a, used in self.addrs.items() if not used and not is_mapped(a[0])]
-        for addr in spare[: max(0, len(self.addrs) - MAX_ADDRS)]:
+        self._prune()
+
+    def _prune(self) -> None:
+        """Bound what is remembered: a peer that wanders about must not fill our memory.
+
+        Relay addresses stay, of which the peer cannot make any.
+        """
+        known = [addr for addr in self.addrs if not is_mapped(addr[0])]
+        if len(known) <= MAX_ADDRS:
+            return
+        in_use = {addr for state in self.conns.values() for addr in state.paths.values()}
+        gone = [addr for addr in known if self.addrs[addr] and addr not in in_use]
+        unknown = [addr for addr in known if not self.addrs[addr]]
+        for addr in gone[:-MAX_INACTIVE] + unknown[:-MAX_ADDRS]:
             del self.addrs[addr]
+            for state in self.conns.values():
+                state.tries.pop(addr, None)
 
     # ---------------------------------------------------------------- connections
     def add(self, conn: QuicConnection) -> None:
@@ -109,17 +127,27 @@ class RemoteState:
             info = conn.path_info(id)
             if info is not None and info["validated"]:
                 now[id] = info["remote"]
-        changed = now != state.paths
-        for id, addr in now.items():
-            if state.paths.get(id) != addr:
-                self.addrs[addr] = True
-                state.tries.pop(addr, None)
-                if is_mapped(addr[0]):
-                    conn.set_path_max_idle(id, RELAY_PATH_IDLE_S)
+        if now == state.paths:
+            if state.blocked:
+                self._open_missing(conn)  # a path that never worked may have made room
+            return
+        had_direct = any(not is_mapped(addr[0]) for addr in state.paths.values())
+        fresh = [(id, addr) for id, addr in now.items() if state.paths.get(id) != addr]
+        for id, addr in fresh:
+            self.addrs.pop(addr, None)
+            self.addrs[addr] = True  # the newest last
+            state.tries.pop(addr, None)
+            if is_mapped(addr[0]):
+                conn.set_path_max_idle(id, RELAY_PATH_IDLE_S)
         state.paths = now
-        if changed:
-            self._select()
-            self._apply()
+        self._prune()
+        self._select()
+        self._apply()
+        if fresh:
+            for other in list(self.conns):
+                self._open_missing(other)
+        if had_direct and not any(not is_mapped(addr[0]) for addr in now.values()):
+            self._arm(REOPEN_S)
 
     # ---------------------------------------------------------------- selection
     def _select(self) -> None:
@@ -175,21 +203,24 @@ class RemoteState:
         have = [info["remote"] for id in conn.path_ids() if (info := conn.path_info(id)) is not None]
         direct = any(not is_mapped(addr[0]) for addr in state.paths.values())
         for addr in self.addrs:
+            relayed = is_mapped(addr[0])
             if any(same(addr, other) for other in have):
                 continue
-            if direct and not is_mapped(addr[0]):
+            if not relayed and (direct or state.tries.get(addr, 0) >= MAX_OPEN_TRIES):
                 continue
-            if state.tries.get(addr, 0) >= MAX_OPEN_TRIES:
-                continue
-            state.tries[addr] = state.tries.get(addr, 0) + 1
             try:
                 conn.open_path(addr, None, True)
             except ConnectionLost:
                 return
             except IrohError as e:
                 logger.debug("path to %s not opened yet: %s", addr, e)
-                self._arm(OPEN_RETRY_S)
+                state.blocked += 1
+                if state.blocked <= MAX_OPEN_RETRIES:
+                    self._arm(OPEN_RETRY_S)
                 return
+            state.blocked = 0
+            if not relayed:
+                state.tries[addr] = state.tries.get(addr, 0) + 1
 
     def _arm(self, delay: float) -> None:
         when = self._loop.time() + delay
@@ -201,7 +232,9 @@ class RemoteState:
 
     def _on_timer(self) -> None:
         self._timer = None
-        for conn in list(self.conns):
+        for conn, state in list(self.conns.items()):
+            if state.blocked > MAX_OPEN_RETRIES:
+                state.blocked = 0
             self._open_missing(conn)
         if self.conns:
             self._arm(RECHECK_S)
@@ -225,8 +258,8 @@ class RemoteMap:
     def attach(self, conn: QuicConnection, addrs: Iterable[SockAddr] = ()) -> None:
         """Follow the paths of a connection whose handshake is complete; `addrs` lead to its peer."""
         key = conn.peer_id
-        if key is None:
-            return
+        if key is None or conn.close_reason is not None:
+            return  # over already: nothing would ever take its state away again
         conn.path_listener = self._on_paths
         known = list(addrs)
         path = conn.path_info(0)
