@@ -151,7 +151,9 @@ def test_race_prefers_ipv4_when_told(virtual: Run) -> None:
 
 
 def test_race_gives_the_preferred_family_50_ms_to_resolve(virtual: Run) -> None:
-    net = Net({V4: (0.1, ["1.1.1.1"]), V6: (0.13, ["::1"])}, {"1.1.1.1": NEVER, "::1": (0.01, None)})
+    net = Net(
+        {V4: (0.1, ["1.1.1.1"]), V6: (0.13, ["::1"])}, {"1.1.1.1": NEVER, "::1": (0.01, None)}
+    )
     assert virtual(net.race(prefer_ipv6=True)) == (0.14, ["::1"])
     late = Net({V4: (0.1, ["1.1.1.1"]), V6: (0.2, ["::1"])}, {"1.1.1.1": NEVER, "::1": (0.0, None)})
     virtual(late.race(prefer_ipv6=True))
@@ -276,7 +278,11 @@ def test_proxy_is_taken_from_the_environment_in_order() -> None:
 
 
 def test_proxy_from_the_environment_skips_cgi_input_and_nonsense() -> None:
-    environ = {"HTTP_PROXY": "http://evil:1", "REQUEST_METHOD": "GET", "https_proxy": "http://good:2"}
+    environ = {
+        "HTTP_PROXY": "http://evil:1",
+        "REQUEST_METHOD": "GET",
+        "https_proxy": "http://good:2",
+    }
     found = dial.proxy_from_env(environ)
     assert found is not None and found.host == "good"
     environ = {"HTTP_PROXY": "localhost:3128", "http_proxy": "http://", "HTTPS_PROXY": "https://p"}
@@ -598,7 +604,8 @@ async def test_open_refuses_a_certificate_of_another_name(
 
 
 @pytest.mark.parametrize(
-    "ca", [CaConfig(extra=[b"\0"]), CaConfig(extra=["x"]), CaConfig(roots="other")]  # type: ignore[arg-type]
+    "ca",
+    [CaConfig(extra=[b"\0"]), CaConfig(extra=["x"]), CaConfig(roots="other")],  # type: ignore[arg-type]
 )
 def test_ca_config_that_cannot_be_used(ca: CaConfig) -> None:
     with pytest.raises(ConfigError):

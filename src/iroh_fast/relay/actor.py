@@ -254,7 +254,9 @@ class _ActiveRelay:
         self.drop_queue()
 
 
-Connector: TypeAlias = Callable[[RelayUrl, "str | None", ConnectionOwner], Awaitable[RelayConnection]]
+Connector: TypeAlias = Callable[
+    [RelayUrl, "str | None", ConnectionOwner], Awaitable[RelayConnection]
+]
 """``(relay, auth token, owner)`` to an authenticated connection; raises `RelayClientError`."""
 
 

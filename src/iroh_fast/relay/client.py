@@ -56,7 +56,11 @@ BACKOFF_S: Final = (0.01, 16.0)
 
 _TEXT, _BINARY, _CLOSE, _WS_PING, _WS_PONG = 1, 2, 8, 9, 10  # RFC 6455 §11.8
 _RATE_LIMITED: Final = 2
-_STATUS_NAMES: Final = {0: "healthy", 1: "the same endpoint id connected elsewhere", 2: "rate limited"}
+_STATUS_NAMES: Final = {
+    0: "healthy",
+    1: "the same endpoint id connected elsewhere",
+    2: "rate limited",
+}
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +269,9 @@ class RelayConnection(Link):
                         transport.write(build_message(_BINARY, reply, os.urandom(4)))
                 elif opcode == _WS_PING:
                     if transport.get_write_buffer_size() > WRITE_HIGH:
-                        raise RelayClientError("websocket", "the relay sends pings and does not read")
+                        raise RelayClientError(
+                            "websocket", "the relay sends pings and does not read"
+                        )
                     transport.write(build_message(_WS_PONG, payload, os.urandom(4)))
                 elif opcode == _CLOSE:
                     raise RelayClientError("closed", "the relay closed during the handshake")
@@ -344,7 +350,9 @@ class RelayConnection(Link):
             self._owner.on_gone(key)
         elif kind == STATUS:
             status = body[0]
-            log.info("relay %s: %s", self._name, _STATUS_NAMES.get(status, f"unknown status {status}"))
+            log.info(
+                "relay %s: %s", self._name, _STATUS_NAMES.get(status, f"unknown status {status}")
+            )
             if status == _RATE_LIMITED and not self._limited:
                 self._limited = True
                 self._owner.on_rate_limited()

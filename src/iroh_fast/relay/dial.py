@@ -154,7 +154,9 @@ class Target:
         """
         scheme, host, port = url.scheme, url.host, url.port
         if scheme not in ("http", "https", "ws", "wss", "ftp") or not host or port is None:
-            raise RelayClientError("invalid_relay_url", f"no host to dial in a URL of scheme {scheme}", url=url)
+            raise RelayClientError(
+                "invalid_relay_url", f"no host to dial in a URL of scheme {scheme}", url=url
+            )
         tls = scheme not in ("http", "ws")
         default = 443 if tls else 80
         if scheme == "ftp" and port == 21:
@@ -218,7 +220,9 @@ class Proxy:
         try:
             url = RelayUrl(text)
         except RelayUrlError:
-            raise RelayClientError("proxy_invalid_url", "the proxy is not an absolute URL") from None
+            raise RelayClientError(
+                "proxy_invalid_url", "the proxy is not an absolute URL"
+            ) from None
         if not url.host:
             raise RelayClientError("proxy_invalid_url", "the URL of the proxy has no host")
         if url.port is None:
@@ -543,7 +547,9 @@ def check_upgrade(head: bytes, key: bytes) -> int:
         raise RelayClientError("websocket", f"the relay does not speak HTTP: {err}") from None
     if status != 101:
         raise RelayClientError(
-            "unexpected_upgrade_status", f"the relay answered with HTTP status {status}", status=status
+            "unexpected_upgrade_status",
+            f"the relay answered with HTTP status {status}",
+            status=status,
         )
     # INTEROP: iroh's client does not look at Upgrade and Connection either.
     wanted = accept_value(key)

@@ -259,7 +259,9 @@ class RelayMode:
         return RelayMap(_STAGING)
 
 
-RelaysLike: TypeAlias = "RelayMap | Iterable[RelayConfig | str] | Literal['default', 'staging'] | None"
+RelaysLike: TypeAlias = (
+    "RelayMap | Iterable[RelayConfig | str] | Literal['default', 'staging'] | None"
+)
 """What the ``relays`` option of an endpoint takes."""
 
 
