@@ -155,8 +155,6 @@ class Links:
         await asyncio.gather(*(endpoint.close() for endpoint in self._ours))
 
 
-
-
 async def send_pattern(send: SendStream, seed: int, size: int, *, finish: bool = True) -> str:
     """Send the first bytes of a sequence; gives their hash."""
     hasher = hashlib.blake2b(digest_size=32)

@@ -379,17 +379,13 @@ class Peer:
                 raise AttributeError(op)
             reply({"n": number, "ok": await getattr(self, op)(**request)})
         except iroh.IrohError as error:
-            reply(
-                {"n": number, "error": {"kind": error.kind().name, "message": error.message()}}
-            )
+            reply({"n": number, "error": {"kind": error.kind().name, "message": error.message()}})
         except asyncio.CancelledError:
             reply({"n": number, "error": {"kind": "CANCELLED", "message": ""}})
         except Exception as error:
             if not isinstance(error, EOFError):
                 traceback.print_exc()
-            reply(
-                {"n": number, "error": {"kind": type(error).__name__, "message": str(error)}}
-            )
+            reply({"n": number, "error": {"kind": type(error).__name__, "message": str(error)}})
         finally:
             self._jobs.pop(number, None)
 

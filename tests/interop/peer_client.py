@@ -90,16 +90,15 @@ class PeerProcess:
         future = asyncio.get_running_loop().create_future()
         self._waiting[number] = (op, future)
         assert self._process.stdin is not None
-        self._process.stdin.write(
-            json.dumps({"n": number, "op": op, **arguments}).encode() + b"\n"
-        )
+        self._process.stdin.write(json.dumps({"n": number, "op": op, **arguments}).encode() + b"\n")
         try:
             return await future
         except asyncio.CancelledError:
             if not self._process.stdin.is_closing():
                 self._process.stdin.write(
-                    json.dumps({"n": next(self._numbers), "op": "cancel", "target": number})
-                    .encode()
+                    json.dumps(
+                        {"n": next(self._numbers), "op": "cancel", "target": number}
+                    ).encode()
                     + b"\n"
                 )
             raise

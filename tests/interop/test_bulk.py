@@ -65,9 +65,7 @@ async def test_bulk_on_many_streams(links: Links, dials: bool, bulk_size: int) -
     sends = [await link.ours.open_uni() for _ in range(16)]
     sending = [asyncio.create_task(send_pattern(s, 5, size)) for s in sends]
     theirs = [await link.call("accept_uni") for _ in sends]
-    got = await asyncio.gather(
-        *(link.peer.call("receive", recv=their["recv"]) for their in theirs)
-    )
+    got = await asyncio.gather(*(link.peer.call("receive", recv=their["recv"]) for their in theirs))
     for task, result in zip(sending, got, strict=True):
         assert (result["size"], result["hash"]) == (size, await task)
 
@@ -103,9 +101,7 @@ async def update_keys(conn: Connection) -> None:
 
 
 @pytest.mark.limit(60)
-async def test_real_peer_follows_our_key_updates(
-    traced: tuple[Links, Path], dials: bool
-) -> None:
+async def test_real_peer_follows_our_key_updates(traced: tuple[Links, Path], dials: bool) -> None:
     links, log = traced
     link = await links.connect(dials)
     rounds = 5

@@ -103,9 +103,7 @@ async def waits(conn: Connection) -> dict[str, Awaitable[Any]]:
 
 
 async def outcomes(conn: Connection) -> dict[str, asyncio.Task[Any]]:
-    tasks = {
-        name: asyncio.ensure_future(work) for name, work in (await waits(conn)).items()
-    }
+    tasks = {name: asyncio.ensure_future(work) for name, work in (await waits(conn)).items()}
     await asyncio.sleep(0.1)
     assert not any(task.done() for task in tasks.values())
     return tasks
@@ -251,4 +249,3 @@ async def test_real_peer_times_out_when_we_vanish(links: Links, dials: bool) -> 
     closed = link.start("closed")
     ours._driver.stop()  # as if the process had died
     assert await closed == "timed out"
-

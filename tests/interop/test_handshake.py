@@ -298,9 +298,7 @@ async def test_the_real_client_resumes_our_session(links: Links) -> None:
     await assert_alive(second)
 
 
-async def early_data(
-    links: Links, ours: Endpoint, real: RealEndpoint
-) -> tuple[bool, bytes]:
+async def early_data(links: Links, ours: Endpoint, real: RealEndpoint) -> tuple[bool, bytes]:
     accepting = real.start("accept")
     connecting = await ours.connect_with(real.addr, ALPN)
     early = connecting.into_0rtt()

@@ -11,6 +11,7 @@ from iroh_fast.errors import TimedOut
 
 from .links import Link, Links
 from .test_handshake import assert_alive
+from .test_paths import real_paths, two_ways, validated
 
 IDLE_S = 40.0  # longer than the idle timeouts: 30 s of a connection, 15 s of a path
 
@@ -26,8 +27,18 @@ async def test_idle_connections_are_kept_alive(links: Links) -> None:
     ]
     for link in alive:
         await assert_alive(link)
+    several = []
+    for backup in (True, False):
+        link, _, six = await two_ways(links)
+        id = link.ours._q.open_path(six, None, backup)
+        await validated(link, id)
+        several.append((link, {0, id}))
     before = [link.ours.stats() for link in alive]
     await asyncio.sleep(IDLE_S)
+    for link, ids in several:
+        assert {path.id for path in link.ours.paths} == ids
+        assert await real_paths(link) == ids
+        await assert_alive(link)
     for link, stats in zip(alive, before, strict=True):
         assert link.ours.close_reason is None
         assert await link.call("close_reason") is None

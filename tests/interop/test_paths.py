@@ -195,18 +195,3 @@ async def test_many_endpoints_of_one_process(links: Links) -> None:
     await ours[0].close()
     for link in made[2:]:
         await assert_alive(link)
-
-
-@pytest.mark.limit(70)
-async def test_idle_paths_are_kept_alive(links: Links) -> None:
-    link, _, six = await two_ways(links)
-    id = link.ours._q.open_path(six, None, True)
-    await validated(link, id)
-    other, _, six = await two_ways(links)
-    second = other.ours._q.open_path(six)
-    await validated(other, second)
-    await asyncio.sleep(40.0)
-    for conn, ids in ((link, {0, id}), (other, {0, second})):
-        assert {path.id for path in conn.ours.paths} == ids
-        assert await real_paths(conn) == ids
-        await assert_alive(conn)

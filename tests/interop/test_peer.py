@@ -49,9 +49,7 @@ async def test_bulk_between_real_peers(peer: PeerProcess, second: PeerProcess, b
 async def test_errors_of_the_real_peer_reach_the_test(peer: PeerProcess) -> None:
     endpoint = await peer.call("bind")
     with pytest.raises(PeerError, match="Connecting to ourself") as caught:
-        await peer.call(
-            "connect", ep=endpoint["ep"], id=endpoint["id"], addrs=[], alpn=ALPN.hex()
-        )
+        await peer.call("connect", ep=endpoint["ep"], id=endpoint["id"], addrs=[], alpn=ALPN.hex())
     assert caught.value.kind == "CONNECT"
     with pytest.raises(PeerError, match="no_such_operation"):
         await peer.call("no_such_operation")
