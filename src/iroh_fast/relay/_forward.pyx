@@ -1138,9 +1138,14 @@ cdef class RelayConnection:
         `plain_socket` is the socket if nothing but the transport is between it and the client.
         """
         self.transport = transport
-        transport.set_write_buffer_limits(high=0)
-        if plain_socket is not None and os.name != "nt":
-            self.c.fd = plain_socket.fileno()
+        if plain_socket is None:
+            # TLS transports pause when the limit is reached, others when it is exceeded.
+            transport.set_write_buffer_limits(high=1, low=0)
+        else:
+            # Paused whenever it holds anything: else a direct send would overtake that.
+            transport.set_write_buffer_limits(high=0)
+            if os.name != "nt":
+                self.c.fd = plain_socket.fileno()
         self.start_bucket()
 
     def send_handshake(self, payload):
@@ -1216,6 +1221,8 @@ cdef class RelayConnection:
         self.received(p, nbytes)
 
     def eof_received(self):
+        # Nobody waits for what is queued. TLS transports would take writes until they are closed.
+        self.fail(0)
         return False
 
     def pause_writing(self):

@@ -164,6 +164,7 @@ class HttpProtocol(asyncio.Protocol):
         "_extra",
         "_fed",
         "_handler",
+        "_keep_alive",
         "_on_end",
         "_parser",
         "_request",
@@ -208,6 +209,7 @@ class HttpProtocol(asyncio.Protocol):
         self._buffer = rest
         self._fed = 0
         self._request = Request()
+        self._keep_alive = False
         self._parser = httptools.HttpRequestParser(self)
 
     # --- parser
@@ -217,6 +219,14 @@ class HttpProtocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._request.headers.append((name.decode("latin-1").lower(), value.strip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        # Later the parser has forgotten about this request.
+        self._request.method = self._parser.get_method().decode("ascii")
+        self._keep_alive = self._parser.should_keep_alive() and not any(
+            name == "transfer-encoding" or (name == "content-length" and value != b"0")
+            for name, value in self._request.headers
+        )
 
     # --- transport
 
@@ -249,12 +259,7 @@ class HttpProtocol(asyncio.Protocol):
             self._answer(stop)
 
     def _answer(self, head_size: int) -> None:
-        request, parser = self._request, self._parser
-        request.method = parser.get_method().decode("ascii")
-        keep_alive = parser.should_keep_alive() and not any(
-            name == "transfer-encoding" or (name == "content-length" and value != b"0")
-            for name, value in request.headers
-        )
+        request, keep_alive = self._request, self._keep_alive
         rest = self._buffer[head_size:]
         self._reset(rest)
         self._answered = True
