@@ -50,6 +50,7 @@ logger = logging.getLogger("iroh_fast.quic")
 
 _QUIC_TRANSPORT_PARAMETERS: Final = 57
 _SERVER_HELLO: Final = 2
+_NEW_SESSION_TICKET: Final = 4
 # RFC 8446 §6
 _UNSUPPORTED_CERTIFICATE: Final = 43
 _CERTIFICATE_REVOKED: Final = 44
@@ -366,7 +367,7 @@ class X509TlsSession:
         "_engine",
         "_exporter_secret",
         "_keylog",
-        "_keys",
+        "_hash",
         "_partial",
         "_received_bytes",
         "_secrets",
@@ -405,9 +406,9 @@ class X509TlsSession:
         self.early_data_offered = False
         self.early_data_accepted: bool | None = False
         self._engine = engine_ = preload()
-        self._context = context
+        self._context: engine.Context | None = context
         self._keylog = keylog
-        self._keys: Any = None
+        self._hash: Any = None
         self._alert: TlsAlert | None = None
         self._exporter_secret: bytes | None = None
         self._secrets: list[tuple[bool, int, int, bytes]] = []
@@ -522,9 +523,10 @@ class X509TlsSession:
 
     def start(self) -> None:
         """Produce the ClientHello. For clients, once."""
-        if not self.is_client or self._context.state is not self._engine.State.CLIENT_HANDSHAKE_START:
+        context, states = self._context, self._engine.State
+        if context is None or context.state is not states.CLIENT_HANDSHAKE_START:
             raise RuntimeError("start() is for a fresh client session")
-        self._context.handle_message(b"", self._buffers)
+        context.handle_message(b"", self._buffers)
 
     def receive(self, epoch: int, data: bytes) -> None:
         """Process CRYPTO bytes of one epoch, in order and without gaps.
@@ -570,7 +572,7 @@ class X509TlsSession:
             raise RuntimeError("the handshake is not complete")
         from cryptography.hazmat.primitives import hashes
 
-        algorithm = self._keys.algorithm
+        algorithm = self._hash
         if len(label) > 249:
             raise ValueError("an exporter label has at most 249 bytes")
         if not 1 <= length <= 255 * algorithm.digest_size:
@@ -595,8 +597,8 @@ class X509TlsSession:
         self._trust = None
         self.client_alpn_offers = []
         self.peer_transport_parameters = None
-        self._context.handshake_extensions = []
-        self._context.received_extensions = None
+        self._context = None
+        self._buffers = {}
 
     # --- inside ------------------------------------------------------------------------
 
@@ -606,11 +608,12 @@ class X509TlsSession:
         self._trust = None
 
     def _read_epoch(self) -> int:
+        if self.complete:
+            return EPOCH_ONE_RTT
+        assert self._context is not None
         state, states = self._context.state, self._engine.State
         if state in (states.CLIENT_EXPECT_SERVER_HELLO, states.SERVER_EXPECT_CLIENT_HELLO):
             return EPOCH_INITIAL
-        if state in (states.CLIENT_POST_HANDSHAKE, states.SERVER_POST_HANDSHAKE):
-            return EPOCH_ONE_RTT
         return EPOCH_HANDSHAKE
 
     def _receive(self, epoch: int, data: bytes) -> None:
@@ -652,7 +655,12 @@ class X509TlsSession:
         self._partial = data[start:]
 
     def _message(self, message: bytes) -> None:
+        if self.complete:
+            if self.is_client and message[0] == _NEW_SESSION_TICKET:
+                return  # not asked for, but allowed
+            raise TlsAlert(Alert.UNEXPECTED_MESSAGE, "received unexpected message")
         context, states = self._context, self._engine.State
+        assert context is not None
         before = context.state
         if message[0] == _SERVER_HELLO and message[6:38] == _HELLO_RETRY_RANDOM:
             raise TlsAlert(
@@ -679,13 +687,12 @@ class X509TlsSession:
             states.SERVER_EXPECT_CLIENT_HELLO,
             states.CLIENT_EXPECT_ENCRYPTED_EXTENSIONS,
         ):
-            self._negotiated()
+            self._negotiated(context)
         if context.state in (states.CLIENT_POST_HANDSHAKE, states.SERVER_POST_HANDSHAKE):
             self.complete = True
 
-    def _negotiated(self) -> None:
+    def _negotiated(self, context: engine.Context) -> None:
         """Take over what the peer's extensions say."""
-        context = self._context
         if context.alpn_negotiated is not None:
             self.alpn = context.alpn_negotiated.encode("ascii")
         if self.alpn is None or (self.is_client and self.alpn not in self.client_alpn_offers):
@@ -699,19 +706,21 @@ class X509TlsSession:
         self.peer_transport_parameters = bytes(parameters)
 
     def _on_secret(self, direction: Any, epoch: Any, suite: Any, secret: bytes) -> None:
+        context = self._context
+        assert context is not None and context.key_schedule is not None
         write = direction is self._engine.Direction.ENCRYPT
         self.suite = int(suite)
         self._secrets.append((write, int(epoch.value), int(suite), secret))
         if epoch is self._engine.Epoch.ONE_RTT and write is not self.is_client:
             # The server's secret: at this moment the transcript ends with its Finished.
-            self._keys = self._context.key_schedule
-            self._exporter_secret = self._keys.derive_secret(b"exp master")
+            self._hash = context.key_schedule.algorithm
+            self._exporter_secret = context.key_schedule.derive_secret(b"exp master")
         if self._keylog is not None:
             who = "CLIENT" if write is self.is_client else "SERVER"
             kind = "TRAFFIC_SECRET_0"
             if epoch is not self._engine.Epoch.ONE_RTT:
                 kind = "HANDSHAKE_TRAFFIC_SECRET"
-            random = self._context.client_random or b""
+            random = context.client_random or b""
             self._keylog(f"{who}_{kind} {random.hex()} {secret.hex()}")
 
 
