@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import os
 import re
 import subprocess
 import sys
@@ -175,3 +176,36 @@ def test_documents_link_only_to_files_that_exist() -> None:
         if not re.match(r"[a-z]+:", target) and not (document.parent / target).exists()
     ]
     assert broken == []
+
+
+@pytest.mark.source_tree
+def test_documents_name_only_methods_that_exist() -> None:
+    classes = {
+        "ep": iroh_fast.Endpoint,
+        "conn": iroh_fast.Connection,
+        "send": iroh_fast.SendStream,
+        "recv": iroh_fast.RecvStream,
+        "early": iroh_fast.OutgoingZeroRttConnection,
+        "connecting": iroh_fast.Connecting,
+        "incoming": iroh_fast.Incoming,
+    }
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/api.md"))
+    named = set(re.findall(rf"(?<![\w.])({'|'.join(classes)})\.(\w+)", text))
+    assert len(named) > 30
+    missing = [f"{name}.{member}" for name, member in named if not hasattr(classes[name], member)]
+    assert sorted(missing) == []
+
+
+@pytest.mark.source_tree
+def test_readme_example_runs() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert len(code.splitlines()) <= 25
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert (done.stdout, done.stderr) == ("b'Hello, world!'\n", "")
