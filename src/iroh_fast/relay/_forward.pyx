@@ -416,7 +416,7 @@ cdef class Forwarder:
     def start(self):
         """Begin with pings and time limits."""
         if self.handle is None:
-            self.handle = self.loop.call_later(self.tick_ms / 1000, self._tick)
+            self.handle = self.loop.call_later(self.tick_ms / 1000.0, self._tick)
 
     def stop(self):
         """End the timer. Clients stay as they are."""
@@ -794,6 +794,9 @@ cdef class Forwarder:
         if c.out_start != c.out_end:
             with gil:
                 (<RelayConnection>c.obj).hand_over()
+        if c.pong_waits and c.controls < MAX_CONTROL:
+            c.pong_waits = 0
+            self.pong(c, c.pong)
 
     cdef void flush_dirty(self) noexcept nogil:
         """Flush every client that got something.
@@ -902,6 +905,7 @@ cdef class Forwarder:
         elif c.ping_deadline and memcmp(f.body, c.ping, 8) == 0:
             c.rtt_ms = (clock_now_ns() - c.ping_sent_ns) // 1000000
             c.ping_deadline = 0
+            self.due[c.slot] = c.heard + c.ping_wait
         return 0
 
     cdef int fragment(self, Client* c, const ws_head* h, uint8_t* p) noexcept nogil:
@@ -1020,7 +1024,7 @@ cdef class Forwarder:
         cdef Client* c
         cdef size_t i = 0
         cdef int64_t now = clock_now_ns() // 1000000
-        self.handle = self.loop.call_later(self.tick_ms / 1000, self._tick)
+        self.handle = self.loop.call_later(self.tick_ms / 1000.0, self._tick)
         while i < self.count:
             if self.due[i] > now:
                 i += 1
@@ -1182,7 +1186,7 @@ cdef class RelayConnection:
             self.c.fd = -1
             self.end()
             self.transport.close()
-            self.forwarder.loop.call_later(self.forwarder.write_timeout_ms / 1000, self._abort_late)
+            self.forwarder.loop.call_later(self.forwarder.write_timeout_ms / 1000.0, self._abort_late)
 
     # --- protocol
 
@@ -1234,11 +1238,8 @@ cdef class RelayConnection:
     def resume_writing(self):
         self.c.blocked = 0
         self.forwarder.stalled.discard(self)
-        if self.c.state == ST_OPEN:
-            if self.c.pong_waits:
-                self.c.pong_waits = 0
-                self.forwarder.pong(&self.c, self.c.pong)
-            self.forwarder.flush(&self.c)
+        self.forwarder.flush(&self.c)
+        self.forwarder.flush_dirty()
 
     def connection_lost(self, exc):
         self.c.fd = -1
@@ -1370,7 +1371,7 @@ cdef class RelayConnection:
         self.set_pause(PAUSE_RATE)
         if self.resume is not None:
             self.resume.cancel()
-        self.resume = f.loop.call_later(max(wait_ms, 1) / 1000, self._resume_reading)
+        self.resume = f.loop.call_later(max(wait_ms, 1) / 1000.0, self._resume_reading)
         return 0
 
     def _resume_reading(self):
@@ -1452,7 +1453,7 @@ cdef class RelayConnection:
             self.transport.write(build_message(WS_CLOSE, code.to_bytes(2, "big")))
             self.transport.close()
             # A client that does not read must not keep the socket for ever.
-            self.forwarder.loop.call_later(self.forwarder.write_timeout_ms / 1000, self._abort_late)
+            self.forwarder.loop.call_later(self.forwarder.write_timeout_ms / 1000.0, self._abort_late)
         except Exception:
             logger.exception("relay: closing a connection")
 
