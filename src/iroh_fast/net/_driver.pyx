@@ -13,7 +13,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 
 from iroh_fast._batch cimport (
     RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4, addr_to_tuple)
-from iroh_fast.quic._connection cimport QuicConnection, ST_DRAINED
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._state cimport ST_DRAINED
 from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 

@@ -1,343 +1,34 @@
-"""State of one QUIC connection. Receiving, timers and the handle live in _connection, sending in _transmit."""
+"""One QUIC connection: receiving and the handle. Sending is in _transmit."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast._crypto cimport Aead, HeaderKey
-from iroh_fast._packet cimport Frame, LongHeader
-from iroh_fast.quic._buffers cimport SendBuf, RecvBuf
-from iroh_fast.quic._datagrams cimport MessageQueue
-from iroh_fast.quic._paths cimport Path, CidSet, Route, PathStats
-from iroh_fast.quic._recovery cimport PnSpace, SentRec, FrameRec
-from iroh_fast.quic._streams cimport StreamOwner, Streams
+from iroh_fast._packet cimport Frame
+from iroh_fast.quic._handshake cimport SecuredConnection
+from iroh_fast.quic._paths cimport Path, CidSet
+from iroh_fast.quic._recovery cimport PnSpace
 
 
-cdef enum:
-    # levels, as in quic.tls
-    LEVEL_INITIAL = 0
-    LEVEL_0RTT = 1
-    LEVEL_HANDSHAKE = 2
-    LEVEL_1RTT = 3
-
-    ST_HANDSHAKE = 0
-    ST_ESTABLISHED = 1
-    ST_CLOSING = 2
-    ST_DRAINING = 3
-    ST_DRAINED = 4
-
-    W_HANDSHAKE = 0
-    W_CONFIRMED = 1
-    W_ALPN = 2
-    W_CLOSED = 3
-    W_DRAINED = 4
-    W_DATAGRAM = 5
-    W_DATAGRAM_SPACE = 6
-    W_ACCEPT_BI = 7
-    W_ACCEPT_UNI = 8
-    W_OPEN_BI = 9
-    W_OPEN_UNI = 10
-    W_PATHS = 11
-    N_WAITS = 12
-
-    # RFC 9000 §20.1 and the multipath draft
-    NO_ERROR = 0x00
-    INTERNAL_ERROR = 0x01
-    CONNECTION_REFUSED = 0x02
-    FLOW_CONTROL_ERROR = 0x03
-    FRAME_ENCODING_ERROR = 0x07
-    TRANSPORT_PARAMETER_ERROR = 0x08
-    CONNECTION_ID_LIMIT_ERROR = 0x09
-    PROTOCOL_VIOLATION = 0x0a
-    INVALID_TOKEN = 0x0b
-    APPLICATION_ERROR = 0x0c
-    CRYPTO_BUFFER_EXCEEDED = 0x0d
-    KEY_UPDATE_ERROR = 0x0e
-    AEAD_LIMIT_REACHED = 0x0f
-    NO_VIABLE_PATH = 0x10
-    APPLICATION_ABANDON_PATH = 0x3e
-    PATH_UNSTABLE_OR_POOR = 0x3e76
-
-    MAX_OFF_PATH = 32
-    MIN_DATAGRAM = 1200
-
-
-cdef struct Config:
-    int64_t idle_timeout, keep_alive, path_idle, path_keep_alive, initial_rtt
-    uint64_t max_bidi, max_uni, stream_window, receive_window, send_window
-    bint fair, spin, mtud, pad_to_mtu, gso, observed_send, observed_receive
-    int packet_threshold
-    double time_threshold
-    int persistent_threshold
-    uint16_t initial_mtu, min_mtu, mtu_bound, mtu_min_change
-    int64_t mtu_interval, mtu_cooldown
-    uint64_t crypto_buffer, datagram_rx, datagram_tx
-    bint datagrams
-    int cc
-    uint32_t max_paths            # 0: no multipath
-    int max_nat
-    bint ack_frequency
-    uint64_t af_threshold, af_reorder
-    int64_t af_max_delay          # 0: the peer's own
-
-
-cdef struct Keys:
-    Aead* rx
-    Aead* tx
-    HeaderKey* rx_hp
-    HeaderKey* tx_hp
-
-
-cdef struct Level:                # Initial or Handshake, until its keys are discarded
-    bint live
-    Keys keys
-    PnSpace sp
-    SendBuf tx
-    RecvBuf rx
-
-
-cdef struct OffPath:              # a response (or migration probe) for an address that is not the path's
-    uint32_t path_id
-    UdpAddr remote
-    UdpAddr local
-    uint8_t data[8]
-    bint challenge                # PATH_CHALLENGE instead of PATH_RESPONSE
-    bint pad
-
-
-cdef class Host:
-    """What a connection needs from its endpoint; times come in, datagrams go out elsewhere."""
-    cdef void wake(self, QuicConnection c) noexcept
-    cdef void new_cid(self, uint8_t* cid8) noexcept nogil
-    cdef void token_for(self, const uint8_t* cid8, uint8_t* token16) noexcept nogil
-    cdef void cid_add(self, uint64_t cid, QuicConnection c, uint32_t path_id) noexcept
-    cdef void cid_remove(self, uint64_t cid) noexcept
-    cdef void reset_token_add(self, bytes token, QuicConnection c)
-    cdef void reset_token_remove(self, bytes token)
-    cdef void on_drained(self, QuicConnection c) noexcept
-    cdef int64_t clock_ns(self) noexcept nogil     # of the driver's clock, 0 when there is none
-
-
-cdef class QuicConnection(StreamOwner):
-    # --- identity and configuration
-    cdef Host host
-    cdef readonly bint is_client
-    cdef readonly uint64_t stable_id
-    cdef public object tls, qlog, host_random, on_address_token
-    cdef public object path_listener  # called soon with the connection after its paths changed, and at its end
-    cdef object retired               # ids the peer retired, still routed for a while
-    cdef list reset_tokens            # tokens registered at the endpoint
-    cdef uint32_t peer_udp            # peer's max_udp_payload_size
-    cdef int64_t created_at
-    cdef Config cfg
-    cdef int state
-    cdef readonly bint handshake_confirmed
-    cdef bint handshake_done, multipath, peer_validated_us, got_first_packet, used_retry
-    cdef readonly object alpn, peer_id, early_data_accepted, close_reason
-    cdef object peer_parameters, remembered_parameters
-    cdef object early_datagrams       # 1-RTT datagrams that came before the keys
-    cdef uint64_t rng[2]
-    cdef object address_token         # for our Initials
-    cdef object waiters               # list per kind
-    cdef object path_log              # bounded list of path events
-    cdef uint64_t path_log_lost
-    cdef object __weakref__
-    # --- addresses and ids
-    cdef uint8_t odcid[20]
-    cdef uint8_t odcid_len
-    cdef uint8_t dcid0[20]            # the peer's id during the handshake
-    cdef uint8_t dcid0_len
-    cdef uint8_t scid[8]
-    cdef uint8_t retry_scid[20]
-    cdef uint8_t retry_scid_len
-    cdef uint8_t initial_dcid[20]     # server: what the client's Initials are addressed to
-    cdef uint8_t initial_dcid_len
-    cdef bint server_scid_known, dcid_fixed, migration_frozen
-    cdef UdpAddr* dial                # candidate addresses while dialing
-    cdef int n_dial
-    # --- keys
-    cdef Level initial
-    cdef Level handshake
-    cdef SendBuf data_crypto_tx
-    cdef RecvBuf data_crypto_rx
-    cdef Aead* early_key
-    cdef HeaderKey* early_hp
-    cdef Keys app
-    cdef Aead* rx_prev
-    cdef Aead* rx_next
-    cdef Aead* tx_next
-    cdef int suite
-    cdef uint8_t rx_secret[48]
-    cdef uint8_t tx_secret[48]
-    cdef size_t secret_len
-    cdef bint key_phase, update_unanswered
-    cdef int64_t phase_first_pn       # first pn received in the present phase, on path phase_path; -1 unknown
-    cdef uint32_t phase_path
-    cdef int64_t key_discard_at       # 0 none
-    cdef uint64_t sealed, opened_fail, next_update
-    # --- paths
-    cdef Path* paths                  # ascending id
-    cdef CidSet* cids
-    cdef Path* last_path              # cache
-    cdef uint32_t local_max_path, remote_max_path, sent_max_path
-    cdef int64_t max_path_used
-    cdef uint32_t* abandoned
-    cdef int n_abandoned
-    cdef uint32_t generation
-    cdef OffPath* off_path
-    cdef int n_off_path
-    cdef int64_t no_path_at
-    # --- frames to send that any path may carry
-    cdef FrameRec* pending_head
-    cdef FrameRec* pending_tail
-    cdef int n_pending, n_retire
-    cdef Streams streams
-    cdef MessageQueue dgram_rx
-    cdef MessageQueue dgram_tx
-    cdef bint datagram_blocked
-    cdef uint64_t observed_tx_seq
-    # --- negotiated
-    cdef int64_t idle_timeout
-    cdef int64_t peer_max_ack_delay
-    cdef int peer_ack_exponent
-    cdef uint64_t peer_cid_limit, peer_datagram
-    cdef bint peer_ack_frequency, send_observed, receive_observed, nat
-    cdef uint64_t peer_min_ack_delay_us
-    cdef int64_t max_ack_delay        # ours, as the peer may have asked
-    cdef uint64_t ack_threshold, ack_reorder
-    cdef int64_t ack_frequency_seq
-    cdef uint64_t nat_round
-    cdef bint saw_ecn, spin, spin_on
-    # --- closing
-    cdef bint close_due
-    cdef bint close_app, close_replied
-    cdef uint64_t close_code, close_frame
-    cdef object close_text
-    cdef int64_t drained_at
-    cdef uint64_t close_rx, close_tx
-    # error found while processing: 0 none
-    cdef uint64_t err
-    cdef uint64_t err_frame
-    cdef const char* err_text
-    # --- time
-    cdef int64_t now
-    cdef int64_t deadline             # 0: none
-    cdef bint dirty                   # in the driver's list
-    cdef int64_t timer_at             # of the driver's timer entry, 0: none
-    cdef uint32_t dirty_events
-    cdef bint failed
-    cdef PathStats done               # of discarded paths
-    cdef int64_t phase_since          # when the present key phase began
-    cdef bint phase_unacked           # nothing sent in it was acknowledged yet
-    cdef int64_t close_next           # when CONNECTION_CLOSE may be repeated
-
-    # receiving
+cdef class QuicConnection(SecuredConnection):
     cdef void receive(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now,
                       uint32_t path_id, bint routed) noexcept
     cdef int receive_long(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                           size_t total, size_t* used) noexcept
     cdef void receive_short(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                             uint32_t path_id) noexcept nogil
-    cdef void on_retry(self, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len, const uint8_t* token,
-                       size_t token_len) noexcept
     cdef int frames(self, Path* p, PnSpace* sp, int level, const uint8_t* at, const uint8_t* end, const UdpAddr* src,
                     const UdpAddr* dst, bint* eliciting, bint* probing) noexcept nogil
     cdef int frame(self, Path* p, PnSpace* sp, int level, Frame* f, const UdpAddr* src, const UdpAddr* dst) noexcept nogil
     cdef int control_frame(self, Path* p, int level, Frame* f, const UdpAddr* src, const UdpAddr* dst) noexcept nogil
     cdef int multipath_frame(self, Path* p, Frame* f) noexcept nogil
     cdef int new_cid_frame(self, uint32_t path_id, Frame* f) noexcept nogil
-    cdef int on_ack(self, Path* p, PnSpace* sp, int level, Frame* f) noexcept nogil
     cdef void on_path_response(self, Path* p, const uint8_t* data, const UdpAddr* src) noexcept nogil
     cdef void on_peer_close(self, Frame* f, int level) noexcept nogil
     cdef int migrate(self, Path* p, const UdpAddr* src, const UdpAddr* dst) noexcept nogil
-    # recovery
-    cdef void frames_acked_level(self, FrameRec* f, int level) noexcept nogil
-    cdef void frames_lost(self, Path* p, FrameRec* f, int level) noexcept nogil
-    cdef void detect_losses(self, Path* p, PnSpace* sp, int level, bint by_ack) noexcept nogil
-    cdef void declare_lost(self, Path* p, PnSpace* sp, uint64_t pn, int level) noexcept nogil
-    cdef void drop_space(self, Path* p, PnSpace* sp) noexcept nogil
-    cdef int64_t pto_deadline(self, Path* p, PnSpace** sp, int* level) noexcept nogil
-    cdef int64_t pto_max(self) noexcept nogil
-    cdef void check_ecn(self, Path* p, PnSpace* sp, Frame* f, bint raised) noexcept nogil
-    cdef void ack_seen(self, PnSpace* sp, int level, uint32_t path_id, uint64_t upto) noexcept nogil
-    cdef void drop_oversized(self) noexcept nogil
-    cdef int64_t backoff(self, Path* p, int64_t base) noexcept nogil
-    cdef int64_t loss_deadline(self, Path* p) noexcept nogil
-    cdef int64_t idle_since(self) noexcept nogil
-    cdef bint keep_alive_due(self) noexcept nogil
-    cdef bint last_open(self, Path* p) noexcept nogil
-    cdef bint any_usable(self) noexcept nogil
-    cdef bint irreplaceable(self, Path* p) noexcept nogil
-    cdef void note_abandoned(self, uint32_t id) noexcept nogil
-    cdef void drop_cidset(self, uint32_t id) noexcept nogil
-    cdef bint may_update_keys(self) noexcept nogil
-    cdef bint must_abandon_itself(self, Path* p) noexcept nogil
-    cdef void path_timeout(self, Path* p, int64_t now) noexcept nogil
-    cdef void forget_sent(self, Path* p, PnSpace* sp) noexcept nogil
     cdef void count_ecn(self, PnSpace* sp, int ecn) noexcept nogil
-    cdef void end_failed(self) noexcept
     cdef int retire_cid_frame(self, uint32_t path_id, uint64_t seq) noexcept nogil
-    cdef void queue_off_path(self, uint32_t path_id, const UdpAddr* remote, const UdpAddr* local, const uint8_t* data,
-                             bint challenge, bint pad) noexcept nogil
-    cdef void retire_later(self, uint64_t cid)
-    cdef void unregister(self)
-    cdef void watch_reset(self, CidSet* c) noexcept nogil
     cdef void on_stateless_reset(self)
-    cdef void on_version_negotiation(self, const uint8_t* data, size_t n, LongHeader* h) noexcept
-    cdef int set_initial_keys(self, const uint8_t* dcid, size_t n) noexcept nogil
-    cdef int adopt_limits(self, object tp) except -1
-    cdef void drop_0rtt(self, Path* p)
-    cdef void set_status(self, Path* p, int status) noexcept nogil
-    cdef uint32_t peer_max_udp(self) noexcept nogil
     cdef void check(self) except *
-    # paths
-    cdef Path* path(self, uint32_t id) noexcept nogil
-    cdef CidSet* cidset(self, uint32_t id, bint make) noexcept nogil
-    cdef Path* add_path(self, uint32_t id, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
-    cdef void init_route(self, Route* r, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
-    cdef bint was_abandoned(self, uint32_t id) noexcept nogil
-    cdef void abandon(self, Path* p, uint64_t code) noexcept nogil
-    cdef void discard_path(self, Path* p) noexcept nogil
-    cdef void issue_cids(self, uint32_t path_id) noexcept nogil
-    cdef void issue_path_cids(self) noexcept nogil
-    cdef void rotate_cid(self, Path* p) noexcept nogil
-    cdef void on_established(self, Path* p) noexcept nogil
-    cdef int open_paths(self) noexcept nogil
-    cdef void log_path(self, str kind, uint32_t id, object a, object b, object c, object d)
-    # frames to send
-    cdef void pend(self, uint64_t type, uint64_t path, uint64_t id, uint64_t a) noexcept nogil
-    cdef void pend_rec(self, FrameRec* f) noexcept nogil
-    cdef void challenge(self, Path* p) noexcept nogil
-    # TLS
-    cdef int tls_feed(self, int level) noexcept
-    cdef void tls_drain(self)
-    cdef void install(self, bint write, int level, int suite, bytes secret)
-    cdef int apply_parameters(self, object tp) except -1
-    cdef void on_complete(self)
-    cdef void on_confirmed(self)
-    cdef void drop_level(self, Level* l) noexcept nogil
-    cdef int derive_next_keys(self) noexcept nogil
-    cdef void update_keys(self, bint remote) noexcept nogil
-    # end of life
-    cdef int fail(self, uint64_t code, const char* text, uint64_t frame) noexcept nogil
-    cdef void enter_close(self, object reason, uint64_t code, bint app, object text, uint64_t frame)
-    cdef void enter_drain(self, object reason, bint reply)
-    cdef void finish_drained(self, object reason)
-    cdef void end(self, object reason)
-    # time and events
-    cdef int64_t next_deadline(self) noexcept nogil
     cdef void handle_timeout(self, int64_t now) noexcept
-    cdef void dispatch(self)
-    cdef void fire(self, int kind)
-    cdef uint64_t random(self) noexcept nogil
-    cdef int level_of(self, PnSpace* sp) noexcept nogil
     cdef object max_datagram(self)
-    cdef uint16_t path_mtu(self) noexcept nogil
-    # qlog: only to be called while there is a writer
-    cdef void log_packet(self, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size, const uint8_t* payload,
-                         size_t n) noexcept nogil
-    cdef void log_metrics(self, Path* p) noexcept nogil
-    cdef void log_tuple(self, Path* p) noexcept nogil
     cdef bint queue_datagram(self, const uint8_t* p, Py_ssize_t n, bint drop_oldest) except -1
-
-
-cdef int load_config(object t, Config* c) except -1

@@ -1,14 +1,10 @@
 import logging
-from asyncio import Future
-from collections.abc import Callable
 from typing import Final, Literal, TypedDict, final, type_check_only
 
-from typing_extensions import Buffer, disjoint_base
+from typing_extensions import Buffer
 
-from iroh_fast.errors import CloseReason
-from iroh_fast.quic._streams import QuicStream, StreamOwner
-from iroh_fast.quic.qlog import QlogWriter
-from iroh_fast.quic.tls import TlsSession
+from iroh_fast.quic._handshake import SecuredConnection
+from iroh_fast.quic._streams import QuicStream
 
 _Address = tuple[str, int] | tuple[str, int, int, int]
 
@@ -27,7 +23,6 @@ WAIT_OPEN_UNI: Final[int]
 WAIT_PATHS: Final[int]
 FRAME_NAMES: Final[tuple[str, ...]]
 STATE_NAMES: Final[tuple[str, ...]]
-ABANDON_REASONS: Final[dict[int, str]]
 
 @type_check_only
 class _Udp(TypedDict):
@@ -68,32 +63,10 @@ class _PathInfo(TypedDict):
     in_flight: int
     stats: _PathStats
 
-@disjoint_base
-class Host: ...
-
 @final
-class QuicConnection(StreamOwner):
-    tls: TlsSession
-    qlog: QlogWriter | None
-    host_random: Callable[[int], bytes]
-    on_address_token: Callable[[bytes], None] | None
-    path_listener: Callable[[QuicConnection], object] | None
-    @property
-    def is_client(self) -> bool: ...
-    @property
-    def stable_id(self) -> int: ...
-    @property
-    def handshake_confirmed(self) -> bool: ...
+class QuicConnection(SecuredConnection):
     @property
     def handshake_complete(self) -> bool: ...
-    @property
-    def alpn(self) -> bytes | None: ...
-    @property
-    def peer_id(self) -> bytes | None: ...
-    @property
-    def early_data_accepted(self) -> bool | None: ...
-    @property
-    def close_reason(self) -> CloseReason | None: ...
     @property
     def drained(self) -> bool: ...
     @property
@@ -105,8 +78,6 @@ class QuicConnection(StreamOwner):
     @property
     def has_multipath(self) -> bool: ...
     def replay_early(self) -> None: ...
-    def parameters(self, reset_token: bytes) -> bytes: ...
-    def wait(self, kind: int) -> Future[None]: ...
     # streams and datagrams
     def open_stream(self, bidi: bool) -> QuicStream | None: ...
     def accept_stream(self, bidi: bool) -> QuicStream | None: ...

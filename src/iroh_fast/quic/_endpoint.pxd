@@ -6,7 +6,8 @@ from cpython.object cimport PyObject
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._crypto cimport HeaderKey
 from iroh_fast._packet cimport LongHeader
-from iroh_fast.quic._connection cimport Host, QuicConnection
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._state cimport ConnectionState, Host
 
 
 cdef struct CidEntry:

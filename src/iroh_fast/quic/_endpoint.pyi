@@ -6,7 +6,8 @@ from typing import Final, Self, final
 from typing_extensions import Buffer, disjoint_base
 
 from iroh_fast.config import QuicTransportConfig
-from iroh_fast.quic._connection import Host, QuicConnection
+from iroh_fast.quic._connection import QuicConnection
+from iroh_fast.quic._state import Host
 from iroh_fast.quic.session_cache import ClientSessionCache, ServerTicketStore
 from iroh_fast.quic.tls import Identity
 from iroh_fast.quic.tokens import TokenKey

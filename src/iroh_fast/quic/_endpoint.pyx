@@ -17,8 +17,8 @@ from iroh_fast._crypto cimport (
     keys_from_secret, retry_integrity_tag, SUITE_AES128_GCM, SUITE_AES256_GCM)
 from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport sendbuf_init, recvbuf_init
-from iroh_fast.quic._connection cimport *
-from iroh_fast.quic._connection cimport load_config
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._state cimport *
 from iroh_fast.quic._datagrams cimport queue_init
 from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, CidSet, Path, RemoteCid
 from iroh_fast.quic._streams cimport Streams
@@ -286,7 +286,7 @@ cdef class QuicEndpoint(Host):
         self.used = self.live
         return 0
 
-    cdef void cid_add(self, uint64_t cid, QuicConnection c, uint32_t path_id) noexcept:
+    cdef void cid_add(self, uint64_t cid, ConnectionState c, uint32_t path_id) noexcept:
         cdef uint32_t i
         if self.table == NULL or (self.used + 1) * 3 > (self.mask + 1) * 2:
             if self.grow() < 0:
@@ -308,13 +308,13 @@ cdef class QuicEndpoint(Host):
         if self.last_cid == cid:
             self.last_conn = NULL
 
-    cdef void reset_token_add(self, bytes token, QuicConnection c):
+    cdef void reset_token_add(self, bytes token, ConnectionState c):
         self.reset_tokens[token] = c
 
     cdef void reset_token_remove(self, bytes token):
         self.reset_tokens.pop(token, None)
 
-    cdef void on_drained(self, QuicConnection c) noexcept:
+    cdef void on_drained(self, ConnectionState c) noexcept:
         c.unregister()
         if c.initial_dcid_len:
             self.initial_ids.pop(PyBytes_FromStringAndSize(<char*>c.initial_dcid, c.initial_dcid_len), None)
@@ -343,9 +343,9 @@ cdef class QuicEndpoint(Host):
             if self.waker is not None:
                 self.waker.wake_endpoint()
 
-    cdef void wake(self, QuicConnection c) noexcept:
+    cdef void wake(self, ConnectionState c) noexcept:
         if self.waker is not None:
-            self.waker.wake(c)
+            self.waker.wake(<QuicConnection>c)
 
     cdef int64_t clock_ns(self) noexcept nogil:
         if self.waker is not None:
@@ -718,10 +718,6 @@ cdef HeaderKey* block_key(bytes key) except NULL:
 
 cdef inline bint any_ip(const UdpAddr* a) noexcept nogil:
     return (<uint64_t*>a.ip)[0] != 0 or (<uint64_t*>a.ip)[1] != 0
-
-
-cdef bytes addr_bytes(const UdpAddr* a):
-    return PyBytes_FromStringAndSize(<char*>a, sizeof(UdpAddr))
 
 
 cdef bytes version_negotiation(LongHeader* h, int r):

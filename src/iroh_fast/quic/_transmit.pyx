@@ -14,7 +14,8 @@ from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport SendBuf, sendbuf_has_pending, sendbuf_poll, sendbuf_copy
 from iroh_fast.quic._congestion cimport (
     MTUD_COMPLETE, cc_on_mtu, mtud_on_probe_sent, mtud_poll, pacer_delay, pacer_on_sent, rtt_get, rtt_pto_base)
-from iroh_fast.quic._connection cimport *
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._state cimport *
 from iroh_fast.quic._counters cimport *
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
 from iroh_fast.quic._paths cimport *
