@@ -14,12 +14,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-20}
 [ $# -gt 0 ] && shift
 python=${PYTHON:-python3}
-# Of the undefined behaviour all but alignment: addresses and connection ids are compared as 64-bit
-# words wherever they lie, which every supported processor can do.
-undefined=bool,bounds,enum,float-cast-overflow,integer-divide-by-zero,null,object-size
-undefined+=,pointer-overflow,return,returns-nonnull-attribute,shift,signed-integer-overflow
-undefined+=,unreachable,vla-bound
-sanitize=${SANITIZE:-address,$undefined}
+sanitize=${SANITIZE:-address,undefined}
 compiler=${CC:-gcc}
 
 if [ -n "${KEEP:-}" ]; then

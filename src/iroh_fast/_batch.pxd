@@ -1,6 +1,7 @@
 """C interface of batched UDP: GSO, GRO, recvmmsg, ECN, packet info."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.string cimport memcpy
 
 
 cdef enum:
@@ -26,8 +27,9 @@ cdef struct RxMessage:
 
 
 cdef inline bint addr_is_v4(const UdpAddr* a) noexcept nogil:
-    cdef const uint32_t* w = <const uint32_t*>a.ip
-    return w[0] == 0 and w[1] == 0 and a.ip[8] == 0 and a.ip[9] == 0 and a.ip[10] == 0xff and a.ip[11] == 0xff
+    cdef uint64_t high
+    memcpy(&high, a.ip, 8)
+    return high == 0 and a.ip[8] == 0 and a.ip[9] == 0 and a.ip[10] == 0xff and a.ip[11] == 0xff
 
 
 cdef class UdpSocket:

@@ -14,6 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from iroh_fast._batch cimport (
     RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4, addr_to_tuple)
 from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._paths cimport ip_known
 from iroh_fast.quic._state cimport ST_DRAINED
 from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
@@ -147,7 +148,7 @@ cdef class DriverCore(Waker):
         cdef int family = 4 if addr_is_v4(dst) else 6
         cdef int i, k, bits, best = -1, best_prefix = -1
         cdef Bound* b
-        cdef bint given = (<uint64_t*>src.ip)[0] != 0 or (<uint64_t*>src.ip)[1] != 0
+        cdef bint given = ip_known(src)
         for i in range(self.n_bound):
             b = &self.bound[i]
             if b.family != family:
@@ -177,7 +178,7 @@ cdef class DriverCore(Waker):
         """Send, or park the batch when the socket is full. 1: parked."""
         cdef UdpSocket s = <UdpSocket>self.sockets[index]
         cdef list waiting = <list>self.parked[index]
-        cdef bint given = (<uint64_t*>src.ip)[0] != 0 or (<uint64_t*>src.ip)[1] != 0
+        cdef bint given = ip_known(src)
         cdef int rc
         if not waiting:
             rc = s.send(dst, src.ip if given else NULL, ecn, data, n, segment)
@@ -218,7 +219,7 @@ cdef class DriverCore(Waker):
             d, r, ecn, data, segment = waiting[0]
             memcpy(&dst, PyBytes_AS_STRING(d), sizeof(UdpAddr))
             memcpy(&src, PyBytes_AS_STRING(r), sizeof(UdpAddr))
-            if s.send(&dst, src.ip if (<uint64_t*>src.ip)[1] or (<uint64_t*>src.ip)[0] else NULL, ecn,
+            if s.send(&dst, src.ip if ip_known(&src) else NULL, ecn,
                       <const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), segment) == -EAGAIN:
                 if s.blocked_errno == ENOBUFS:
                     self.loop.call_later(0.001, self.on_writable, index)

@@ -145,7 +145,7 @@ cdef class QuicConnection(SecuredConnection):
         cdef int pnl, i, level
         cdef int64_t before
         cdef Py_ssize_t plain
-        cdef bint eliciting = False, probing = True
+        cdef bint eliciting = False, probing = True, retried
         if p == NULL or parse_long_header(data, n, &h) < 0:
             return -1
         used[0] = h.packet_len
@@ -155,7 +155,12 @@ cdef class QuicConnection(SecuredConnection):
             return -1
         if h.type == 3:
             if self.is_client:
+                retried = self.used_retry
                 self.on_retry(data, n, h.scid, h.scid_len, h.token, h.token_len)
+                if self.used_retry and not retried:
+                    # The token is for the address this came from: the other candidates would refuse it.
+                    p.r.remote = src[0]
+                    self.n_dial = 0
             return -1
         if h.type == 1:
             if self.is_client or self.early_key == NULL:

@@ -20,7 +20,7 @@ from iroh_fast.quic._buffers cimport sendbuf_init, recvbuf_init
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._state cimport *
 from iroh_fast.quic._datagrams cimport queue_init
-from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, CidSet, Path, RemoteCid
+from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, CidSet, Path, RemoteCid, ip_known
 from iroh_fast.quic._streams cimport Streams
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
@@ -226,11 +226,13 @@ cdef class QuicEndpoint(Host):
     cdef void new_cid(self, uint8_t* cid8) noexcept nogil:
         """3 random bytes and a 5-byte keyed hash of them: ids of ours are recognised without a table."""
         cdef uint8_t mac[16]
+        cdef uint64_t value
         while True:
             self.random_bytes(cid8, 3)
             self.keyed(self.cid_key, cid8, 3, mac)
             memcpy(cid8 + 3, mac, 5)
-            if self.lookup((<uint64_t*>cid8)[0]) == NULL:
+            memcpy(&value, cid8, 8)
+            if self.lookup(value) == NULL:
                 return
 
     cdef void keyed(self, HeaderKey* key, const uint8_t* data, size_t n, uint8_t* out16) noexcept nogil:
@@ -454,7 +456,7 @@ cdef class QuicEndpoint(Host):
         i.src = src[0]
         i.dst = dst[0]
         i.remote = addr_to_tuple(src)
-        i.local = addr_to_tuple(dst) if any_ip(dst) else None
+        i.local = addr_to_tuple(dst) if ip_known(dst) else None
         i.validated = odcid is not None
         i.dcid = dcid
         i.scid = scid
@@ -539,7 +541,7 @@ cdef class QuicEndpoint(Host):
         if c.qlog is None:
             return
         c.qlog.started(c.now, addr_to_tuple(&c.paths.r.remote),
-                       addr_to_tuple(&c.paths.r.local) if any_ip(&c.paths.r.local) else None,
+                       addr_to_tuple(&c.paths.r.local) if ip_known(&c.paths.r.local) else None,
                        PyBytes_FromStringAndSize(<char*>c.scid, CID_LEN),
                        PyBytes_FromStringAndSize(<char*>c.dcid0, c.dcid0_len))
         c.log_tuple(c.paths)
@@ -669,7 +671,7 @@ cdef class QuicEndpoint(Host):
             c.deadline = c.next_deadline()
             return None
         extra = [addr_to_tuple(&c.dial[k]) for k in range(1, c.n_dial)] if t.dialing else []
-        return (addr_to_tuple(&t.remote), addr_to_tuple(&t.local) if any_ip(&t.local) else None, t.ecn, t.segment,
+        return (addr_to_tuple(&t.remote), addr_to_tuple(&t.local) if ip_known(&t.local) else None, t.ecn, t.segment,
                 bytes(buf[:n]), extra)
 
     def take_replies(self):
@@ -714,10 +716,6 @@ cdef HeaderKey* block_key(bytes key) except NULL:
     if k == NULL:
         raise MemoryError
     return k
-
-
-cdef inline bint any_ip(const UdpAddr* a) noexcept nogil:
-    return (<uint64_t*>a.ip)[0] != 0 or (<uint64_t*>a.ip)[1] != 0
 
 
 cdef bytes version_negotiation(LongHeader* h, int r):

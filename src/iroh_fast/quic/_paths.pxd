@@ -1,6 +1,7 @@
 """Paths and connection IDs of one connection (spec 03 §4, multipath draft)."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.string cimport memcmp, memcpy
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast.quic._congestion cimport Rtt, Congestion, Pacer, Mtud
@@ -113,19 +114,16 @@ cdef Path* path_new(uint32_t id) noexcept nogil
 cdef void path_free(Path* p) noexcept nogil
 cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil
 
-cdef inline bint same_addr(const UdpAddr* a, const UdpAddr* b) noexcept nogil:
-    cdef const uint64_t* x = <const uint64_t*>a.ip
-    cdef const uint64_t* y = <const uint64_t*>b.ip
-    return a.port == b.port and x[0] == y[0] and x[1] == y[1]
-
 cdef inline bint same_ip(const UdpAddr* a, const UdpAddr* b) noexcept nogil:
-    cdef const uint64_t* x = <const uint64_t*>a.ip
-    cdef const uint64_t* y = <const uint64_t*>b.ip
-    return x[0] == y[0] and x[1] == y[1]
+    return memcmp(a.ip, b.ip, 16) == 0
+
+cdef inline bint same_addr(const UdpAddr* a, const UdpAddr* b) noexcept nogil:
+    return a.port == b.port and memcmp(a.ip, b.ip, 16) == 0
 
 cdef inline bint ip_known(const UdpAddr* a) noexcept nogil:
-    cdef const uint64_t* x = <const uint64_t*>a.ip
-    return x[0] != 0 or x[1] != 0
+    cdef uint64_t x[2]
+    memcpy(x, a.ip, 16)
+    return (x[0] | x[1]) != 0
 
 # Peer's NEW_CONNECTION_ID. 0 stored, 1 duplicate or stale, 2 must be retired at once, -1 CONNECTION_ID_LIMIT_ERROR,
 # -2 contradicts an earlier frame. `n_retired` ids moved to `retired` because of retire_prior_to.
