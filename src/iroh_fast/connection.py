@@ -73,8 +73,8 @@ if TYPE_CHECKING:
     from .net.driver import Driver
     from .quic._connection import QuicConnection
     from .quic._endpoint import QuicIncoming
-    from .relay.transport import RelayTransport
     from .quic._streams import QuicStream
+    from .relay.transport import RelayTransport
 
 __all__ = [
     "Accepting",

@@ -192,6 +192,8 @@ class Endpoint:
         "_sockets",
     )
 
+    _home: Watchable[tuple[RelayStatus, ...]]
+
     _addr: Watchable[EndpointAddr]
     _alpns: Watchable[tuple[bytes, ...]]
     _close_task: asyncio.Task[None] | None
@@ -282,7 +284,7 @@ class Endpoint:
         self._close_task = None
         self._addr = Watchable(EndpointAddr(secret_key.public), loop)
         self._alpns = Watchable(context.alpns, loop)
-        self._home: Watchable[tuple[RelayStatus, ...]] = Watchable((), loop)
+        self._home = Watchable((), loop)
         if config.relays is not None:
             context.relay = _relay_transport(self, config)
         self._addr.set(self._current_addr())

@@ -394,3 +394,29 @@ def test_store_of_tickets_is_bounded():
     for i in range(5):
         store.put(bytes([i]) * 32, None)
     assert len(store) == 2
+
+
+def test_retry_is_answered_to_the_address_that_asked(make_pair):
+    """A token is bound to the client's address as that server socket saw it: no other gets it."""
+    other, second = ("10.0.1.2", 2222), ("10.0.1.1", 1111)
+    p = make_pair(3, server_addresses=(SERVER, other), client_addresses=(CLIENT, second))
+
+    def decide(incoming):
+        if not incoming.validated:
+            incoming.retry()
+            return None
+        return p.accept(incoming)
+
+    p.server.auto = decide
+    send = p.send
+
+    def route(side, src, dst, data, ecn):
+        # The kernel sends from another address towards the server's second one.
+        if side is p.client and dst == other:
+            src = second
+        return send(side, src, dst, data, ecn)
+
+    p.send = route
+    c = p.dial([SERVER, other])
+    p.run_for(500 * MS)
+    assert c.handshake_complete, c.close_reason

@@ -1176,7 +1176,7 @@ def test_key_schedule_equals_that_of_aioquic(suite: int) -> None:
 
     kdf = tls._KDF[suite]
     theirs = aioquic.tls.KeySchedule(aioquic.tls.CipherSuite(suite))
-    psk, shared = bytes(range(kdf.size)), bytes(range(32))
+    psk, shared, secret = bytes(range(kdf.size)), bytes(range(32)), b""
     for step, key in ((kdf.zeros, psk), (None, shared), (None, kdf.zeros)):
         salt = step if step is not None else kdf.derive(secret, b"derived", kdf.empty_hash)
         secret = kdf.extract(salt, key)

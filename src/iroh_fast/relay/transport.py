@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from iroh_fast.addr import RelayUrl
     from iroh_fast.keys import SecretKey
     from iroh_fast.net.driver import Driver
-    from iroh_fast.relay.dial import CaConfig
+    from iroh_fast.relay.dial import CaConfig, Proxy
 
 __all__ = ["RelayTransport"]
 
@@ -40,7 +40,7 @@ class RelayTransport:
         secret_key: SecretKey,
         relay_map: RelayMap,
         ca: CaConfig | ssl.SSLContext | None,
-        proxy: str | None,
+        proxy: Proxy | str | None,
         loop: asyncio.AbstractEventLoop,
         on_status: Callable[[], None],
     ) -> None:
