@@ -90,15 +90,22 @@ class Peer:
     # --- endpoints
 
     async def bind(
-        self, addr: str = "127.0.0.1:0", alpns: tuple[str, ...] = (), secret: str | None = None
+        self,
+        addr: str = "127.0.0.1:0",
+        alpns: tuple[str, ...] = (),
+        secret: str | None = None,
+        relays: tuple[str, ...] = (),
     ) -> dict[str, Any]:
-        """Open an endpoint without relays and without address lookup."""
+        """Open an endpoint without address lookup; without relays unless some are given."""
+        known = iroh.RelayMap.empty()
+        for url in relays:
+            known.insert(iroh.RelayConfig(url=url, quic_port=None, auth_token=None))
         options = iroh.EndpointOptions(
             preset=iroh.preset_minimal(),
             bind_addr=addr,
             secret_key=bytes.fromhex(secret) if secret else None,
             alpns=[bytes.fromhex(alpn) for alpn in alpns],
-            relay_mode=iroh.RelayMode.disabled(),
+            relay_mode=iroh.RelayMode.custom(known) if relays else iroh.RelayMode.disabled(),
         )
         endpoint = await iroh.Endpoint.bind(options)
         return {
@@ -121,9 +128,16 @@ class Peer:
     async def endpoint_stats(self, ep: str) -> dict[str, int]:
         return {name: item.value for name, item in self._objects[ep].stats().items()}
 
-    async def connect(self, ep: str, id: str, addrs: list[str], alpn: str) -> dict[str, Any]:
+    async def relay_url(self, ep: str) -> str | None:
+        """Wait until the home relay is connected; gives its URL."""
+        await self._objects[ep].online()
+        return self._objects[ep].addr().relay_url()
+
+    async def connect(
+        self, ep: str, id: str, addrs: list[str], alpn: str, relay: str | None = None
+    ) -> dict[str, Any]:
         """Dial and wait for the handshake."""
-        target = iroh.EndpointAddr(iroh.EndpointId.from_string(id), None, addrs)
+        target = iroh.EndpointAddr(iroh.EndpointId.from_string(id), relay, addrs)
         return self._put_conn(await self._objects[ep].connect(target, bytes.fromhex(alpn)))
 
     async def accept(self, ep: str) -> dict[str, Any]:
