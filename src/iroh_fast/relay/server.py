@@ -267,7 +267,8 @@ class RelayServer:
         self._files = _tls.CertificateFiles(context, tls.certificate, tls.private_key)
         self._files.load()
         if tls.cert_mode == "Reloading":
-            self._run(self._watch_certificate(self._files))
+            files = self._files
+            self._run(lambda: self._watch_certificate(files))
         return context
 
     async def stop(self) -> None:
@@ -336,12 +337,12 @@ class RelayServer:
         if self._failure is not None:
             raise self._failure
 
-    def _run(self, work: Awaitable[None]) -> None:
+    def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run a part without which the server cannot go on."""
 
         async def guarded() -> None:
             try:
-                await work
+                await work()
             except asyncio.CancelledError:
                 raise
             except BaseException as err:
@@ -464,7 +465,8 @@ class RelayServer:
             ) from err
         bound = sock.getsockname()
         self.addresses[name] = (bound[0], bound[1])
-        self._run(self._accept(sock, handler, context, main=handler == self._handle_main))
+        main = handler == self._handle_main
+        self._run(lambda: self._accept(sock, handler, context, main=main))
 
     async def _accept(
         self,
