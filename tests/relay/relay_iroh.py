@@ -17,7 +17,12 @@ class RelayPeer(peer.Peer):
     """Adds what is about relays to the operations."""
 
     async def bind_relay(
-        self, url: str, addr: str, alpns: list[str], token: str | None = None, secret: str | None = None
+        self,
+        url: str,
+        addr: str,
+        alpns: list[str],
+        token: str | None = None,
+        secret: str | None = None,
     ) -> dict[str, Any]:
         """Open an endpoint that knows one relay and no address lookup."""
         relays = iroh.RelayMap.empty()
@@ -62,8 +67,6 @@ class RelayPeer(peer.Peer):
 
 if __name__ == "__main__":
     import asyncio
-
-    from iroh import iroh_ffi
 
     out = os.dup(1)
     os.dup2(2, 1)

@@ -34,7 +34,10 @@ def config(**changes: Any) -> RelayServerConfig:
 
 def head(target: str = "/relay", method: str = "GET", **headers: str | None) -> bytes:
     """A request head; headers are given with underscores, None takes one away."""
-    fields: dict[str, str] = {"Host": "relay.example", **(UPGRADE if target.startswith("/relay") else {})}
+    fields: dict[str, str] = {
+        "Host": "relay.example",
+        **(UPGRADE if target.startswith("/relay") else {}),
+    }
     names = {name.lower(): name for name in fields}
     for name, value in headers.items():
         name = name.replace("_", "-").lower()
@@ -57,7 +60,9 @@ async def read_answer(reader: asyncio.StreamReader, *, has_body: bool = True) ->
     async with asyncio.timeout(PATIENCE_S):
         lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         status = int(lines[0].split(" ")[1])
-        headers = [(k.lower(), v) for k, _, v in (line.partition(": ") for line in lines[1:] if line)]
+        headers = [
+            (k.lower(), v) for k, _, v in (line.partition(": ") for line in lines[1:] if line)
+        ]
         size = int(dict(headers).get("content-length", 0)) if has_body else 0
         return HttpAnswer(status, headers, await reader.readexactly(size))
 
@@ -100,7 +105,11 @@ class RawClient:
     """One WebSocket connection; `connect` also authenticates."""
 
     def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret: SecretKey, version: int
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        secret: SecretKey,
+        version: int,
     ) -> None:
         self.reader, self.writer = reader, writer
         self.secret = secret
@@ -118,7 +127,9 @@ class RawClient:
     def send(self, **frame: Any) -> None:
         self.send_message(encode_frame(frame))  # type: ignore[arg-type]
 
-    def send_to(self, dst: RawClient | bytes, contents: bytes, ecn: int = 0, segment: int | None = None) -> None:
+    def send_to(
+        self, dst: RawClient | bytes, contents: bytes, ecn: int = 0, segment: int | None = None
+    ) -> None:
         key = dst if isinstance(dst, bytes) else dst.key
         kind = 4 if segment is None else 5
         self.send(type=kind, dst=key, ecn=ecn, segment_size=segment, contents=contents)
@@ -198,7 +209,9 @@ async def authenticate(client: RawClient) -> None:
 
 
 @asynccontextmanager
-async def connected(server: RelayServer, secret: SecretKey | None = None, **options: Any) -> AsyncIterator[RawClient]:
+async def connected(
+    server: RelayServer, secret: SecretKey | None = None, **options: Any
+) -> AsyncIterator[RawClient]:
     """An authenticated connection that the server has registered."""
     async with upgraded(server, secret, **options) as client:
         await authenticate(client)

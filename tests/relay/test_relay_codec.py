@@ -130,9 +130,11 @@ def test_frames_any_input_decodes_or_raises_the_documented_error(data, sender, v
         frame = decode_frame(data, sender=sender, version=version)
     except RelayFrameError:
         return
-    again = decode_frame(encode_frame(frame), sender=sender, version=version) if (
-        frame.get("contents") != b""
-    ) else frame
+    again = (
+        decode_frame(encode_frame(frame), sender=sender, version=version)
+        if (frame.get("contents") != b"")
+        else frame
+    )
     assert again == frame
 
 
@@ -158,9 +160,7 @@ def mask_slowly(data, mask):
     return bytes(byte ^ mask[i % 4] for i, byte in enumerate(data))
 
 
-@given(
-    st.binary(max_size=300), st.binary(min_size=4, max_size=4), st.sampled_from([1, 2, 9, 10])
-)
+@given(st.binary(max_size=300), st.binary(min_size=4, max_size=4), st.sampled_from([1, 2, 9, 10]))
 def test_websocket_masking_equals_the_definition(payload, mask, opcode):
     payload = payload if opcode < 8 else payload[:125]
     data = build_message(opcode, payload, mask)
@@ -184,7 +184,11 @@ def fragments(payload, cuts, mask=None, opcode=2):
 
 MESSAGES = st.lists(
     st.one_of(
-        st.tuples(st.sampled_from([1, 2]), st.binary(max_size=400), st.lists(st.integers(0, 400), max_size=3)),
+        st.tuples(
+            st.sampled_from([1, 2]),
+            st.binary(max_size=400),
+            st.lists(st.integers(0, 400), max_size=3),
+        ),
         st.tuples(st.sampled_from([9, 10]), st.binary(max_size=125), st.just([])),
         st.tuples(st.just(2), st.integers(60000, 140000).map(bytes), st.just([])),
     ),
@@ -318,7 +322,12 @@ def test_client_reader_gives_frames_as_tuples():
 
 def test_client_reader_reports_other_messages_by_kind():
     reader = ClientReader(2)
-    for opcode, kind in ((1, _relay.TEXT), (9, _relay.WS_PINGED), (10, _relay.WS_PONGED), (8, _relay.WS_CLOSED)):
+    for opcode, kind in (
+        (1, _relay.TEXT),
+        (9, _relay.WS_PINGED),
+        (10, _relay.WS_PONGED),
+        (8, _relay.WS_CLOSED),
+    ):
         reader.feed(build_message(opcode, b"\x03\xe8"))
         assert reader.next() == (kind, b"", 0, 0, b"\x03\xe8")
 

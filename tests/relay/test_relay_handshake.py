@@ -122,7 +122,9 @@ def test_keys_of_low_order_are_never_proven():
         assert server.endpoint_id is None
 
 
-@pytest.mark.parametrize("item", HANDSHAKE["server_denies_auth"], ids=lambda i: str(len(i["reason"])))
+@pytest.mark.parametrize(
+    "item", HANDSHAKE["server_denies_auth"], ids=lambda i: str(len(i["reason"]))
+)
 def test_denial_vectors(item):
     assert ServerHandshake.deny(item["reason"]).hex() == item["frame"]
     with pytest.raises(RelayDenied) as caught:
@@ -167,7 +169,9 @@ def test_server_takes_any_message_and_header_or_raises_the_documented_error(mess
         ServerHandshake(header=header, exporter=lambda *_: bytes(32)).start()
 
 
-@pytest.mark.parametrize("item", VECTORS["http"]["subprotocol_negotiation"], ids=lambda i: i["offer"] or "none")
+@pytest.mark.parametrize(
+    "item", VECTORS["http"]["subprotocol_negotiation"], ids=lambda i: i["offer"] or "none"
+)
 def test_protocol_negotiation_vectors(item):
     chosen = choose_protocol(item["offer"])
     assert (chosen[0] if chosen else "400") == item["answer"]

@@ -24,7 +24,9 @@ from iroh_fast.relay.handshake import ClientHandshake, RelayDenied
 from iroh_fast.relay.server import RelayServer
 
 
-async def admitted(server: RelayServer, secret: SecretKey | None = None, **options: str) -> str | None:
+async def admitted(
+    server: RelayServer, secret: SecretKey | None = None, **options: str
+) -> str | None:
     """None when let in, else the reason."""
     async with upgraded(server, secret, **options) as client:
         try:
@@ -153,7 +155,9 @@ class Rules(AccessControl):
 async def test_rules_of_an_embedder_see_the_request_and_the_end():
     rules = Rules()
     async with RelayServer(config(access=rules)) as server:
-        async with connected(server, target="/relay?a=1&b=%20", authorization="Bearer t", x_more="yes") as client:
+        async with connected(
+            server, target="/relay?a=1&b=%20", authorization="Bearer t", x_more="yes"
+        ) as client:
             (asked,) = rules.requests
             assert asked.endpoint_id == client.secret.public
             assert (asked.connection_id, asked.protocol_version) == (0, 2)

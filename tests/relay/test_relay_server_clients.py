@@ -56,7 +56,14 @@ async def test_wrong_signature_is_told_and_closed():
 
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"\x01", b"\x09" + bytes(8), b"\x00" * 17, b"\x01" + bytes(31), b"\x01\x02" + bytes(31) + b"\x40" + bytes(64)],
+    [
+        b"",
+        b"\x01",
+        b"\x09" + bytes(8),
+        b"\x00" * 17,
+        b"\x01" + bytes(31),
+        b"\x01\x02" + bytes(31) + b"\x40" + bytes(64),
+    ],
 )
 async def test_malformed_answer_is_closed_without_a_frame(payload):
     async with RelayServer(config()) as server:
@@ -86,7 +93,9 @@ async def test_authentication_by_keying_material_needs_no_challenge():
     material = bytes.fromhex(item["exporter_output"])
     secret = SecretKey(bytes.fromhex(item["secret"]))
     async with RelayServer(config(), exporter=lambda _t: lambda *_: material) as server:
-        async with upgraded(server, secret, x_iroh_relay_client_auth_v1=item["header_value"]) as client:
+        async with upgraded(
+            server, secret, x_iroh_relay_client_auth_v1=item["header_value"]
+        ) as client:
             assert await client.receive_payload() == b"\x02"
             await client.ping()
             assert server.forwarder.find(client.key)
@@ -112,7 +121,9 @@ async def test_handshake_tolerates_text_pings_fragments_and_pipelining():
             ]  # fmt: skip
 
 
-@pytest.mark.parametrize("flood", [build_message(2, bytes(5000), bytes(4)), b"\x82\x00", b"\xf2\x80" + bytes(4)])
+@pytest.mark.parametrize(
+    "flood", [build_message(2, bytes(5000), bytes(4)), b"\x82\x00", b"\xf2\x80" + bytes(4)]
+)
 async def test_handshake_breaking_websocket_rules_is_closed(flood):
     async with RelayServer(config()) as server:
         async with upgraded(server) as client:
@@ -124,7 +135,9 @@ async def test_handshake_breaking_websocket_rules_is_closed(flood):
 # --- forwarding ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("item", VECTORS["forwarding"], ids=lambda item: item["receive"][:2] + item["receive"][66:72])
+@pytest.mark.parametrize(
+    "item", VECTORS["forwarding"], ids=lambda item: item["receive"][:2] + item["receive"][66:72]
+)
 async def test_forwarding_vectors(item):
     async with RelayServer(config()) as server:
         async with connected(server, SECRETS[0]) as a, connected(server, SECRETS[1]) as b:
@@ -150,13 +163,20 @@ async def test_forwarding_sizes(tls, size):
                 frame = await b.receive()
                 assert frame["segment_size"] == 1200 and frame["contents"] == contents
             counted = server.metrics()
-            assert counted["send_packets_recv"] == counted["send_packets_sent"] == 3 + (size <= 65500)
-            assert counted["bytes_recv"] == counted["bytes_sent"] == counted["send_packets_sent"] * size
+            assert (
+                counted["send_packets_recv"] == counted["send_packets_sent"] == 3 + (size <= 65500)
+            )
+            assert (
+                counted["bytes_recv"]
+                == counted["bytes_sent"]
+                == counted["send_packets_sent"] * size
+            )
 
 
 async def test_forwarding_keeps_the_order_over_many_frames():
     async with RelayServer(config()) as server:
         async with connected(server) as a, connected(server) as b, connected(server) as c:
+
             async def send(client, mark):
                 for i in range(2000):
                     client.send_to(b, mark + i.to_bytes(4, "big") * (i % 60 + 1))
@@ -217,7 +237,11 @@ FRAMES = st.lists(
 
 
 @settings(max_examples=20)
-@given(FRAMES, st.lists(st.integers(1, 70000), min_size=1, max_size=6), st.randoms(use_true_random=False))
+@given(
+    FRAMES,
+    st.lists(st.integers(1, 70000), min_size=1, max_size=6),
+    st.randoms(use_true_random=False),
+)
 def test_forwarding_of_any_chunking_is_the_same(frames, steps, random):
     asyncio.run(forward_chunked(frames, steps, random))
 
@@ -271,7 +295,9 @@ async def test_independent_websocket_client_gets_through():
     async with RelayServer(config()) as server:
         async with connected(server) as a:
             uri = server.url.replace("http", "ws") + "relay?token=x"
-            async with websockets.connect(uri, subprotocols=["iroh-relay-v2"], compression=None) as ws:
+            async with websockets.connect(
+                uri, subprotocols=["iroh-relay-v2"], compression=None
+            ) as ws:
                 handshake = ClientHandshake(SecretKey.generate())
                 while not handshake.done:
                     if (reply := handshake.feed(await ws.recv())) is not None:
@@ -562,7 +588,7 @@ async def test_queue_is_bounded_by_packets_and_by_bytes():
         async with connected(server) as a, connected(server) as b:
             slow(b)
             (connection,) = server.forwarder.find(b.key)
-            for size, most in ((10, 100), (50_000, 2)):
+            for size, _most in ((10, 100), (50_000, 2)):
                 async with asyncio.timeout(20):
                     full = server.metrics()["queue_full"]
                     while server.metrics()["queue_full"] < full + 50:
@@ -629,7 +655,9 @@ async def test_pings_to_a_client_that_does_not_read_take_no_memory():
 # --- rate limit ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("item", VECTORS["token_bucket"], ids=lambda item: str(item["bytes_per_second"]))
+@pytest.mark.parametrize(
+    "item", VECTORS["token_bucket"], ids=lambda item: str(item["bytes_per_second"])
+)
 def test_token_bucket_vectors(item):
     bucket = TokenBucket(item["max"], item["refill_per_100ms"])
     for step in item["steps"]:

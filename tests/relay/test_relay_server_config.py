@@ -211,10 +211,20 @@ async def test_metrics_are_openmetrics_with_the_names_of_iroh():
     assert text.endswith("# EOF\n")
     values = dict(re.findall(r"^(\w+) ([\d.]+)$", text, re.M))
     for name, value in {
-        **{"bytes_sent": 5, "bytes_recv": 5, "send_packets_sent": 1, "send_packets_recv": 1},
-        **{"send_packets_dropped": 0, "got_ping": 1, "sent_pong": 1, "accepts": 1},
-        **{"disconnects": 0, "unique_client_keys": 1, "http_connections": 1},
-        **{"bytes_rx_ratelimited": 0, "conns_rx_ratelimited": 0, "qad_connections": 0},
+        "bytes_sent": 5,
+        "bytes_recv": 5,
+        "send_packets_sent": 1,
+        "send_packets_recv": 1,
+        "send_packets_dropped": 0,
+        "got_ping": 1,
+        "sent_pong": 1,
+        "accepts": 1,
+        "disconnects": 0,
+        "unique_client_keys": 1,
+        "http_connections": 1,
+        "bytes_rx_ratelimited": 0,
+        "conns_rx_ratelimited": 0,
+        "qad_connections": 0,
     }.items():
         assert float(values[f"relayserver_{name}_total"]) == value, name
     assert float(values["iroh_fast_relay_connections"]) == 1

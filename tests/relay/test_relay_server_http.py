@@ -53,10 +53,15 @@ async def test_everything_else_is_not_found(data):
         answer = await request(server, data)
         assert answer.status == 404
         assert answer.body == (b"" if data.startswith(b"HEAD") else b"Not Found")
-        assert answer.headers["content-security-policy"] == HTTP["tls_headers"]["content-security-policy"]
+        assert (
+            answer.headers["content-security-policy"]
+            == HTTP["tls_headers"]["content-security-policy"]
+        )
 
 
-@pytest.mark.parametrize("item", HTTP["generate_204"], ids=lambda item: repr(item["challenge"])[:40])
+@pytest.mark.parametrize(
+    "item", HTTP["generate_204"], ids=lambda item: repr(item["challenge"])[:40]
+)
 async def test_captive_portal_challenge(item):
     headers = {} if item["challenge"] is None else {"x_iroh_challenge": item["challenge"]}
     async with RelayServer(config(tls=SELF_SIGNED)) as server:
@@ -184,7 +189,9 @@ async def test_upgrade_refusals(item):
             assert answer.headers[name] == value
 
 
-@pytest.mark.parametrize("item", HTTP["subprotocol_negotiation"], ids=lambda item: item["offer"] or "none")
+@pytest.mark.parametrize(
+    "item", HTTP["subprotocol_negotiation"], ids=lambda item: item["offer"] or "none"
+)
 async def test_upgrade_protocol_negotiation(item):
     async with RelayServer(config()) as server:
         answer = await request(server, head(sec_websocket_protocol=item["offer"]))
@@ -203,7 +210,9 @@ async def test_upgrade_does_not_look_at_connection(value):
 
 
 async def test_upgrade_looks_at_the_first_protocol_line_only():
-    lines = b"sec-websocket-protocol: iroh-relay-v1\r\nsec-websocket-protocol: iroh-relay-v2\r\n\r\n"
+    lines = (
+        b"sec-websocket-protocol: iroh-relay-v1\r\nsec-websocket-protocol: iroh-relay-v2\r\n\r\n"
+    )
     async with RelayServer(config()) as server:
         data = head(sec_websocket_protocol=None)[:-2] + lines
         answer = await request(server, data)

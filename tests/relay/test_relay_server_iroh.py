@@ -19,12 +19,14 @@ from iroh_fast.relay.server import RelayServer
 
 pytest.importorskip("iroh")
 
-import peer_client  # noqa: E402
+import peer_client
 
 pytestmark = [
     pytest.mark.interop,
     pytest.mark.timeout(90),
-    pytest.mark.skipif(sys.platform != "linux", reason="direct paths are cut by a Linux packet filter"),
+    pytest.mark.skipif(
+        sys.platform != "linux", reason="direct paths are cut by a Linux packet filter"
+    ),
 ]
 ALPN = b"relay/1".hex()
 LOOPBACK = "127.0.0.1:0"
@@ -49,7 +51,9 @@ async def process() -> AsyncIterator[peer_client.PeerProcess]:
         yield found
 
 
-async def bind(stack: AsyncExitStack, server: RelayServer, addr: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+async def bind(
+    stack: AsyncExitStack, server: RelayServer, addr: str, **options: Any
+) -> tuple[Any, dict[str, Any]]:
     found = await stack.enter_async_context(process())
     bound = await found.call("bind_relay", url=server.url, addr=addr, alpns=[ALPN], **options)
     # Nothing but the relay joins the endpoints.
@@ -59,7 +63,9 @@ async def bind(stack: AsyncExitStack, server: RelayServer, addr: str, **options:
 
 async def test_two_iroh_endpoints_exchange_a_stream_through_the_relay():
     async with RelayServer(config()) as server, AsyncExitStack() as stack:
-        (a, at), (b, bt) = await asyncio.gather(bind(stack, server, LOOPBACK), bind(stack, server, LOOPBACK))
+        (a, at), (b, bt) = await asyncio.gather(
+            bind(stack, server, LOOPBACK), bind(stack, server, LOOPBACK)
+        )
         for one, bound in ((a, at), (b, bt)):
             assert await one.call("online", ep=bound["ep"]) == server.url
         assert len(server.forwarder) == 2
@@ -67,7 +73,9 @@ async def test_two_iroh_endpoints_exchange_a_stream_through_the_relay():
         conn = await a.call("connect_relay", ep=at["ep"], id=bt["id"], url=server.url, alpn=ALPN)
         assert conn["remote_id"] == bt["id"]
         size = 4 * 2**20
-        assert await a.call("echo_client", conn=conn["conn"], streams=4, size=size // 4, seed=5) == 4
+        assert (
+            await a.call("echo_client", conn=conn["conn"], streams=4, size=size // 4, seed=5) == 4
+        )
         counted = server.metrics()
         # the stream went both ways through us, and nothing went anywhere else
         assert counted["bytes_sent"] > 2 * size
@@ -83,7 +91,9 @@ async def test_iroh_endpoint_survives_a_restart_of_the_relay():
     async with AsyncExitStack() as stack:
         server = RelayServer(config())
         await server.start()
-        (a, at), (b, bt) = await asyncio.gather(bind(stack, server, LOOPBACK), bind(stack, server, LOOPBACK))
+        (a, at), (b, bt) = await asyncio.gather(
+            bind(stack, server, LOOPBACK), bind(stack, server, LOOPBACK)
+        )
         await asyncio.gather(a.call("online", ep=at["ep"]), b.call("online", ep=bt["ep"]))
         await b.call("serve", ep=bt["ep"])
         conn = await a.call("connect_relay", ep=at["ep"], id=bt["id"], url=server.url, alpn=ALPN)
@@ -111,7 +121,10 @@ async def test_iroh_endpoints_by_token_and_by_list():
 
 
 async def test_iroh_endpoint_answers_our_pings_and_tolerates_notices():
-    async with RelayServer(config(ping_interval=0.3, ping_jitter=0)) as server, AsyncExitStack() as stack:
+    async with (
+        RelayServer(config(ping_interval=0.3, ping_jitter=0)) as server,
+        AsyncExitStack() as stack,
+    ):
         a, at = await bind(stack, server, LOOPBACK)
         await a.call("online", ep=at["ep"])
         (connection,) = server.forwarder.find(bytes(PublicKey.parse(at["id"])))

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 from typing_extensions import Buffer
 
@@ -19,6 +19,7 @@ class TokenBucket:
     def fill(self) -> int: ...
     def consume(self, nbytes: int, now_ms: int) -> int | None: ...
 
+@final
 class Forwarder:
     def __init__(
         self,

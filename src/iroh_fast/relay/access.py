@@ -178,7 +178,7 @@ class HttpAccess(AccessControl):
         self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None
 
-    async def on_connect(self, request: AccessRequest) -> Decision:  # type: ignore[override]
+    async def on_connect(self, request: AccessRequest) -> Decision:
         import aiohttp
 
         if self._session is None:

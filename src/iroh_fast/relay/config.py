@@ -112,10 +112,14 @@ class RelayLimits:
             if self.max_burst_bytes is not None:
                 raise ConfigError("max_burst_bytes needs bytes_per_second")
             return 0, 0
-        burst = self.bytes_per_second // 10 if self.max_burst_bytes is None else self.max_burst_bytes
+        burst = (
+            self.bytes_per_second // 10 if self.max_burst_bytes is None else self.max_burst_bytes
+        )
         refill = self.bytes_per_second * 100 // 1000
         if burst <= 0 or refill <= 0:
-            raise ConfigError("bytes_per_second must be at least 10, and max_burst_bytes at least 1")
+            raise ConfigError(
+                "bytes_per_second must be at least 10, and max_burst_bytes at least 1"
+            )
         return burst, refill
 
 
@@ -247,7 +251,9 @@ class _Table:
 
     def _get(self, key: str, kind: type, words: str) -> Any:
         value = self._data.get(key)
-        if value is not None and (not isinstance(value, kind) or (kind is not bool and value is True)):
+        if value is not None and (
+            not isinstance(value, kind) or (kind is not bool and value is True)
+        ):
             raise ConfigError(f"{self._label(key)} must be {words}, not {value!r}")
         return value
 
@@ -303,7 +309,9 @@ def _tls(table: _Table | None) -> RelayTlsConfig | None:
         return None
     mode = table.text("cert_mode")
     if mode not in ("Manual", "Reloading", "LetsEncrypt"):
-        raise ConfigError(f'tls.cert_mode must be "Manual", "Reloading" or "LetsEncrypt", not {mode!r}')
+        raise ConfigError(
+            f'tls.cert_mode must be "Manual", "Reloading" or "LetsEncrypt", not {mode!r}'
+        )
     cert, key = table.text("manual_cert_path"), table.text("manual_key_path")
     hostname, contact = table.strings("hostname"), table.text("contact")
     if mode == "LetsEncrypt" and not (hostname and contact):

@@ -77,7 +77,9 @@ class RelayDenied(RelayHandshakeError):
     reason: str
 
     def __init__(self, message: str | None = None, *, reason: str = "") -> None:
-        super().__init__(f"the relay denied access: {reason}" if message is None and reason else message)
+        super().__init__(
+            f"the relay denied access: {reason}" if message is None and reason else message
+        )
         self.reason = reason
 
 

@@ -202,7 +202,9 @@ class HttpProtocol(asyncio.Protocol):
         self._extra = extra
         self._done = False
         self._answered = False
-        self._timer = loop.call_at(min(deadline, loop.time() + head_timeout), self._expired, deadline)
+        self._timer = loop.call_at(
+            min(deadline, loop.time() + head_timeout), self._expired, deadline
+        )
         self._reset(b"")
 
     def _reset(self, rest: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -62,24 +63,19 @@ _OWN_GAUGES: Final = {
 }
 
 
+@dataclass(slots=True)
 class HttpCounters:
     """What the listeners count."""
 
-    __slots__ = (
-        "access_denied",
-        "connections_refused",
-        "establish_timeouts",
-        "http_connections",
-        "http_connections_closed",
-        "http_connections_errored",
-    )
-
-    def __init__(self) -> None:
-        for name in self.__slots__:
-            setattr(self, name, 0)
+    http_connections: int = 0
+    http_connections_closed: int = 0
+    http_connections_errored: int = 0
+    connections_refused: int = 0
+    establish_timeouts: int = 0
+    access_denied: int = 0
 
     def snapshot(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return asdict(self)
 
 
 class UniqueKeys:
@@ -118,10 +114,12 @@ def exposition(snapshot: Callable[[], dict[str, int]]) -> Callable[[], bytes]:
             for name, text in _COUNTERS.items():
                 yield CounterMetricFamily(f"relayserver_{name}", text, value=values.get(name, 0))
             for name, text in _OWN_COUNTERS.items():
-                yield CounterMetricFamily(f"iroh_fast_relay_{name}", text, value=values.get(name, 0))
+                yield CounterMetricFamily(
+                    f"iroh_fast_relay_{name}", text, value=values.get(name, 0)
+                )
             for name, text in _OWN_GAUGES.items():
                 yield GaugeMetricFamily(f"iroh_fast_relay_{name}", text, value=values.get(name, 0))
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())  # type: ignore[arg-type]
-    return lambda: generate_latest(registry)
+    registry.register(Collector())
+    return lambda: generate_latest(registry)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]

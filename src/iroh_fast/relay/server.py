@@ -30,8 +30,8 @@ from .access import AccessRequest, Decision
 from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig
 from .handshake import (
     AUTH_HEADER,
-    Exporter,
     PROTOCOLS,
+    Exporter,
     RelayHandshakeError,
     ServerHandshake,
     choose_protocol,

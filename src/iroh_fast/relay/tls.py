@@ -109,7 +109,9 @@ def self_signed(names: Sequence[str] = ("localhost", "127.0.0.1", "::1")) -> tup
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=365))
-        .add_extension(x509.SubjectAlternativeName([general_name(n) for n in names]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([general_name(n) for n in names]), critical=False
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -123,7 +125,9 @@ def self_signed(names: Sequence[str] = ("localhost", "127.0.0.1", "::1")) -> tup
     )
 
 
-def self_signed_context(names: Sequence[str] = ("localhost", "127.0.0.1", "::1")) -> tuple[ssl.SSLContext, bytes]:
+def self_signed_context(
+    names: Sequence[str] = ("localhost", "127.0.0.1", "::1"),
+) -> tuple[ssl.SSLContext, bytes]:
     """A server context with a new self-signed certificate, and that certificate in PEM."""
     cert, key = self_signed(names)
     context = server_context()
