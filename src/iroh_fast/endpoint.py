@@ -457,6 +457,8 @@ class Endpoint:
         if context.closing:
             raise EndpointClosed()
         target = to_endpoint_addr(addr)
+        if isinstance(alpn, str):
+            raise TypeError(f"an ALPN is bytes, so write b{alpn!r}")
         name = bytes(memoryview(alpn))
         short = f"{target.id:short}"
         if context.hooks:

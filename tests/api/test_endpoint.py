@@ -131,6 +131,8 @@ async def test_connect_checks_run_in_the_documented_order(bind: Bind) -> None:
         await ep.connect(other, b"")
     with pytest.raises(InvalidAlpn):
         await ep.connect(other, b"x" * 256)
+    with pytest.raises(TypeError, match="b'text'"):
+        await ep.connect(other, "text")  # type: ignore[arg-type]
     with pytest.raises(NoAddress) as no_address:
         await ep.connect(other, ALPN)
     assert no_address.value.remote == f"{other:short}"
