@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -257,9 +262,8 @@ async def test_relay_with_tls(net: Net) -> None:
     tls = RelayTlsConfig(cert_mode="SelfSigned", https_bind_addr=("127.0.0.1", 0))
     async with RelayServer(RelayServerConfig.dev(tls=tls)) as server:
         assert server.certificate is not None
-        pem = server.certificate if isinstance(server.certificate, str) else server.certificate.decode()
         url = f"https://localhost.:{server.addresses['https'][1]}"
-        pair = await net.relayed_pair(url, ca=CaConfig(roots="none", extra=[pem]))
+        pair = await net.relayed_pair(url, ca=CaConfig(roots="none", extra=[server.certificate.decode()]))
         await both_ways(pair, 1_000_000)
         assert selected(pair.client) == RelayAddr(RelayUrl(url))
         await pair.client_ep.close()
@@ -594,3 +598,51 @@ async def test_state_of_remotes_goes_with_their_connections(net: Net, relay: Rel
     await pair.server.wait_closed()
     for endpoint in (pair.client_ep, pair.server_ep):
         await eventually(lambda endpoint=endpoint: not endpoint._context.remotes._remotes)
+
+
+# --- as in the README
+
+
+@pytest.mark.source_tree
+def test_relay_and_two_endpoints_as_users_start_them(tmp_path: Path) -> None:
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "PYTHONWARNINGS": "error::ResourceWarning",
+    }
+    settings = tmp_path / "relay.toml"  # only because the port may be taken
+    settings.write_text('http_bind_addr = "127.0.0.1:0"\nenable_metrics = false\n')
+    example = str(Path(__file__).resolve().parents[2] / "examples" / "relay.py")
+
+    def start(*args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    with start("-m", "iroh_fast", "relay", "--dev", "-c", str(settings)) as relay:
+        try:
+            assert relay.stderr is not None
+            url = next(
+                found[1] for line in relay.stderr if (found := re.search(r"relay ready at (\S+)", line))
+            )
+            with start(example, "serve", url) as server:
+                try:
+                    assert server.stdout is not None
+                    id = server.stdout.readline().strip()
+                    assert len(id) == 64
+                    done = subprocess.run(
+                        [sys.executable, example, "dial", url, id, "hello"],
+                        env=env,
+                        capture_output=True,
+                        text=True,
+                        timeout=30,
+                    )
+                    assert done.returncode == 0, done.stderr
+                    assert done.stderr == ""
+                    assert done.stdout.startswith(f"HELLO\nover relay:{url}")
+                    assert server.stdout.readline().endswith("says: hello\n")
+                finally:
+                    server.kill()
+        finally:
+            relay.terminate()
+    assert relay.returncode == 0
