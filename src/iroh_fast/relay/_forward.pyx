@@ -779,13 +779,14 @@ cdef class Forwarder:
         if c.blocked or c.out_start == c.out_end or c.state != ST_OPEN:
             return
         self.counters.flushes += 1
+        # A closing transport may have given its descriptor away already.
+        with gil:
+            if (<RelayConnection>c.obj).transport.is_closing():
+                (<RelayConnection>c.obj).fail(0)
+        if c.state != ST_OPEN:
+            return
         if c.fd >= 0:
-            n = 0
-            with gil:
-                if (<RelayConnection>c.obj).transport.is_closing():
-                    c.fd = -1
-            if c.fd >= 0:
-                n = relay_send(c.fd, c.out + c.out_start, c.out_end - c.out_start)
+            n = relay_send(c.fd, c.out + c.out_start, c.out_end - c.out_start)
             if n < 0:
                 with gil:
                     (<RelayConnection>c.obj).fail(0)

@@ -81,7 +81,7 @@ class HttpCounters:
 class UniqueKeys:
     """Counts different keys of each UTC day; the sum never goes down."""
 
-    def __init__(self, limit: int = 1 << 20) -> None:
+    def __init__(self, limit: int = 1 << 18) -> None:
         self.count = 0
         self._limit = limit  # beyond it a key may count twice
         self._day = datetime.date.min
