@@ -286,7 +286,12 @@ class Endpoint:
         self._alpns = Watchable(context.alpns, loop)
         self._home = Watchable((), loop)
         if config.relays is not None:
-            context.relay = _relay_transport(self, config)
+            try:
+                context.relay = _relay_transport(self, config)
+            except BaseException:
+                driver.stop()
+                del self._owner  # nothing is left that had to be closed
+                raise
         self._addr.set(self._current_addr())
         return self
 
@@ -295,6 +300,8 @@ class Endpoint:
             if self._close_task is not None or not self._owner.thread:
                 return
             self._owner.defer(self._driver.stop)
+            if self._context.relay is not None:
+                self._owner.defer(self._context.relay.stop)
             warnings.warn(
                 f"unclosed {self!r}; use async with, or await close()",
                 ResourceWarning,

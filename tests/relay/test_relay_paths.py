@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import os
 import random
@@ -18,7 +19,13 @@ from proxy import Proxy
 
 from iroh_fast import Connection, Endpoint, EndpointAddr, QuicTransportConfig
 from iroh_fast.addr import IpAddr, RelayAddr, RelayUrl, SocketAddr
-from iroh_fast.errors import ConnectionLost, ConnectTimeout, NoAddress
+from iroh_fast.errors import (
+    ConfigError,
+    ConnectionLost,
+    ConnectTimeout,
+    NoAddress,
+    RelayUrlError,
+)
 from iroh_fast.net.mapped import is_mapped
 from iroh_fast.relay.access import AllowList, SharedToken
 from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
@@ -598,6 +605,24 @@ async def test_state_of_remotes_goes_with_their_connections(net: Net, relay: Rel
     await pair.server.wait_closed()
     for endpoint in (pair.client_ep, pair.server_ep):
         await eventually(lambda endpoint=endpoint: not endpoint._context.remotes._remotes)
+
+
+@pytest.mark.parametrize("relays", ["nonsense", ["::"], ["ftp://example.org"], 5])
+async def test_wrong_relays_leave_nothing_open(relays: Any) -> None:
+    """Not even a warning, which would fail the test: nobody got an endpoint to close."""
+    with pytest.raises((ConfigError, RelayUrlError, TypeError)):
+        await Endpoint.bind(relays=relays, bind_addrs=[LOOPBACK])
+    gc.collect()
+
+
+async def test_endpoint_that_is_let_go_leaves_the_relay(relay: RelayServer) -> None:
+    endpoint = await Endpoint.bind(relays=[relay.url], ip_transports=False)
+    await online(endpoint)
+    assert relay.metrics()["connections"] == 1
+    with pytest.warns(ResourceWarning, match="unclosed <Endpoint"):
+        del endpoint
+        gc.collect()
+    await eventually(lambda: relay.metrics()["connections"] == 0)
 
 
 # --- as in the README

@@ -47,6 +47,8 @@ class RelayTransport:
         self.relay_map = relay_map
         self.home: RelayUrl | None = None
         self.status: RelayStatus | None = None
+        self._loop = loop
+        self._closing: asyncio.Task[None] | None = None
         self._driver = driver
         self._mapped = mapped
         self._on_status = on_status
@@ -102,3 +104,7 @@ class RelayTransport:
         """End all relay connections."""
         self._unsubscribe()
         await self.pool.close()
+
+    def stop(self) -> None:
+        """End all relay connections in the background, when there is nobody to wait for it."""
+        self._closing = self._loop.create_task(self.close())
