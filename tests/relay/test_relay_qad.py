@@ -12,6 +12,7 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import aioquic.asyncio.server as aio_server
@@ -48,8 +49,10 @@ from iroh_fast.quic.x509 import (
     X509TlsSession,
 )
 from iroh_fast.relay import qad
+from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
 from iroh_fast.relay.dial import CaConfig
 from iroh_fast.relay.qad import ALPN, QadClient, QadServer, probe, trust_roots
+from iroh_fast.relay.server import RelayServer
 
 PATIENCE_S = 15.0
 OBSERVED_V4 = 0x9F81A6
@@ -535,14 +538,16 @@ async def test_garbage_datagrams_do_no_harm(caplog: pytest.LogCaptureFixture) ->
             source, _ = await loop.create_datagram_endpoint(
                 asyncio.DatagramProtocol, remote_addr=server.address
             )
-            for number, data in enumerate(garbage):
-                source.sendto(data)
-                if number % 50 == 0:
-                    await asyncio.sleep(0.001)
-            found = await probe(driver, at(server), server_name="localhost", trust=roots())
-            assert found.addr.port == driver.bound_sockets[0][1]
-            source.close()
-            await until(lambda: server.counters()["qad_connections"] == 1)
+            try:
+                for number, data in enumerate(garbage):
+                    source.sendto(data)
+                    if number % 50 == 0:
+                        await asyncio.sleep(0.001)
+                found = await probe(driver, at(server), server_name="localhost", trust=roots())
+                assert found.addr.port == driver.bound_sockets[0][1]
+                await until(lambda: server.counters()["qad_connections"] == 1)
+            finally:
+                source.close()
     assert caplog.records == []
 
 
@@ -692,7 +697,7 @@ class AddressDiscovery(AioConnection):
 
     role = b"\x01"
     announced: tuple[bytes, int] | None = None
-    created: list[AddressDiscovery] = []  # noqa: RUF012
+    created: list[AddressDiscovery] = []
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -842,3 +847,97 @@ async def test_report_of_a_dual_stack_server_is_canonical(
             assert str(found.addr) == expected
     finally:
         server.close()
+
+
+# --- in a relay server --------------------------------------------------------------------
+
+
+def write(folder: Path, certificate: Pem) -> None:
+    (folder / "default.crt").write_bytes(certificate.chain)
+    (folder / "default.key").write_bytes(certificate.key)
+
+
+async def fetch(address: tuple[str, int], path: str) -> bytes:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await reader.read()
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("enable_relay", [True, False])
+async def test_relay_server_runs_address_discovery(tmp_path: Path, enable_relay: bool) -> None:
+    write(tmp_path, leaf("old.example"))
+    config = RelayServerConfig.dev(
+        enable_relay=enable_relay,
+        enable_quic_addr_discovery=True,
+        enable_metrics=True,
+        metrics_bind_addr=("127.0.0.1", 0),
+        tls=RelayTlsConfig("Manual", ("127.0.0.1", 0), ("127.0.0.1", 0), cert_dir=tmp_path),
+    )
+    async with sockets() as driver:
+        async with RelayServer(config) as server:
+            addr = SocketAddr.from_tuple(server.addresses["quic"])
+            found = await probe(driver, addr, server_name="old.example", trust=roots())
+            assert found.addr == SocketAddr.from_tuple(driver.bound_sockets[0])
+            write(tmp_path, leaf("new.example"))
+            assert server.reload_certificates()
+            client = await QadClient.connect(driver, addr, server_name="new.example", trust=roots())
+            assert (await client.report()).addr == found.addr
+            await until(lambda: server.metrics()["qad_connections_closed"] == 1)
+            text = await fetch(server.addresses["metrics"], "/metrics")
+            assert b"\nrelayserver_qad_connections_total 2" in text
+            assert b"\nrelayserver_qad_connections_closed_total 1" in text
+        async with asyncio.timeout(PATIENCE_S):
+            await client._connection.wait(WAIT_CLOSED)
+    reason = client._connection.close_reason
+    assert reason is not None
+    assert (reason.kind, reason.code, reason.reason) == ("application", 1, b"finished")
+
+
+async def test_relay_server_with_a_certificate_of_its_own() -> None:
+    config = RelayServerConfig.dev(
+        enable_quic_addr_discovery=True,
+        tls=RelayTlsConfig("SelfSigned", ("127.0.0.1", 0), ("127.0.0.1", 0)),
+    )
+    async with RelayServer(config) as server, sockets() as driver:
+        assert server.certificate is not None
+        trust = trust_roots(CaConfig(roots="none", extra=[server.certificate.decode()]))
+        addr = SocketAddr.from_tuple(server.addresses["quic"])
+        assert (await probe(driver, addr, server_name="127.0.0.1", trust=trust)).addr
+
+
+async def test_relay_server_in_dev_mode_keeps_plain_http(tmp_path: Path) -> None:
+    write(tmp_path, leaf())
+    text = f"""
+        http_bind_addr = "127.0.0.1:0"
+        enable_metrics = false
+        enable_quic_addr_discovery = true
+        [tls]
+        cert_mode = "Manual"
+        cert_dir = "{tmp_path}"
+        quic_bind_addr = "127.0.0.1:0"
+    """
+    async with (
+        RelayServer(RelayServerConfig.from_toml(text, dev=True)) as server,
+        sockets() as driver,
+    ):
+        assert sorted(server.addresses) == ["http", "quic"]
+        assert (await fetch(server.addresses["http"], "/ping")).startswith(b"HTTP/1.1 200")
+        assert (await fetch(server.addresses["http"], "/generate_204")).startswith(b"HTTP/1.1 204")
+        addr = SocketAddr.from_tuple(server.addresses["quic"])
+        assert (await probe(driver, addr, server_name="localhost", trust=roots())).addr
+
+
+async def test_relay_server_does_not_start_without_the_quic_port(tmp_path: Path) -> None:
+    write(tmp_path, leaf())
+    async with serving() as taken:
+        config = RelayServerConfig.dev(
+            enable_quic_addr_discovery=True,
+            tls=RelayTlsConfig("Manual", ("127.0.0.1", 0), taken.address, cert_dir=tmp_path),
+        )
+        with pytest.raises(BindError):
+            await RelayServer(config).start()

@@ -97,32 +97,38 @@ async def test_lets_encrypt_is_refused_with_a_way_out(tmp_path):
         await RelayServer(tls(tmp_path, "LetsEncrypt", **changes)).start()
 
 
-async def test_address_discovery_needs_its_service(tmp_path):
-    write(tmp_path)
+async def test_address_discovery_by_another_service(tmp_path):
+    cert = write(tmp_path)
+    key = (tmp_path / "default.key").read_bytes()
     wanted = tls(tmp_path).with_changes(enable_quic_addr_discovery=True)
-    with pytest.raises(ConfigError, match="discovery"):
-        await RelayServer(wanted).start()
 
     class Service:
         closed = False
+        replaced = []
         address = ("127.0.0.1", 7842)
 
         def counters(self):
             return {"qad_connections": 3}
+
+        def replace_certificate(self, *pair):
+            self.replaced.append(pair)
 
         async def close(self):
             Service.closed = True
 
     started = []
 
-    async def factory(address, cert, key):
-        started.append((address, cert.name, key.name))
+    async def factory(*arguments):
+        started.append(arguments)
         return Service()
 
     async with RelayServer(wanted, qad=factory) as server:
-        assert started == [(("127.0.0.1", 7842), "default.crt", "default.key")]
+        assert started == [(("127.0.0.1", 7842), cert, key)]
         assert server.addresses["quic"] == ("127.0.0.1", 7842)
         assert server.metrics()["qad_connections"] == 3
+        newer = write(tmp_path)
+        assert server.reload_certificates()
+        assert Service.replaced == [(newer, (tmp_path / "default.key").read_bytes())]
     assert Service.closed
 
 

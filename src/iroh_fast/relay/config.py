@@ -44,6 +44,8 @@ class RelayTlsConfig:
         Default: ``default.crt`` and ``default.key`` in `cert_dir`.
     hostname : tuple of str
         Names the server is known by.
+    http_only : bool
+        The main listener stays plain HTTP; only QUIC address discovery uses the certificate.
     """
 
     cert_mode: CertMode = "Manual"
@@ -55,6 +57,7 @@ class RelayTlsConfig:
     hostname: tuple[str, ...] = ()
     contact: str | None = None
     prod_tls: bool = True
+    http_only: bool = False
 
     @property
     def certificate(self) -> Path:
@@ -199,6 +202,8 @@ class RelayServerConfig:
             raise ConfigError("enable_quic_addr_discovery needs a [tls] section")
         if qad and dev and tls is not None and tls.cert_mode == "LetsEncrypt":
             raise ConfigError("--dev has no Let's Encrypt certificate for QUIC address discovery")
+        if dev and tls is not None:
+            tls = replace(tls, http_only=True)
         config = cls(
             enable_relay=table.boolean("enable_relay", True),
             http_bind_addr=http,

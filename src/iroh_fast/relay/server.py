@@ -18,7 +18,6 @@ import socket
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from .. import __version__
@@ -87,11 +86,22 @@ class QadService(Protocol):
     def counters(self) -> Mapping[str, int]:
         """Values of the metrics whose names begin with ``qad_``."""
 
+    def replace_certificate(self, certificate: bytes, key: bytes) -> None:
+        """Use another certificate and key (PEM) for new connections; ConfigError if unusable."""
+
     async def close(self) -> None: ...
 
 
-QadFactory = Callable[[Address, Path, Path], Awaitable[QadService]]
-"""Starts QUIC address discovery: UDP address, certificate chain and key."""
+QadFactory = Callable[[Address, bytes, bytes], Awaitable[QadService]]
+"""Starts QUIC address discovery: UDP address, certificate chain and key in PEM."""
+
+
+async def _builtin_qad(address: Address, certificate: bytes, key: bytes) -> QadService:
+    from .qad import QadServer
+
+    server = QadServer(address, certificate, key)
+    await server.start()
+    return server
 
 
 class _Pending:
@@ -122,7 +132,7 @@ class RelayServer:
         Gives an exporter of TLS keying material for a transport, or None. With it clients over
         TLS are authenticated without an extra round trip.
     qad : callable, optional
-        Starts QUIC address discovery when the settings ask for it.
+        Starts QUIC address discovery when the settings ask for it; default: `qad.QadServer`.
 
     Attributes
     ----------
@@ -154,7 +164,7 @@ class RelayServer:
         self.certificate: bytes | None = None
         self._routes = dict(routes or {})
         self._exporter = exporter
-        self._qad_factory = qad
+        self._qad_factory = _builtin_qad if qad is None else qad
         self._qad: QadService | None = None
         self._limits = self.config.limits
         self._counters = HttpCounters()
@@ -167,6 +177,8 @@ class RelayServer:
         self._unauthenticated = 0
         self._sockets: list[socket.socket] = []
         self._files: _tls.CertificateFiles | None = None
+        self._own_key = b""
+        self._plain = True
         self._accept_fill = 0.0
         self._accept_at = 0.0
         self._stopping = False
@@ -225,6 +237,9 @@ class RelayServer:
             if not self._is_loopback(metrics[0]):
                 logger.warning("relay: metrics are open to everyone who reaches %s", metrics)
         context = self._tls_context()
+        if tls is not None and tls.http_only:
+            context = None
+        self._plain = context is None
         if config.enable_relay:
             if context is None:
                 self._listen("http", config.http_bind_addr, self._handle_main)
@@ -240,15 +255,17 @@ class RelayServer:
         tls = self.config.tls
         if tls is None:
             raise ConfigError("QUIC address discovery needs TLS settings")
-        if self._qad_factory is None:
-            raise ConfigError(
-                "QUIC address discovery is not built in: turn enable_quic_addr_discovery off"
-            )
         host = (tls.https_bind_addr or self.config.http_bind_addr)[0]
         self._qad = await self._qad_factory(
-            tls.quic_bind_addr or (host, QUIC_PORT), tls.certificate, tls.private_key
+            tls.quic_bind_addr or (host, QUIC_PORT), *self._certificate_pem()
         )
         self.addresses["quic"] = self._qad.address
+
+    def _certificate_pem(self) -> tuple[bytes, bytes]:
+        if self._files is not None:
+            return self._files.cert.read_bytes(), self._files.key.read_bytes()
+        assert self.certificate is not None
+        return self.certificate, self._own_key
 
     def _tls_context(self) -> ssl.SSLContext | None:
         tls = self.config.tls
@@ -261,7 +278,7 @@ class RelayServer:
             )
         if tls.cert_mode == "SelfSigned":
             names = tls.hostname or ("localhost", "127.0.0.1", "::1")
-            context, self.certificate = _tls.self_signed_context(names)
+            context, self.certificate, self._own_key = _tls.self_signed_context(names)
             return context
         context = _tls.server_context()
         self._files = _tls.CertificateFiles(context, tls.certificate, tls.private_key)
@@ -414,7 +431,18 @@ class RelayServer:
 
     def reload_certificates(self) -> bool:
         """Read certificate and key again, for new connections; tells whether that worked."""
-        return self._files is not None and self._files.reload()
+        return self._files is not None and self._reload(self._files)
+
+    def _reload(self, files: _tls.CertificateFiles) -> bool:
+        if not files.reload():
+            return False
+        if self._qad is not None:
+            try:
+                self._qad.replace_certificate(*self._certificate_pem())
+            except (ConfigError, OSError) as err:
+                logger.warning("relay: certificate of QUIC not reloaded: %s", err)
+                return False
+        return True
 
     async def _watch_certificate(self, files: _tls.CertificateFiles) -> None:
         last = self._loop.time()
@@ -422,7 +450,7 @@ class RelayServer:
             await asyncio.sleep(RELOAD_CHECK_S)
             if files.changed() or self._loop.time() - last >= RELOAD_ALWAYS_S:
                 last = self._loop.time()
-                files.reload()
+                self._reload(files)
 
     # --- listeners
 
@@ -615,7 +643,7 @@ class RelayServer:
             return Response(200, _PAGE, (("content-type", "text/html; charset=utf-8"), *extra))
         if path == "/robots.txt":
             return Response(200, b"User-agent: *\nDisallow: /\n", extra)
-        if path == "/generate_204" and self.config.tls is None:
+        if path == "/generate_204" and self._plain:
             return self._generate_204(request, extra)
         if path in self._routes:
             response = self._routes[path](request)

@@ -127,8 +127,8 @@ def self_signed(names: Sequence[str] = ("localhost", "127.0.0.1", "::1")) -> tup
 
 def self_signed_context(
     names: Sequence[str] = ("localhost", "127.0.0.1", "::1"),
-) -> tuple[ssl.SSLContext, bytes]:
-    """A server context with a new self-signed certificate, and that certificate in PEM."""
+) -> tuple[ssl.SSLContext, bytes, bytes]:
+    """A server context with a new self-signed certificate, and certificate and key in PEM."""
     cert, key = self_signed(names)
     context = server_context()
     with tempfile.TemporaryDirectory() as folder:
@@ -140,4 +140,4 @@ def self_signed_context(
                 file.write(data)
             paths.append(path)
         context.load_cert_chain(*paths)
-    return context, cert
+    return context, cert, key
