@@ -597,3 +597,13 @@ def test_kinds_reads_coalesced_packets(make_pair):
     p = make_pair()
     p.connect()
     assert kinds(p.client.sent[1].data) == ["initial", "handshake", "short"]
+
+
+def test_a_dial_that_cannot_start_leaves_nothing(make_pair):
+    p = make_pair(0)
+    ep, options = p.client.endpoint, {"transport": p.client.transport, "now": p.now}
+    for remote, alpn in ((("no address", 1), b"x"), (SERVER, "text")):
+        with pytest.raises((ValueError, TypeError, OSError)):
+            ep.connect([remote], expected_peer=bytes(32), alpns=[alpn], **options)
+        assert ep.known_ids() == 0
+        assert not ep.connections

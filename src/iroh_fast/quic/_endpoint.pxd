@@ -61,3 +61,5 @@ cdef class QuicEndpoint(Host):
     cdef bint reset_received(self, uint8_t* data, size_t n, int64_t now)
     cdef void maybe_send_reset(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int64_t now)
     cdef void open_qlog(self, QuicConnection c, object transport, bytes parameters)
+    cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1
+    cdef int start_server(self, QuicConnection c, object incoming, alpns, transport) except -1

@@ -554,20 +554,27 @@ cdef class QuicEndpoint(Host):
         `tls` authenticates this connection by other means than the key `expected_peer`, without resumption.
         """
         cdef QuicConnection c
-        cdef UdpAddr a
-        cdef Path* p
-        cdef CidSet* s
-        cdef object ticket = None, token = None
-        from iroh_fast.quic.tls import TlsSession
         if not remotes:
             raise ValueError("no address to dial")
         if expected_peer is None and tls is None:
             raise ValueError("expected_peer is needed: the key the server must prove")
-        if tls is not None:
-            resume = False            # tickets are kept by key
         if now == 0:
             now = self.clock_ns()
         c = self.new_connection(True, transport, now)
+        try:
+            # Tickets are kept by key: other means of authentication resume nothing.
+            self.start_client(c, remotes, expected_peer, alpns, transport, resume and tls is None, tls)
+        except BaseException:
+            c.finish_drained(CloseReason("locally_closed"))
+            raise
+        return c
+
+    cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1:
+        """The rest of `connect`; after an exception nothing of the connection stays."""
+        cdef Path* p
+        cdef CidSet* s
+        cdef object ticket = None, token = None
+        from iroh_fast.quic.tls import TlsSession
         c.n_dial = len(remotes)
         c.dial = <UdpAddr*>malloc(c.n_dial * sizeof(UdpAddr))
         if c.dial == NULL:
@@ -610,15 +617,23 @@ cdef class QuicEndpoint(Host):
         c.tls_drain()
         self.counters["outgoing_handshakes"] += 1
         self.wake(c)
-        return c
 
     def accept(self, QuicIncoming i, alpns, transport, int64_t now):
         """Used by QuicIncoming.accept."""
-        cdef QuicConnection c
+        cdef QuicConnection c = self.new_connection(False, transport, now)
+        try:
+            self.start_server(c, i, alpns, transport)
+        except BaseException:
+            c.finish_drained(CloseReason("locally_closed"))
+            raise
+        return c
+
+    cdef int start_server(self, QuicConnection c, object incoming, alpns, transport) except -1:
+        """The rest of `accept`; after an exception nothing of the connection stays."""
+        cdef QuicIncoming i = incoming
         cdef Path* p
         cdef uint8_t token[16]
         from iroh_fast.quic.tls import TlsSession
-        c = self.new_connection(False, transport, now)
         memcpy(c.odcid, PyBytes_AS_STRING(i.odcid), len(i.odcid))
         c.odcid_len = len(i.odcid)
         if i.retry_scid:
@@ -644,7 +659,6 @@ cdef class QuicEndpoint(Host):
         memcpy(c.initial_dcid, PyBytes_AS_STRING(i.dcid), len(i.dcid))
         c.initial_dcid_len = len(i.dcid)
         self.counters["accepted_handshakes"] += 1
-        return c
 
     # ------------------------------------------------------------- sans-IO interface for simulations
     def receive_datagram(self, data, remote, int64_t now, local=None, int ecn=0):
