@@ -21,6 +21,7 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import sys
 import time
 import traceback
@@ -290,6 +291,48 @@ class Peer:
             return back == data
 
         return sum(await asyncio.gather(*map(one, range(streams))))
+
+    async def random_echo_client(self, conn: str, seed: int, count: int) -> list[str]:
+        """Use an echo on many streams, each in another way; tell what came back wrong."""
+        connection = self._objects[conn]
+        wrong = []
+
+        async def one(index: int) -> None:
+            rng = random.Random(seed * 1000 + index)
+            fate = rng.choice(("whole", "whole", "reset", "stop"))
+            size = rng.choice((0, 1, 100, 5_000, 70_000, 400_000))
+            data = pattern.data(index, size)
+            cut = rng.randrange(size + 1)
+            stream = await connection.open_bi()
+            send, recv = stream.send(), stream.recv()
+
+            async def write() -> None:
+                try:
+                    await send.write_all(data[:cut] if fate == "reset" else data)
+                    await (send.reset(index) if fate == "reset" else send.finish())
+                except iroh.IrohError:
+                    if fate != "stop":
+                        raise
+
+            async def read() -> bytes:
+                got = b""
+                try:
+                    while piece := await recv.read(10_000):
+                        got += piece
+                        if fate == "stop" and len(got) >= cut:
+                            await recv.stop(index)
+                            break
+                except iroh.IrohError:  # nothing is left to be stopped, or the echo broke off
+                    if fate == "whole":
+                        raise
+                return got
+
+            _, got = await asyncio.gather(write(), read())
+            if not data.startswith(got) or (fate == "whole" and len(got) != size):
+                wrong.append(f"{index}: {fate} {size} cut {cut} got {len(got)}")
+
+        await asyncio.gather(*map(one, range(count)))
+        return wrong
 
     # --- datagrams
 
