@@ -112,7 +112,8 @@ def self_signed(names: Sequence[str] = ("localhost", "127.0.0.1", "::1")) -> tup
         .add_extension(
             x509.SubjectAlternativeName([general_name(n) for n in names]), critical=False
         )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        # Not a CA: rustls refuses one as the certificate of a server.
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     return (
