@@ -1451,8 +1451,13 @@ cdef class RelayConnection:
             if code == 0 or c.blocked:
                 self.transport.abort()
                 return
-            self.transport.write(build_message(WS_CLOSE, code.to_bytes(2, "big")))
-            self.transport.close()
+            try:
+                self.transport.write(build_message(WS_CLOSE, code.to_bytes(2, "big")))
+                self.transport.close()
+            except RuntimeError:
+                # uvloop: the TLS session of a client that is gone cannot be ended in good order.
+                self.transport.abort()
+                return
             # A client that does not read must not keep the socket for ever.
             self.forwarder.loop.call_later(self.forwarder.write_timeout_ms / 1000.0, self._abort_late)
         except Exception:
