@@ -171,7 +171,7 @@ cdef class QuicConnection(SecuredConnection):
             sp = &p.sp
         else:
             level = LEVEL_INITIAL if h.type == 0 else LEVEL_HANDSHAKE
-            l = &self.initial if level == LEVEL_INITIAL else &self.handshake
+            l = self.initial if level == LEVEL_INITIAL else self.handshake
             if not l.live or l.keys.rx == NULL:
                 return 0
             key = l.keys.rx
@@ -249,7 +249,7 @@ cdef class QuicConnection(SecuredConnection):
         self.frames(p, sp, level, pnb + pnl, pnb + pnl + plain, src, dst, &eliciting, &probing)
         if self.err or self.state >= ST_DRAINING:
             return -1
-        l = &self.initial if level == LEVEL_INITIAL else &self.handshake
+        l = self.initial if level == LEVEL_INITIAL else self.handshake
         if level == LEVEL_0RTT or l.live:
             space_on_processed(sp, pn, eliciting, ecn == 3, self.now, self.max_ack_delay if level == LEVEL_0RTT else 0,
                                1 if level == LEVEL_0RTT else 0, 1, before)
@@ -504,7 +504,7 @@ cdef class QuicConnection(SecuredConnection):
             if level == LEVEL_1RTT:
                 rx = &self.data_crypto_rx
             else:
-                l = &self.initial if level == LEVEL_INITIAL else &self.handshake
+                l = self.initial if level == LEVEL_INITIAL else self.handshake
                 rx = &l.rx
             if f.offset + f.len > rx.read + self.cfg.crypto_buffer:
                 return self.fail(CRYPTO_BUFFER_EXCEEDED, b"", 0)

@@ -87,7 +87,7 @@ cdef class SecuredConnection(LossRecovery):
                 if level == LEVEL_1RTT:
                     rx = &self.data_crypto_rx
                 else:
-                    l = &self.initial if level == LEVEL_INITIAL else &self.handshake
+                    l = self.initial if level == LEVEL_INITIAL else self.handshake
                     if not l.live:
                         return 0
                     rx = &l.rx
@@ -118,7 +118,7 @@ cdef class SecuredConnection(LossRecovery):
             if level == LEVEL_1RTT:
                 sendbuf_write_copy(&self.data_crypto_tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
             else:
-                l = &self.initial if level == LEVEL_INITIAL else &self.handshake
+                l = self.initial if level == LEVEL_INITIAL else self.handshake
                 if l.live:
                     sendbuf_write_copy(&l.tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
         if self.peer_parameters is None and tls.peer_transport_parameters is not None:
@@ -150,11 +150,11 @@ cdef class SecuredConnection(LossRecovery):
             self.early_hp = hp
             return
         if level == LEVEL_HANDSHAKE:
-            if not self.handshake.live:
-                self.handshake.live = True
-                space_init(&self.handshake.sp, self.random())
-                sendbuf_init(&self.handshake.tx)
-                recvbuf_init(&self.handshake.rx)
+            if not self.handshake.live and self.make_level(&self.handshake) < 0:
+                aead_free(aead)
+                hp_free(hp)
+                self.fail(INTERNAL_ERROR, b"out of memory", 0)
+                return
             k = &self.handshake.keys
         else:
             k = &self.app
@@ -373,12 +373,10 @@ cdef class SecuredConnection(LossRecovery):
     cdef int set_initial_keys(self, const uint8_t* dcid, size_t n) noexcept nogil:
         cdef uint8_t client[32]
         cdef uint8_t server[32]
-        cdef Level* l = &self.initial
-        if not l.live:
-            l.live = True
-            space_init(&l.sp, self.random())
-            sendbuf_init(&l.tx)
-            recvbuf_init(&l.rx)
+        cdef Level* l
+        if not self.initial.live and self.make_level(&self.initial) < 0:
+            return -1
+        l = self.initial
         keys_free(&l.keys)
         if initial_secrets(dcid, n, client, server) < 0:
             return -1

@@ -221,7 +221,7 @@ cdef class LossRecovery(ConnectionState):
                 if level == LEVEL_1RTT:
                     sendbuf_ack(&self.data_crypto_tx, f.a, f.b)
                 else:
-                    l = &self.initial if level == LEVEL_INITIAL else &self.handshake
+                    l = self.initial if level == LEVEL_INITIAL else self.handshake
                     sendbuf_ack(&l.tx, f.a, f.b)
             elif f.type == FT_RESET_STREAM:
                 self.streams.on_reset_acked(f.id)
@@ -247,7 +247,7 @@ cdef class LossRecovery(ConnectionState):
                 if level == LEVEL_1RTT:
                     sendbuf_lost(&self.data_crypto_tx, f.a, f.b)
                 else:
-                    l = &self.initial if level == LEVEL_INITIAL else &self.handshake
+                    l = self.initial if level == LEVEL_INITIAL else self.handshake
                     sendbuf_lost(&l.tx, f.a, f.b)
                 free(f)
             elif t == FT_OBSERVED_ADDR_V4:

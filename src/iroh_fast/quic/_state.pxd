@@ -155,8 +155,8 @@ cdef class ConnectionState(StreamOwner):
     cdef UdpAddr* dial                # candidate addresses while dialing
     cdef int n_dial
     # --- keys
-    cdef Level initial
-    cdef Level handshake
+    cdef Level* initial               # a level that is never live while there is none
+    cdef Level* handshake
     cdef SendBuf data_crypto_tx
     cdef RecvBuf data_crypto_rx
     cdef Aead* early_key
@@ -261,7 +261,8 @@ cdef class ConnectionState(StreamOwner):
     cdef void pend(self, uint64_t type, uint64_t path, uint64_t id, uint64_t a) noexcept nogil
     cdef void pend_rec(self, FrameRec* f) noexcept nogil
     cdef void challenge(self, Path* p) noexcept nogil
-    cdef void drop_level(self, Level* l) noexcept nogil
+    cdef int make_level(self, Level** l) noexcept nogil
+    cdef void drop_level(self, Level** l) noexcept nogil
     cdef int fail(self, uint64_t code, const char* text, uint64_t frame) noexcept nogil
     cdef void enter_close(self, object reason, uint64_t code, bint app, object text, uint64_t frame)
     cdef void enter_drain(self, object reason, bint reply)

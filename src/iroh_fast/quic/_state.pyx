@@ -7,7 +7,7 @@ Sources: RFC 9000 §5.1, §8, §9, §10, the multipath draft, and iroh's use of 
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
@@ -35,6 +35,9 @@ cdef enum:
     MAX_ABANDONED = 1024
     MAX_PATH_LOG = 64
     MAX_ACK_DELAY_MS = 25
+
+# What a connection without a handshake level points to: not live, never written.
+cdef Level NO_LEVEL
 
 FRAME_NAMES = (
     "padding", "ping", "acks", "reset_stream", "stop_sending", "crypto", "new_token", "stream", "max_data",
@@ -139,6 +142,7 @@ cdef class ConnectionState(StreamOwner):
     def __cinit__(self):
         cdef int i
         self.waiters = None
+        self.initial = self.handshake = &NO_LEVEL
         self.state = ST_HANDSHAKE
         self.phase_first_pn = -1
         self.max_path_used = 0
@@ -504,12 +508,27 @@ cdef class ConnectionState(StreamOwner):
             self.qlog.assigned(self.now, p.id, addr_to_tuple(&p.r.remote),
                                addr_to_tuple(&p.r.local) if ip_known(&p.r.local) else None)
 
-    cdef void drop_level(self, Level* l) noexcept nogil:
-        keys_free(&l.keys)
-        space_free(&l.sp)
-        sendbuf_free(&l.tx)
-        recvbuf_free(&l.rx)
-        memset(l, 0, sizeof(Level))
+    cdef int make_level(self, Level** l) noexcept nogil:
+        """Start a handshake level. 0, or -1 out of memory."""
+        cdef Level* fresh = <Level*>calloc(1, sizeof(Level))
+        if fresh == NULL:
+            return -1
+        fresh.live = True
+        space_init(&fresh.sp, self.random())
+        sendbuf_init(&fresh.tx)
+        recvbuf_init(&fresh.rx)
+        l[0] = fresh
+        return 0
+
+    cdef void drop_level(self, Level** l) noexcept nogil:
+        """End a live one. Keys, packets and buffers of the handshake are a third of an idle connection."""
+        cdef Level* old = l[0]
+        l[0] = &NO_LEVEL
+        keys_free(&old.keys)
+        space_free(&old.sp)
+        sendbuf_free(&old.tx)
+        recvbuf_free(&old.rx)
+        free(old)
 
     cdef int64_t pto_max(self) noexcept nogil:
         """The largest PTO of all paths; what close, idle and key timers are multiples of.

@@ -592,7 +592,7 @@ cdef size_t send_off_path(QuicConnection c, uint8_t* buf, Transmit* t) noexcept 
 cdef bint level_due(QuicConnection c, Path* p, int level) noexcept nogil:
     cdef Level* l
     if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
-        l = &c.initial if level == LEVEL_INITIAL else &c.handshake
+        l = c.initial if level == LEVEL_INITIAL else c.handshake
         return l.live and l.keys.tx != NULL and (l.sp.ack_now or l.sp.loss_probes > 0 or sendbuf_has_pending(&l.tx))
     if level == LEVEL_0RTT:
         return c.app.tx == NULL and seal_key(c, LEVEL_0RTT) != NULL and (
@@ -633,7 +633,7 @@ cdef size_t send_handshake(QuicConnection c, Path* p, uint8_t* buf, Transmit* t)
             break
         sp = space_of(c, p, level)
         if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
-            l = &c.initial if level == LEVEL_INITIAL else &c.handshake
+            l = c.initial if level == LEVEL_INITIAL else c.handshake
             probe = sp.loss_probes > 0
             if probe:
                 sp.loss_probes -= 1
