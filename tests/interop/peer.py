@@ -211,11 +211,13 @@ class Peer:
         while True:
             stream = await conn.accept_bi()
             self._spawn(self._until_closed(self._copy(stream.recv(), stream.send())))
+            del stream  # or the last one would stay open when its copying has failed
 
     async def _echo_uni(self, conn: iroh.Connection) -> None:
         while True:
             recv = await conn.accept_uni()
             self._spawn(self._until_closed(self._answer_uni(conn, recv)))
+            del recv
 
     async def _answer_uni(self, conn: iroh.Connection, recv: iroh.RecvStream) -> None:
         data = await recv.read_to_end(ECHO_LIMIT)

@@ -12,7 +12,7 @@ import pytest
 from iroh_fast import Connection
 from iroh_fast.errors import IrohError
 
-from .links import Link, Links, receive, send_pattern
+from .links import V6, Link, Links, receive, send_pattern
 from .peer_client import PeerProcess
 
 
@@ -41,6 +41,12 @@ async def test_bulk_to_the_real_peer(links: Links, dials: bool, bulk_size: int) 
 @pytest.mark.limit(120)
 async def test_bulk_from_the_real_peer(links: Links, dials: bool, bulk_size: int) -> None:
     await pull(await links.connect(dials), 2, bulk_size)
+
+
+async def test_bulk_over_ipv6(links: Links, dials: bool, bulk_size: int) -> None:
+    link = await links.connect(dials, bind=V6)
+    await push(link, 5, bulk_size // 8)
+    await pull(link, 6, bulk_size // 8)
 
 
 @pytest.mark.limit(120)

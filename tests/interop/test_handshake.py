@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from iroh_fast import Endpoint, IpAddr, QuicTransportConfig, SecretKey
+from iroh_fast import Connection, Endpoint, IpAddr, QuicTransportConfig, Router, SecretKey
 from iroh_fast.errors import (
     AlpnMismatch,
     ConnectionRefused,
@@ -298,6 +298,21 @@ async def test_the_real_client_resumes_our_session(links: Links) -> None:
     await assert_alive(second)
 
 
+async def test_the_real_client_comes_back_after_our_restart(links: Links) -> None:
+    key = SecretKey.generate()
+    ours = await links.our_endpoint(secret_key=key)
+    real = await links.real_endpoint()
+    first = await links.connect(False, ours=ours, real=real)
+    await assert_alive(first)
+    await ours.close()
+    # The same identity with new ticket keys: its session cannot be resumed, and that must
+    # cost nothing but the resumption.
+    ours = await links.our_endpoint(secret_key=key)
+    second = await links.connect(False, ours=ours, real=real)
+    assert not second.ours.was_resumed
+    await assert_alive(second)
+
+
 async def early_data(links: Links, ours: Endpoint, real: RealEndpoint) -> tuple[bool, bytes]:
     accepting = real.start("accept")
     connecting = await ours.connect_with(real.addr, ALPN)
@@ -386,6 +401,52 @@ async def test_fifty_connections_at_once(links: Links, dials: bool) -> None:
     assert all(await asyncio.gather(*map(ask, range(50))))
     for conn in conns:
         conn.close(0, b"done")
+
+
+@pytest.mark.limit(60)
+async def test_three_hundred_connections_one_after_the_other(links: Links, dials: bool) -> None:
+    ours = await links.our_endpoint()
+    real = await links.real_endpoint()
+    for index in range(300):
+        link = await links.connect(dials, ours=ours, real=real, keep=False)
+        if index % 50 == 0:
+            await assert_alive(link)
+        if index % 2:
+            link.ours.close(index, b"next")
+        else:
+            await link.call("close", code=index)
+            await link.ours.wait_closed()
+        await link.peer.call("drop", handle=link.real)
+    async with asyncio.timeout(5):
+        while ours._driver.connections:
+            await asyncio.sleep(0.05)
+
+
+async def test_our_router_serves_real_clients(links: Links) -> None:
+    ours = await links.our_endpoint()
+    real = await links.real_endpoint()
+
+    async def upper(conn: Connection) -> None:
+        async for send, recv in conn.bi_streams():
+            await send.write_all((await recv.read_to_end(1000)).upper())
+            send.finish()
+
+    async with Router(ours, {b"echo/1": echo_bi, b"upper/1": upper}):
+        for alpn, answer in ((b"echo/1", b"hello"), (b"upper/1", b"HELLO")):
+            facts = await real.dial(ours, alpn=alpn)
+            stream = await links.peer.call("open_bi", conn=facts["conn"])
+            await links.peer.call("write", send=stream["send"], data=b"hello".hex())
+            await links.peer.call("finish", send=stream["send"])
+            got = await links.peer.call("read_to_end", recv=stream["recv"])
+            assert bytes.fromhex(got) == answer
+            await links.peer.call("close", conn=facts["conn"])
+        with pytest.raises(PeerError, match="error 120"):
+            await real.dial(ours, alpn=b"other/1")
+        # The way back: the router's endpoint dials too.
+        link = await links.connect(True, ours=ours, real=real)
+        await assert_alive(link)
+        closed = link.start("closed")
+    assert await closed == "closed by peer: 0"
 
 
 async def test_both_sides_dial_at_the_same_time(links: Links) -> None:

@@ -45,9 +45,7 @@ async def our_endpoint(links: Links, *urls: str, direct: bool, **options: Any) -
     if direct:
         ours = await links.our_endpoint(relays=list(urls), **options)
     else:
-        ours = await Endpoint.bind(
-            relays=list(urls), ip_transports=False, alpns=[ALPN], **options
-        )
+        ours = await Endpoint.bind(relays=list(urls), ip_transports=False, alpns=[ALPN], **options)
         links._ours.append(ours)
     async with asyncio.timeout(10):
         await ours.online()
@@ -138,7 +136,9 @@ async def test_datagrams_over_the_relay(links: Links, relay: RelayServer, dials:
     for number in sizes:
         await link.ours.send_datagram_wait(pattern.data(number, number))
     async with asyncio.timeout(10):
-        expected = sorted([number, pattern.digest([pattern.data(number, number)])] for number in sizes)
+        expected = sorted(
+            [number, pattern.digest([pattern.data(number, number)])] for number in sizes
+        )
         assert sorted(await reading) == expected
         await link.call("send_datagrams", seed=5, sizes=sizes)
         got = [await link.ours.read_datagram() for _ in sizes]
@@ -234,7 +234,9 @@ async def test_direct_path_that_comes_later(links: Links, relay: RelayServer) ->
         proxy.policy = forward
         await eventually(lambda: isinstance(ours_selected(link), IpAddr))
         await asyncio.gather(push(link, 1, 3_000_000), pull(link, 2, 3_000_000))
-        await eventually(lambda: (False, "available") in statuses(link) and (True, "backup") in statuses(link))
+        await eventually(
+            lambda: (False, "available") in statuses(link) and (True, "backup") in statuses(link)
+        )
         assert sum(not relayed for relayed, _ in statuses(link)) == 1
         await real_uses(link, (False, True), (True, False))
     finally:
