@@ -91,12 +91,6 @@ async def test_missing_certificate_is_an_error_at_start(tmp_path, mode):
         await server.start()
 
 
-async def test_lets_encrypt_is_refused_with_a_way_out(tmp_path):
-    changes = {"hostname": ("relay.example",), "contact": "me@example.org"}
-    with pytest.raises(ConfigError, match="Reloading"):
-        await RelayServer(tls(tmp_path, "LetsEncrypt", **changes)).start()
-
-
 async def test_address_discovery_by_another_service(tmp_path):
     cert = write(tmp_path)
     key = (tmp_path / "default.key").read_bytes()

@@ -35,7 +35,8 @@ class RelayTlsConfig:
     cert_mode : str
         ``"Manual"``: PEM files read at start and on `RelayServer.reload_certificates`;
         ``"Reloading"``: also when they change, and every day; ``"SelfSigned"``: a new certificate
-        at every start, for tests; ``"LetsEncrypt"``: not available yet.
+        at every start, for tests; ``"LetsEncrypt"``: fetched and renewed by ACME, needs the extra
+        ``acme``.
     https_bind_addr : tuple of (str, int), optional
         Default: the address of plain HTTP with port 443.
     quic_bind_addr : tuple of (str, int), optional
@@ -44,6 +45,14 @@ class RelayTlsConfig:
         Default: ``default.crt`` and ``default.key`` in `cert_dir`.
     hostname : tuple of str
         Names the server is known by.
+    contact : str, optional
+        Mail address for Let's Encrypt, which requires it.
+    prod_tls : bool
+        False: the staging server of Let's Encrypt, whose certificates nobody trusts.
+    acme_url : str, optional
+        Directory of another ACME server.
+    acme_ca : Path, optional
+        PEM file of roots that are trusted at the ACME server besides the usual ones.
     http_only : bool
         The main listener stays plain HTTP; only QUIC address discovery uses the certificate.
     """
@@ -57,6 +66,8 @@ class RelayTlsConfig:
     hostname: tuple[str, ...] = ()
     contact: str | None = None
     prod_tls: bool = True
+    acme_url: str | None = None
+    acme_ca: Path | None = None
     http_only: bool = False
 
     @property
@@ -182,7 +193,8 @@ class RelayServerConfig:
             Plain HTTP on port 3340 unless the file names an address; the certificate is not used
             for HTTP.
         env : mapping, optional
-            Environment, for ``IROH_RELAY_ACCESS_TOKEN`` and ``IROH_RELAY_HTTP_BEARER_TOKEN``.
+            Environment, for ``IROH_RELAY_ACCESS_TOKEN``, ``IROH_RELAY_HTTP_BEARER_TOKEN``,
+            ``IROH_RELAY_ACME_URL`` and ``IROH_RELAY_ACME_CA``.
 
         Raises
         ------
@@ -196,7 +208,8 @@ class RelayServerConfig:
         table = _Table(data, "")
         http = table.address("http_bind_addr", ("::", DEV_PORT if dev else HTTP_PORT))
         assert http is not None
-        tls = _tls(table.table("tls"))
+        env = os.environ if env is None else env
+        tls = _tls(table.table("tls"), env)
         qad = table.boolean("enable_quic_addr_discovery", False)
         if qad and tls is None:
             raise ConfigError("enable_quic_addr_discovery needs a [tls] section")
@@ -211,7 +224,7 @@ class RelayServerConfig:
             enable_quic_addr_discovery=qad,
             enable_metrics=table.boolean("enable_metrics", True),
             metrics_bind_addr=table.address("metrics_bind_addr", None),
-            access=_access(data.get("access", "everyone"), os.environ if env is None else env),
+            access=_access(data.get("access", "everyone"), env),
             limits=_limits(table.table("limits")),
             key_cache_capacity=table.integer("key_cache_capacity", 1024 * 1024, 0),
         )
@@ -309,7 +322,7 @@ class _Table:
         return None if value is None else _Table(value, self._label(key))
 
 
-def _tls(table: _Table | None) -> RelayTlsConfig | None:
+def _tls(table: _Table | None, env: Mapping[str, str]) -> RelayTlsConfig | None:
     if table is None:
         return None
     mode = table.text("cert_mode")
@@ -331,6 +344,8 @@ def _tls(table: _Table | None) -> RelayTlsConfig | None:
         hostname=hostname,
         contact=contact,
         prod_tls=table.boolean("prod_tls", True),
+        acme_url=env.get("IROH_RELAY_ACME_URL") or None,
+        acme_ca=Path(path) if (path := env.get("IROH_RELAY_ACME_CA")) else None,
     )
 
 

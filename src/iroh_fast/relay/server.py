@@ -26,7 +26,7 @@ from ..keys import EndpointId, PublicKey
 from . import tls as _tls
 from ._forward import Forwarder, RelayConnection, RelayProtocol
 from .access import AccessRequest, Decision
-from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig
+from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig, RelayTlsConfig
 from .handshake import (
     AUTH_HEADER,
     PROTOCOLS,
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
+
+    from .acme import AcmeCertificate
 
 __all__ = ["QadFactory", "QadService", "RelayServer", "Route"]
 
@@ -177,6 +179,7 @@ class RelayServer:
         self._unauthenticated = 0
         self._sockets: list[socket.socket] = []
         self._files: _tls.CertificateFiles | None = None
+        self._acme: AcmeCertificate | None = None
         self._own_key = b""
         self._plain = True
         self._accept_fill = 0.0
@@ -248,6 +251,8 @@ class RelayServer:
                 self._listen("http", config.http_bind_addr, self._handle_captive_portal)
                 https = tls.https_bind_addr or (host, HTTPS_PORT)
                 self._listen("https", https, self._handle_main, context)
+        elif self._acme is not None:
+            self._listen("http", config.http_bind_addr, self._handle_captive_portal)
         if config.enable_quic_addr_discovery:
             await self._start_qad()
 
@@ -263,6 +268,9 @@ class RelayServer:
 
     def _certificate_pem(self) -> tuple[bytes, bytes]:
         if self._files is not None:
+            if self._acme is not None and not self._acme.ready:
+                # QUIC listens from the start; clients do not trust this and come back.
+                return _tls.self_signed(self.config.tls.hostname if self.config.tls else ())
             return self._files.cert.read_bytes(), self._files.key.read_bytes()
         assert self.certificate is not None
         return self.certificate, self._own_key
@@ -272,10 +280,7 @@ class RelayServer:
         if tls is None:
             return None
         if tls.cert_mode == "LetsEncrypt":
-            raise ConfigError(
-                "certificates of Let's Encrypt are not fetched by this server: let certbot or "
-                'another ACME client write the files and use cert_mode = "Reloading"'
-            )
+            return self._acme_context(tls)
         if tls.cert_mode == "SelfSigned":
             names = tls.hostname or ("localhost", "127.0.0.1", "::1")
             context, self.certificate, self._own_key = _tls.self_signed_context(names)
@@ -286,6 +291,18 @@ class RelayServer:
         if tls.cert_mode == "Reloading":
             files = self._files
             self._run(lambda: self._watch_certificate(files))
+        return context
+
+    def _acme_context(self, tls: RelayTlsConfig) -> ssl.SSLContext:
+        from .acme import AcmeCertificate
+
+        if tls.http_only:
+            raise ConfigError("Let's Encrypt cannot be used while TLS is off")
+        context = _tls.server_context()
+        self._acme = AcmeCertificate(context, tls, on_change=self._certificate_changed)
+        self._files = self._acme.files
+        self._acme.load_cached()
+        self._run(self._acme.run)
         return context
 
     async def stop(self) -> None:
@@ -434,8 +451,10 @@ class RelayServer:
         return self._files is not None and self._reload(self._files)
 
     def _reload(self, files: _tls.CertificateFiles) -> bool:
-        if not files.reload():
-            return False
+        return files.reload() and self._certificate_changed()
+
+    def _certificate_changed(self) -> bool:
+        """Let address discovery use what the other listeners use already."""
         if self._qad is not None:
             try:
                 self._qad.replace_certificate(*self._certificate_pem())
@@ -621,6 +640,9 @@ class RelayServer:
     def _handle_captive_portal(self, request: Request, protocol: HttpProtocol) -> Response:
         if request.method == "GET" and request.path == "/generate_204":
             return self._generate_204(request, ())
+        if request.method == "GET" and self._acme is not None:
+            if (content := self._acme.answer(request.path)) is not None:
+                return Response(200, content, (("content-type", "application/octet-stream"),))
         return Response(404, b"Not Found")
 
     @staticmethod

@@ -1,0 +1,607 @@
+"""Certificates by ACME: the relay server against a small ACME server made here."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime
+import functools
+import hashlib
+import json
+import os
+import secrets
+import ssl
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from relay_peer import config, head, request, until, where
+
+from iroh_fast.errors import ConfigError
+from iroh_fast.relay import acme as acme_module
+from iroh_fast.relay.acme import CHALLENGE_PATH, AcmeCertificate, cache_name, directory_url
+from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
+from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.tls import self_signed, self_signed_context, server_context
+
+VECTORS = json.loads(
+    (Path(__file__).parents[1] / "vectors" / "relay_frames.json").read_text(encoding="utf-8")
+)
+NAME = "relay.example.com"
+
+
+def encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def decode(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+class Clock:
+    """The time as the code under test sees it: waits are over at once, but for those of renewal."""
+
+    def __init__(self):
+        self.delays = []
+        self.offset = datetime.timedelta(0)
+        self.ticks = asyncio.Event()
+
+    def now(self):
+        return datetime.datetime.now(datetime.timezone.utc) + self.offset
+
+    async def sleep(self, delay):
+        if delay == acme_module.RENEWAL_CHECK_S:
+            await self.ticks.wait()
+            return
+        self.delays.append(delay)
+        await asyncio.sleep(0.001)
+
+    def forward(self, **by):
+        self.offset += datetime.timedelta(**by)
+        self.ticks.set()
+        self.ticks = asyncio.Event()
+
+
+class AcmeServer:
+    """RFC 8555 as far as one client needs it; every request is checked like a real server does."""
+
+    def __init__(self):
+        self.validity = datetime.timedelta(days=90)
+        self.portal = ("127.0.0.1", 1)  # where names of the challenges lead
+        self.refusals = 0  # orders to refuse
+        self.pending = 0  # polls of an authorization before its state shows
+        self.processing = 0  # polls of an order before its state shows
+        self.problems = []
+        self.requests = []
+        self.accounts = {}
+        self.new_accounts = []
+        self.nonces = set()
+        self.orders = []
+        self.hosts = []
+        self.issued = []
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Test CA")])
+        now = datetime.datetime.now(datetime.timezone.utc)
+        self.ca = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(subject)
+            .public_key(self.key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1000))
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .sign(self.key, hashes.SHA256())
+        )
+
+    async def __aenter__(self):
+        self._transports = {}
+
+        @web.middleware
+        async def keep(request, handler):
+            self._transports[id(request.transport)] = request.transport
+            return await handler(request)
+
+        app = web.Application(middlewares=[keep])
+        app.router.add_get("/directory", self._directory)
+        app.router.add_head("/nonce", self._nonce)
+        app.router.add_post("/{kind}/{index:.*}", self._post)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        context, self.roots, _ = self_signed_context()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        self.base = f"https://localhost:{site._server.sockets[0].getsockname()[1]}"
+        self.url = f"{self.base}/directory"
+        return self
+
+    async def __aexit__(self, *_):
+        await self._runner.cleanup()
+        # Under TLS some stay open when the peer leaves without a goodbye, as `requests` does.
+        for transport in self._transports.values():
+            transport.abort()
+        await asyncio.sleep(0.05)
+        assert self.problems == []
+
+    def pem(self):
+        return self.ca.public_bytes(serialization.Encoding.PEM)
+
+    def _fresh(self):
+        nonce = encode(secrets.token_bytes(16))
+        self.nonces.add(nonce)
+        return {"Replay-Nonce": nonce}
+
+    async def _directory(self, _):
+        self.requests.append("directory")
+        names = {"newNonce": "nonce", "newAccount": "account/new", "newOrder": "order/new"}
+        return web.json_response({k: f"{self.base}/{path}" for k, path in names.items()})
+
+    async def _nonce(self, _):
+        return web.Response(headers=self._fresh())
+
+    def _open(self, message, url):
+        """The payload and the account of a request, whose signature is good."""
+        head = json.loads(decode(message["protected"]))
+        self.nonces.remove(head["nonce"])
+        assert head["alg"] == "ES256" and head["url"] == url
+        jwk = head["jwk"] if "jwk" in head else self.accounts[head["kid"]]
+        assert ("jwk" in head) == url.endswith("/account/new")
+        numbers = [int.from_bytes(decode(jwk[part]), "big") for part in "xy"]
+        key = ec.EllipticCurvePublicNumbers(*numbers, ec.SECP256R1()).public_key()
+        raw = decode(message["signature"])
+        halves = [int.from_bytes(part, "big") for part in (raw[:32], raw[32:])]
+        signed = f"{message['protected']}.{message['payload']}".encode()
+        key.verify(encode_dss_signature(*halves), signed, ec.ECDSA(hashes.SHA256()))
+        payload = decode(message["payload"])
+        return json.loads(payload) if payload else None, jwk
+
+    async def _post(self, request):
+        kind, index = request.match_info["kind"], request.match_info["index"]
+        self.requests.append(kind)
+        try:
+            payload, jwk = self._open(json.loads(await request.text()), self.base + request.path)
+            handler = getattr(self, f"_{kind}")
+            status, body, headers = await handler(index, payload, jwk)
+        except Exception as err:
+            self.problems.append(err)
+            raise
+        headers = {**headers, **self._fresh()}
+        if isinstance(body, bytes):
+            return web.Response(body=body, headers=headers)
+        kind = "application/json" if status < 400 else "application/problem+json"
+        return web.json_response(body, status=status, headers=headers, content_type=kind)
+
+    async def _account(self, _, payload, jwk):
+        known = next((url for url, key in self.accounts.items() if key == jwk), None)
+        if known is None:
+            url = f"{self.base}/account/{len(self.accounts)}"
+            self.accounts[url] = jwk
+            self.new_accounts.append(payload)
+        return (200 if known else 201), {"status": "valid"}, {"Location": known or url}
+
+    async def _order(self, index, payload, _):
+        if index == "new":
+            if self.refusals:
+                self.refusals -= 1
+                problem = {"type": "urn:ietf:params:acme:error:serverInternal", "detail": "no"}
+                return 500, problem, {}
+            index = len(self.orders)
+            parts = [
+                {"name": i["value"], "token": encode(secrets.token_bytes(32)), "state": "pending"}
+                for i in payload["identifiers"]
+            ]
+            self.orders.append({"parts": parts, "polls": self.processing, "chain": None})
+            return 201, self._order_body(index), {"Location": f"{self.base}/order/{index}"}
+        order = self.orders[int(index)]
+        order["polls"] -= 1
+        return 200, self._order_body(int(index)), {}
+
+    def _order_body(self, index):
+        order = self.orders[index]
+        body = {
+            "status": "pending",
+            "identifiers": [{"type": "dns", "value": p["name"]} for p in order["parts"]],
+            "authorizations": [
+                f"{self.base}/authorization/{index}-{n}" for n in range(len(order["parts"]))
+            ],
+            "finalize": f"{self.base}/finalize/{index}",
+        }
+        if order["chain"]:
+            body["status"] = "processing"
+            if order["polls"] <= 0:
+                body.update(status="valid", certificate=f"{self.base}/chain/{index}")
+        return body
+
+    def _part(self, index):
+        order, _, number = index.partition("-")
+        return self.orders[int(order)]["parts"][int(number)]
+
+    def _challenge_body(self, index):
+        part = self._part(index)
+        body = {
+            "type": "http-01",
+            "url": f"{self.base}/challenge/{index}",
+            "token": part["token"],
+            "status": part["state"],
+        }
+        if part["state"] == "invalid":
+            kind = "urn:ietf:params:acme:error:unauthorized"
+            body["error"] = {"type": kind, "detail": "wrong content"}
+        return body
+
+    async def _authorization(self, index, payload, _):
+        assert payload is None
+        part = self._part(index)
+        challenge = self._challenge_body(index)
+        if part["state"] != "pending" and part["polls"] > 0:
+            part["polls"] -= 1
+            challenge = {**challenge, "status": "pending"}
+            challenge.pop("error", None)
+        body = {
+            "identifier": {"type": "dns", "value": part["name"]},
+            "status": challenge["status"],
+            "challenges": [
+                {
+                    "type": "dns-01",
+                    "url": f"{self.base}/no",
+                    "token": part["token"],
+                    "status": "pending",
+                },
+                challenge,
+            ],
+        }
+        return 200, body, {}
+
+    async def _challenge(self, index, payload, jwk):
+        assert payload == {}
+        part = self._part(index)
+        url = "http://{}:{}/.well-known/acme-challenge/".format(*self.portal) + part["token"]
+        canonical = json.dumps(
+            {name: jwk[name] for name in ("crv", "kty", "x", "y")}, separators=(",", ":")
+        )
+        thumb = encode(hashlib.sha256(canonical.encode()).digest())
+        part["state"], part["polls"] = "invalid", self.pending
+        try:
+            async with (
+                aiohttp.ClientSession(headers={"Host": part["name"]}) as session,
+                session.get(url) as answer,
+            ):
+                if answer.status == 200 and await answer.text() == f"{part['token']}.{thumb}":
+                    part["state"] = "valid"
+        except aiohttp.ClientError:
+            pass
+        self.hosts.append(part["name"])
+        up = f'<{self.base}/authorization/{index}>;rel="up"'
+        return 200, {**self._challenge_body(index), "status": "pending"}, {"Link": up}
+
+    async def _finalize(self, index, payload, _):
+        order = self.orders[int(index)]
+        assert all(part["state"] == "valid" for part in order["parts"])
+        csr = x509.load_der_x509_csr(decode(payload["csr"]))
+        assert csr.is_signature_valid
+        names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+        wanted = [part["name"] for part in order["parts"]]
+        assert sorted(names.value.get_values_for_type(x509.DNSName)) == sorted(wanted)
+        begin = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours=1)
+        leaf = (
+            x509.CertificateBuilder()
+            .subject_name(csr.subject)
+            .issuer_name(self.ca.subject)
+            .public_key(csr.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(begin)
+            .not_valid_after(begin + self.validity)
+            .add_extension(names.value, critical=not csr.subject.rdns)
+            .sign(self.key, hashes.SHA256())
+        )
+        order["chain"] = leaf.public_bytes(serialization.Encoding.PEM) + self.pem()
+        self.issued.append(leaf)
+        return 200, self._order_body(int(index)), {}
+
+    async def _chain(self, index, payload, _):
+        assert payload is None
+        return 200, self.orders[int(index)]["chain"], {}
+
+
+@pytest.fixture
+async def clock(monkeypatch):
+    clock = Clock()
+    patched = functools.partial(AcmeCertificate, sleep=clock.sleep, now=clock.now)
+    monkeypatch.setattr(acme_module, "AcmeCertificate", patched)
+    return clock
+
+
+@pytest.fixture
+async def authority(tmp_path):
+    async with AcmeServer() as authority:
+        (tmp_path / "roots.pem").write_bytes(authority.roots)
+        yield authority
+
+
+def settings(folder, url="https://localhost:1/directory", names=(NAME,), **changes):
+    tls = RelayTlsConfig(
+        "LetsEncrypt",
+        ("127.0.0.1", 0),
+        ("127.0.0.1", 0),
+        folder / "certs",
+        hostname=names,
+        contact="ops@example.com",
+        acme_url=url,
+        acme_ca=folder / "roots.pem",
+    )
+    return config(tls=tls, **changes)
+
+
+def relay(authority, folder, **changes):
+    return RelayServer(settings(folder, authority.url, **changes))
+
+
+async def seen(server, authority, name=NAME):
+    """The certificate a client gets that checks everything."""
+    context = ssl.create_default_context(cadata=authority.pem().decode())
+    if sys.version_info >= (3, 13):  # the test CA is simpler than strict checks want
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    _, writer = await asyncio.open_connection(
+        *where(server, "https"), ssl=context, server_hostname=name
+    )
+    der = writer.get_extra_info("ssl_object").getpeercert(True)
+    writer.transport.abort()
+    return x509.load_der_x509_certificate(der)
+
+
+async def ready(server):
+    await until(lambda: server._acme.ready)
+
+
+# --- with a server
+
+
+async def test_first_certificate(tmp_path, authority, clock):
+    authority.refusals = 10**6
+    authority.pending, authority.processing = 2, 3
+    async with relay(authority, tmp_path) as server:
+        authority.portal = where(server, "http")
+        await until(lambda: len(clock.delays) > 2)
+        with pytest.raises((ssl.SSLError, ConnectionError)):  # no certificate yet
+            await seen(server, authority)
+        authority.refusals = 0
+        await ready(server)
+        certificate = await seen(server, authority)
+        token = authority.orders[0]["parts"][0]["token"]
+        gone = await request(server, head(CHALLENGE_PATH + token), "http")
+        assert gone.status == 404
+    assert [certificate] == authority.issued
+    assert certificate.subject.rdns == []
+    assert isinstance(certificate.public_key().curve, ec.SECP256R1)
+    assert authority.hosts == [NAME]
+    assert authority.new_accounts == [
+        {"contact": ["mailto:ops@example.com"], "termsOfServiceAgreed": True}
+    ]
+    # two polls in vain and one that tells; then the order, which answers at the third
+    assert clock.delays[-6:] == [1, 2, 4, 1, 2, 4]
+
+    cached = tmp_path / "certs" / cache_name("cert", [NAME], authority.url)
+    account = tmp_path / "certs" / cache_name("account", ["mailto:ops@example.com"], authority.url)
+    assert sorted(os.listdir(tmp_path / "certs")) == sorted([cached.name, account.name])
+    text = cached.read_bytes()
+    assert text.startswith(b"-----BEGIN PRIVATE KEY-----")
+    assert text.endswith(authority.pem())
+    key = serialization.load_der_private_key(account.read_bytes(), None)
+    assert isinstance(key.curve, ec.SECP256R1)
+    if sys.platform != "win32":
+        assert cached.stat().st_mode & 0o777 == account.stat().st_mode & 0o777 == 0o600
+
+
+async def test_restart_uses_the_cache_and_asks_nobody(tmp_path, authority, clock):
+    async with relay(authority, tmp_path) as server:
+        authority.portal = where(server, "http")
+        await ready(server)
+    asked = len(authority.requests)
+    async with relay(authority, tmp_path) as server:
+        assert [await seen(server, authority)] == authority.issued
+        clock.forward(days=59)
+        await asyncio.sleep(0.05)
+        assert [await seen(server, authority)] == authority.issued
+    assert len(authority.requests) == asked
+
+
+async def test_renewal_replaces_the_certificate_in_use(tmp_path, authority, clock):
+    names = (NAME, "other.example.com")
+    replaced = []
+
+    class Discovery:
+        address = ("127.0.0.1", 7842)
+
+        def counters(self):
+            return {}
+
+        def replace_certificate(self, certificate, key):
+            replaced.append((certificate, key))
+
+        async def close(self):
+            pass
+
+    started = []
+
+    async def factory(_, certificate, key):
+        started.append(x509.load_pem_x509_certificate(certificate))
+        return Discovery()
+
+    wanted = settings(tmp_path, authority.url, names, enable_quic_addr_discovery=True)
+    async with RelayServer(wanted, qad=factory) as server:
+        authority.portal = where(server, "http")
+        await ready(server)
+        for name in names:
+            assert await seen(server, authority, name) == authority.issued[0]
+        clock.forward(days=60)
+        await until(lambda: len(replaced) == 2)
+        # The clock of the test is ahead of that in certificates: it would be due at once again.
+        authority.refusals = 10**6
+        for name in names:
+            assert await seen(server, authority, name) == authority.issued[-1]
+    assert authority.issued[0] != authority.issued[1]
+    assert started[0].subject == started[0].issuer  # stands in until there is one
+    assert [x509.load_pem_x509_certificate(pair[0]) for pair in replaced] == authority.issued
+    assert authority.hosts[:4] == [*names, *names]
+    assert len(authority.new_accounts) == 1  # the account was found again
+
+
+async def test_builtin_address_discovery_takes_the_certificate(tmp_path, authority, clock):
+    wanted = settings(tmp_path, authority.url, enable_relay=False, enable_quic_addr_discovery=True)
+    async with RelayServer(wanted) as server:
+        authority.portal = where(server, "http")  # there for the challenges
+        await ready(server)
+        assert server._qad._tls.credentials.certificate == authority.issued[0]
+
+
+async def test_refused_orders_are_repeated_after_longer_and_longer_waits(
+    tmp_path, authority, clock, caplog
+):
+    authority.refusals = 4
+    async with relay(authority, tmp_path) as server:
+        authority.portal = where(server, "http")
+        await ready(server)
+    assert clock.delays == [1, 2, 4, 8, 1]  # the last one is the poll of the authorization
+    assert "next attempt in 8 s" in caplog.text
+
+
+async def test_failed_challenge_is_told_and_repeated(tmp_path, authority, clock, caplog):
+    async with relay(authority, tmp_path) as server:
+        await until(lambda: "wrong content" in caplog.text)
+        assert not server._acme.ready
+        authority.portal = where(server, "http")
+        await ready(server)
+        assert [await seen(server, authority)] == authority.issued
+    assert f"{NAME}: invalid" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "part, polls, words",
+    [
+        ("pending", [1, 2, 4, 8, 16], "not validated in time"),
+        ("processing", [1, *(2**n for n in range(10))], "not completed in time"),
+    ],
+)
+async def test_polling_ends(tmp_path, authority, clock, caplog, part, polls, words):
+    setattr(authority, part, 10**6)
+    async with relay(authority, tmp_path) as server:
+        authority.portal = where(server, "http")
+        await until(lambda: words in caplog.text)
+    assert clock.delays[: len(polls)] == polls
+
+
+async def test_unusable_cache_is_replaced(tmp_path, authority, clock, caplog):
+    folder = tmp_path / "certs"
+    folder.mkdir()
+    for kind, item in (("cert", NAME), ("account", "mailto:ops@example.com")):
+        (folder / cache_name(kind, [item], authority.url)).write_bytes(b"nonsense")
+    async with relay(authority, tmp_path) as server:
+        authority.portal = where(server, "http")
+        await ready(server)
+        assert [await seen(server, authority)] == authority.issued
+    assert "cached certificate not used" in caplog.text
+    assert "cached account key not used" in caplog.text
+
+
+async def test_certificate_for_another_key_is_not_stored(tmp_path, authority, clock, caplog):
+    stranger, _ = self_signed()
+    real = authority._chain
+
+    async def wrong(*arguments):
+        status, _, headers = await real(*arguments)
+        return status, stranger, headers
+
+    authority._chain = wrong
+    async with relay(authority, tmp_path) as server:
+        authority.portal = where(server, "http")
+        await until(lambda: "no certificate, next attempt in 2 s" in caplog.text)
+        assert not server._acme.files.cert.exists()
+        authority._chain = real
+        await ready(server)
+        assert await seen(server, authority) == authority.issued[-1]
+
+
+async def test_server_that_is_not_trusted(tmp_path, authority, clock, caplog):
+    (tmp_path / "roots.pem").write_bytes(self_signed()[0])
+    async with relay(authority, tmp_path) as server:
+        await until(lambda: "CERTIFICATE_VERIFY_FAILED" in caplog.text)
+        assert not server._acme.ready
+    assert authority.requests == []
+
+
+# --- without
+
+
+def test_waits_grow_up_to_a_day(virtual, tmp_path):
+    delays = []
+
+    async def sleep(delay):
+        delays.append(delay)
+        if len(delays) == 20:
+            raise asyncio.CancelledError
+
+    async def main():
+        tls = RelayTlsConfig("LetsEncrypt", cert_dir=tmp_path, hostname=(NAME,), contact="a@b")
+        certificate = AcmeCertificate(server_context(), tls, sleep=sleep)
+
+        async def fail():
+            raise OSError("no network")
+
+        certificate._obtain = fail
+        with pytest.raises(asyncio.CancelledError):
+            await certificate.run()
+
+    virtual(main())
+    assert delays == [2 ** min(n, 16) for n in range(20)]
+
+
+@pytest.mark.parametrize("item", VECTORS["acme_cache_names"], ids=lambda item: item["file"][:12])
+def test_cache_names(item):
+    kind, items = ("cert", item["domains"]) if "domains" in item else ("account", item["contact"])
+    assert cache_name(kind, items, item["directory"]) == item["file"]
+
+
+def test_directory_and_environment():
+    text = '[tls]\ncert_mode = "LetsEncrypt"\nhostname = "a.example"\ncontact = "a@b"\n'
+    tls = RelayServerConfig.from_toml(text, env={}).tls
+    assert directory_url(tls) == "https://acme-v02.api.letsencrypt.org/directory"
+    tls = RelayServerConfig.from_toml(text + "prod_tls = false", env={}).tls
+    assert directory_url(tls) == "https://acme-staging-v02.api.letsencrypt.org/directory"
+    env = {"IROH_RELAY_ACME_URL": "https://acme.example/", "IROH_RELAY_ACME_CA": "ca.pem"}
+    tls = RelayServerConfig.from_toml(text, env=env).tls
+    assert (directory_url(tls), tls.acme_ca) == ("https://acme.example/", Path("ca.pem"))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"hostname": ()}, "tls.hostname"),
+        ({"contact": None}, "tls.contact"),
+        ({"hostname": ("*.example.com",)}, "plain ASCII host names"),
+        ({"hostname": ("bücher.example",)}, "plain ASCII host names"),
+        ({"hostname": ("192.0.2.1",)}, "plain ASCII host names"),
+        ({"acme_url": "http://acme.example"}, "https://"),
+        ({"acme_ca": Path("missing.pem")}, "missing.pem"),
+        ({"http_only": True}, "TLS is off"),
+        ({"cert_dir": Path(__file__) / "below"}, "cert_dir"),
+    ],
+)
+async def test_settings_that_cannot_work(tmp_path, changes, words):
+    good = {"cert_dir": tmp_path, "hostname": (NAME,), "contact": "a@b"}
+    tls = RelayTlsConfig("LetsEncrypt", ("127.0.0.1", 0), **{**good, **changes})
+    with pytest.raises(ConfigError, match=words):
+        await RelayServer(config(tls=tls)).start()
+
+
+@pytest.mark.parametrize("package", ["acme", "josepy", "requests"])
+async def test_missing_extra(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    (tmp_path / "roots.pem").write_bytes(self_signed()[0])
+    with pytest.raises(ConfigError, match=r"pip install 'iroh-fast\[acme\]'"):
+        await RelayServer(settings(tmp_path)).start()
