@@ -780,8 +780,8 @@ cdef size_t send_data(QuicConnection c, Path* p, uint8_t* buf, size_t cap, int m
         if size != segment or ack_only or (c.err != 0):
             break
         if n == 1 and segment < mtu and segment + GSO_PAD < mtu:
-            # Not full: nothing more of this kind is waiting, or it would have been written.
-            if not general_due(c) or segment < MIN_DATAGRAM:
+            # Not full. Datagrams of one size fill a batch of their size; stream data deserves larger packets.
+            if c.dgram_tx.count == 0 and (not general_due(c) or segment < MIN_DATAGRAM):
                 break
     if n == 0:
         return 0
