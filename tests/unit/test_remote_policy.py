@@ -199,6 +199,17 @@ def test_selected_path_that_is_gone_is_replaced_by_any_other() -> None:
     assert select((V4_2, 900), current=V4) == V4_2
 
 
+def test_second_path_has_to_beat_the_one_in_use(remotes: RemoteMap) -> None:
+    conn = Conn(client=False)
+    conn.path(V4, 10)
+    remotes.attach(conn)
+    assert remotes.get(KEY) is None
+    conn.path(V6, 10)
+    remotes._on_paths(conn)
+    state = remotes.get(KEY)
+    assert state is not None and state.selected == V4
+
+
 def test_nothing_to_choose_changes_nothing(state: RemoteState) -> None:
     state.selected = V4
     state.add(Conn())  # type: ignore[arg-type]

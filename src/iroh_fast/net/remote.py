@@ -287,6 +287,10 @@ class RemoteMap:
             if len(conn.path_ids()) < 2:
                 return
             state = self._remotes[key] = RemoteState(self._loop)
+            # State begins with the second path: what carried the connection until now is the present choice.
+            first = conn.path_info(0)
+            if first is not None and first["validated"]:
+                state.selected = first["remote"]
         if conn not in state.conns:
             state.add(conn)
         else:
