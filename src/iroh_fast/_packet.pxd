@@ -1,4 +1,4 @@
-"""C interface of the QUIC packet and frame codec (spec chapter 02)."""
+"""C interface of the QUIC packet and frame codec."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 

@@ -1,4 +1,4 @@
-"""Moves datagrams between sockets and a QUIC endpoint (spec 03 §8.7)."""
+"""Moves datagrams between sockets and a QUIC endpoint."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 

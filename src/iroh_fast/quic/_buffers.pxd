@@ -1,4 +1,4 @@
-"""Stream byte buffers and range sets (spec 03 §5.3, §5.5, §8.7)."""
+"""Stream byte buffers and range sets."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t

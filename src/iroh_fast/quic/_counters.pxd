@@ -1,4 +1,4 @@
-"""Frame counters of a path (spec 03 §6.8): one slot per frame type."""
+"""Frame counters of a path: one slot per frame type."""
 
 from libc.stdint cimport uint64_t
 

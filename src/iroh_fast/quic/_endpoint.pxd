@@ -1,4 +1,4 @@
-"""Demultiplexing and connection admission of a sans-IO QUIC endpoint (spec 03 §6)."""
+"""Demultiplexing and connection admission of a sans-IO QUIC endpoint."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from cpython.object cimport PyObject

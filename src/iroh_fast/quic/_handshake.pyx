@@ -311,7 +311,7 @@ cdef class SecuredConnection(LossRecovery):
         self.fire(W_CONFIRMED)
 
     def parameters(self, bytes reset_token):
-        """Our transport parameters, encoded (spec 02 §3)."""
+        """Our transport parameters, encoded."""
         cdef Config* c = &self.cfg
         tp = TransportParameters()
         if not self.is_client:

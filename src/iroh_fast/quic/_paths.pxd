@@ -1,4 +1,4 @@
-"""Paths and connection IDs of one connection (spec 03 §4, multipath draft)."""
+"""Paths and connection IDs of one connection."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcmp, memcpy

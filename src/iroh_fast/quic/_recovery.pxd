@@ -1,4 +1,4 @@
-"""Packet number spaces: sent packets, received packet numbers, acknowledgement state (spec 03 §2, §4.1)."""
+"""Packet number spaces: sent packets, received packet numbers, acknowledgement state."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 

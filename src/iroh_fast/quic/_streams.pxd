@@ -1,4 +1,4 @@
-"""Streams of one connection: state, flow control, scheduling (spec 03 §5)."""
+"""Streams of one connection: state, flow control, scheduling."""
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t

@@ -1,4 +1,4 @@
-"""Building datagrams of a connection (spec 03 §4.3, §4.4, §8.7)."""
+"""Building datagrams of a connection."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
