@@ -227,8 +227,6 @@ cdef class QuicConnection(SecuredConnection):
                 # iroh's handshake migration: until a Handshake packet proves the address, follow the server.
                 p.r.remote = src[0]
                 p.r.received += h.packet_len
-            elif self.is_client or level != LEVEL_INITIAL:
-                pass
         if ip_known(dst):
             p.r.local = dst[0]
         if level == LEVEL_HANDSHAKE:

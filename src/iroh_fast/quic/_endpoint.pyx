@@ -38,7 +38,6 @@ cdef enum:
     MIN_INITIAL_DCID = 8
     MIN_RESET = 22                # shortest datagram that a stateless reset answers
     RESET_INTERVAL_MS = 20
-    RETRY_LIFETIME_S = 15
 
 cdef int64_t MS = 1000000
 cdef PyObject* DELETED = <PyObject*>1
@@ -149,10 +148,6 @@ cdef class QuicIncoming:
         retry_integrity_tag(<const uint8_t*>PyBytes_AS_STRING(self.dcid), len(self.dcid),
                             <const uint8_t*>PyBytes_AS_STRING(packet), len(packet), tag)
         self.endpoint.reply(&self.src, &self.dst, packet + PyBytes_FromStringAndSize(<char*>tag, 16))
-
-    def __dealloc__(self):
-        # Dropped without a decision: ignored. The table entry is the only other owner.
-        pass
 
 
 @cython.final

@@ -27,5 +27,4 @@ cdef class LossRecovery(ConnectionState):
     cdef void forget_sent(self, Path* p, PnSpace* sp) noexcept nogil
     cdef void discard_path(self, Path* p) noexcept nogil
     cdef int64_t next_deadline(self) noexcept nogil
-    cdef int level_of(self, PnSpace* sp) noexcept nogil
     cdef void log_metrics(self, Path* p) noexcept nogil

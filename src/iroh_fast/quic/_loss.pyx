@@ -60,13 +60,6 @@ cdef class LossRecovery(ConnectionState):
                 p.r.rtt.min, rtt_get(&p.r.rtt), p.r.rtt.latest, p.r.rtt.var, p.pto_count, p.r.cc.cwnd, p.r.in_flight,
                 p.r.cc.ssthresh, packets))
 
-    cdef int level_of(self, PnSpace* sp) noexcept nogil:
-        if sp == &self.initial.sp:
-            return LEVEL_INITIAL
-        if sp == &self.handshake.sp:
-            return LEVEL_HANDSHAKE
-        return LEVEL_1RTT
-
     cdef int on_ack(self, Path* p, PnSpace* sp, int level, Frame* f) noexcept nogil:  # hot
         """ACK or PATH_ACK for one packet number space."""
         cdef uint64_t lo, hi, smallest, pn, acked_bytes = 0

@@ -98,7 +98,7 @@ cdef struct Path:
     uint64_t status_seq
     int64_t remote_status_seq     # -1: none yet
     # end of life
-    bint abandoned, abandon_told, abandon_received
+    bint abandoned, abandon_received
     uint64_t abandon_code
     int64_t drained_at
     # time of activity

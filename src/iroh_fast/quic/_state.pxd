@@ -151,7 +151,7 @@ cdef class ConnectionState(StreamOwner):
     cdef uint8_t retry_scid_len
     cdef uint8_t initial_dcid[20]     # server: what the client's Initials are addressed to
     cdef uint8_t initial_dcid_len
-    cdef bint server_scid_known, dcid_fixed, migration_frozen
+    cdef bint server_scid_known, migration_frozen
     cdef UdpAddr* dial                # candidate addresses while dialing
     cdef int n_dial
     # --- keys
@@ -205,15 +205,13 @@ cdef class ConnectionState(StreamOwner):
     cdef int64_t max_ack_delay        # ours, as the peer may have asked
     cdef uint64_t ack_threshold, ack_reorder
     cdef int64_t ack_frequency_seq
-    cdef uint64_t nat_round
-    cdef bint saw_ecn, spin, spin_on
+    cdef bint saw_ecn, spin
     # --- closing
     cdef bint close_due
-    cdef bint close_app, close_replied
+    cdef bint close_app
     cdef uint64_t close_code, close_frame
     cdef object close_text
     cdef int64_t drained_at
-    cdef uint64_t close_rx, close_tx
     # error found while processing: 0 none
     cdef uint64_t err
     cdef uint64_t err_frame
@@ -245,7 +243,6 @@ cdef class ConnectionState(StreamOwner):
     cdef void unregister(self)
     cdef void watch_reset(self, CidSet* c) noexcept nogil
     cdef void set_status(self, Path* p, int status) noexcept nogil
-    cdef uint32_t peer_max_udp(self) noexcept nogil
     cdef Path* path(self, uint32_t id) noexcept nogil
     cdef CidSet* cidset(self, uint32_t id, bint make) noexcept nogil
     cdef Path* add_path(self, uint32_t id, const UdpAddr* remote, const UdpAddr* local) noexcept nogil

@@ -261,7 +261,7 @@ cdef class ConnectionState(StreamOwner):
         p.permit_idle_reset = True
         p.idle_timeout = self.cfg.path_idle if id or self.multipath else 0
         if self.peer_parameters is not None:
-            mtud_peer_limit(&p.r.mtud, <uint16_t>self.peer_max_udp())
+            mtud_peer_limit(&p.r.mtud, <uint16_t>self.peer_udp)
         q = self.paths
         while q != NULL:
             if q.r.validated and not q.abandoned and same_addr(&q.r.remote, remote):
@@ -284,9 +284,6 @@ cdef class ConnectionState(StreamOwner):
         if self.qlog is not None:
             self.log_tuple(p)
         return p
-
-    cdef uint32_t peer_max_udp(self) noexcept nogil:
-        return self.peer_udp
 
     cdef bint was_abandoned(self, uint32_t id) noexcept nogil:
         cdef int i

@@ -344,9 +344,6 @@ cdef uint8_t* write_pending(QuicConnection c, uint8_t* at, FrameRec* f, bint* sk
     if t == FT_PATH_RETIRE_CONNECTION_ID:
         return put_v2(at, t, f.path, f.id)
     if t == FT_PATH_ABANDON:
-        q = c.path(<uint32_t>f.path)
-        if q != NULL:
-            q.abandon_told = True
         return put_v2(at, t, f.path, f.a)
     if t == FT_PATH_STATUS_BACKUP or t == FT_PATH_STATUS_AVAILABLE:
         q = c.path(<uint32_t>f.path)
