@@ -5,6 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet cimport Frame
 from iroh_fast.quic._handshake cimport SecuredConnection
+from iroh_fast.quic._keys cimport Opened
 from iroh_fast.quic._paths cimport Path, CidSet
 from iroh_fast.quic._recovery cimport PnSpace
 
@@ -24,6 +25,7 @@ cdef class QuicConnection(SecuredConnection):
     cdef int new_cid_frame(self, uint32_t path_id, Frame* f) noexcept nogil
     cdef void on_path_response(self, Path* p, const uint8_t* data, const UdpAddr* src) noexcept nogil
     cdef void on_peer_close(self, Frame* f, int level) noexcept nogil
+    cdef int follow_keys(self, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil
     cdef int migrate(self, Path* p, const UdpAddr* src, const UdpAddr* dst) noexcept nogil
     cdef void count_ecn(self, PnSpace* sp, int ecn) noexcept nogil
     cdef int retire_cid_frame(self, uint32_t path_id, uint64_t seq) noexcept nogil

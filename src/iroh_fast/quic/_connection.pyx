@@ -11,13 +11,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple, addr_is_v4
-from iroh_fast._crypto cimport (
-    Aead, HeaderKey, aead_free, aead_open, hp_free, hp_masks, SUITE_CHACHA20_POLY1305)
 from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport recvbuf_insert, recvbuf_readable
 from iroh_fast.quic._congestion cimport rtt_init, rtt_get, rtt_pto_base, mtud_peer_limit
 from iroh_fast.quic._counters cimport *
 from iroh_fast.quic._datagrams cimport queue_push, queue_peek, queue_pop, queue_empty
+from iroh_fast.quic._keys cimport (
+    FOLLOW_UPDATED, KEYS_LIMIT, KEYS_MISUSED, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, Opened, keys_can_open,
+    keys_can_seal, keys_drop, keys_drop_previous, keys_follow, keys_open, keys_phase_news, keys_unmask)
 from iroh_fast.quic._paths cimport *
 from iroh_fast.quic._recovery cimport *
 from iroh_fast.quic._streams cimport QuicStream
@@ -53,10 +54,6 @@ cdef enum:
     MAX_RETIRE_PENDING = 50
     MAX_ACK_DELAY_MS = 25
 
-# AEAD limits, RFC 9001 §6.6
-cdef uint64_t GCM_OPEN_LIMIT = <uint64_t>1 << 52
-cdef uint64_t CHACHA_OPEN_LIMIT = <uint64_t>1 << 36
-
 STATE_NAMES = ("handshake", "established", "closing", "draining", "drained")
 
 
@@ -89,7 +86,7 @@ cdef class QuicConnection(SecuredConnection):
             p.stats.rx_bytes += n
         while n > 0 and self.err == 0 and self.state < ST_DRAINING:
             if not data[0] & 0x80:
-                if self.app.rx != NULL:
+                if keys_can_open(&self.keys, LEVEL_1RTT):
                     self.receive_short(data, n, src, dst, ecn, path_id)
                 elif self.state == ST_HANDSHAKE and path_id == 0:
                     if self.early_datagrams is None:
@@ -136,15 +133,10 @@ cdef class QuicConnection(SecuredConnection):
         cdef Level* l
         cdef PnSpace* sp
         cdef Path* p = self.path(0)
-        cdef Aead* key
-        cdef HeaderKey* hp
-        cdef const uint8_t* sample
-        cdef uint8_t mask[16]
-        cdef uint8_t* pnb
-        cdef uint64_t truncated = 0, pn
-        cdef int pnl, i, level
+        cdef Opened packet
+        cdef uint64_t pn
+        cdef int level
         cdef int64_t before
-        cdef Py_ssize_t plain
         cdef bint eliciting = False, probing = True, retried
         if p == NULL or parse_long_header(data, n, &h) < 0:
             return -1
@@ -163,43 +155,30 @@ cdef class QuicConnection(SecuredConnection):
                     self.n_dial = 0
             return -1
         if h.type == 1:
-            if self.is_client or self.early_key == NULL:
+            if self.is_client:
                 return 0
             level = LEVEL_0RTT
-            key = self.early_key
-            hp = self.early_hp
             sp = &p.sp
         else:
             level = LEVEL_INITIAL if h.type == 0 else LEVEL_HANDSHAKE
             l = self.initial if level == LEVEL_INITIAL else self.handshake
-            if not l.live or l.keys.rx == NULL:
+            if not l.live:
                 return 0
-            key = l.keys.rx
-            hp = l.keys.rx_hp
             sp = &l.sp
+        if not keys_can_open(&self.keys, level):
+            return 0
         if level == LEVEL_INITIAL and not self.is_client and total < MIN_DATAGRAM:
             return 0
         # Once known, the peer's handshake id does not change (RFC 9000 §7.2).
         if self.server_scid_known and level != LEVEL_0RTT and (
                 h.scid_len != self.dcid0_len or memcmp(h.scid, self.dcid0, h.scid_len) != 0):
             return 0
-        if h.packet_len < h.pn_offset + 4 + 16:
+        if keys_unmask(&self.keys, level, data, h.packet_len, h.pn_offset, <uint64_t>(sp.largest_rx + 1), &packet) < 0:
             return 0
-        sample = data + h.pn_offset + 4
-        if hp_masks(hp, &sample, 1, mask) < 0:
-            return -1
-        data[0] ^= mask[0] & 0x0f
-        pnl = (data[0] & 3) + 1
-        pnb = data + h.pn_offset
-        for i in range(pnl):
-            pnb[i] ^= mask[1 + i]
-            truncated = (truncated << 8) | pnb[i]
-        pn = pn_expand(truncated, pnl, <uint64_t>(sp.largest_rx + 1))
+        pn = packet.pn
         if space_is_duplicate(sp, pn):
             return 0
-        plain = aead_open(key, 0, pn, data, h.pn_offset + pnl, pnb + pnl, h.packet_len - h.pn_offset - pnl)
-        if plain < 0:
-            self.opened_fail += 1
+        if keys_open(&self.keys, level, 0, data, h.packet_len, h.pn_offset, &packet) < 0:
             return 0
         if data[0] & 0x0c:
             if self.got_first_packet:
@@ -207,9 +186,9 @@ cdef class QuicConnection(SecuredConnection):
             return -1
         # --- authenticated
         if self.qlog is not None:
-            self.log_packet(False, level, 0, pn, h.packet_len, pnb + pnl, <size_t>plain)
-        if level == LEVEL_0RTT and self.app.rx != NULL and self.key_discard_at == 0:
-            self.key_discard_at = self.now + 3 * self.pto_max()
+            self.log_packet(False, level, 0, pn, h.packet_len, packet.payload, packet.size)
+        if level == LEVEL_0RTT and keys_can_open(&self.keys, LEVEL_1RTT) and self.key_discard_at == 0:
+            self.discard_keys_later()
         self.got_first_packet = True
         if not self.server_scid_known and level != LEVEL_0RTT:
             self.server_scid_known = True
@@ -238,13 +217,13 @@ cdef class QuicConnection(SecuredConnection):
                 self.peer_validated_us = True
                 if self.initial.live:
                     self.drop_space(p, &self.initial.sp)
-                    self.drop_level(&self.initial)
+                    self.drop_level(LEVEL_INITIAL)
         before = sp.largest_rx
         space_mark_received(sp, pn, self.now)
         self.count_ecn(sp, ecn)
         p.last_rx = p.idle_from = self.now
         p.permit_idle_reset = True
-        self.frames(p, sp, level, pnb + pnl, pnb + pnl + plain, src, dst, &eliciting, &probing)
+        self.frames(p, sp, level, packet.payload, packet.payload + packet.size, src, dst, &eliciting, &probing)
         if self.err or self.state >= ST_DRAINING:
             return -1
         l = self.initial if level == LEVEL_INITIAL else self.handshake
@@ -272,16 +251,11 @@ cdef class QuicConnection(SecuredConnection):
                             uint32_t path_id) noexcept nogil:  # hot
         """One 1-RTT packet."""
         cdef Path* p = self.path(path_id)
-        cdef const uint8_t* sample
-        cdef uint8_t mask[16]
-        cdef uint64_t truncated = 0, pn
-        cdef int pnl, i, phase
-        cdef Py_ssize_t plain
-        cdef Aead* key
-        cdef bint with_next = False, eliciting = False, probing = True, fresh
+        cdef Opened packet
+        cdef uint64_t pn
+        cdef int rc
+        cdef bint eliciting = False, probing = True
         cdef int64_t largest = -1, before
-        if n < 1 + CID_LEN + 4 + 16:
-            return
         if p == NULL:
             # Only the client opens paths, and only after the handshake.
             if (self.is_client or not self.multipath or path_id > self.local_max_path or self.was_abandoned(path_id)
@@ -289,57 +263,29 @@ cdef class QuicConnection(SecuredConnection):
                 return
         else:
             largest = p.sp.largest_rx
-        sample = data + 1 + CID_LEN + 4
-        if hp_masks(self.app.rx_hp, &sample, 1, mask) < 0:
+        if keys_unmask(&self.keys, LEVEL_1RTT, data, n, 1 + CID_LEN, <uint64_t>(largest + 1), &packet) < 0:
             return
-        data[0] ^= mask[0] & 0x1f
-        pnl = (data[0] & 3) + 1
-        for i in range(pnl):
-            data[1 + CID_LEN + i] ^= mask[1 + i]
-            truncated = (truncated << 8) | data[1 + CID_LEN + i]
-        pn = pn_expand(truncated, pnl, <uint64_t>(largest + 1))
+        pn = packet.pn
         if p != NULL and space_is_duplicate(&p.sp, pn):
             return
-        phase = (data[0] >> 2) & 1
-        key = self.app.rx
-        if phase != self.key_phase:
-            if self.rx_prev != NULL and (
-                    self.phase_first_pn < 0 or path_id != self.phase_path or <int64_t>pn < self.phase_first_pn):
-                key = self.rx_prev
-            else:
-                key = self.rx_next
-                with_next = True
-        plain = aead_open(key, path_id, pn, data, 1 + CID_LEN + pnl, data + 1 + CID_LEN + pnl, n - 1 - CID_LEN - pnl)
-        if plain < 0:
-            self.opened_fail += 1
-            if self.opened_fail > (CHACHA_OPEN_LIMIT if self.suite == SUITE_CHACHA20_POLY1305 else GCM_OPEN_LIMIT):
+        rc = keys_open(&self.keys, LEVEL_1RTT, path_id, data, n, 1 + CID_LEN, &packet)
+        if rc < 0:
+            if rc == KEYS_LIMIT:
                 self.fail(AEAD_LIMIT_REACHED, b"integrity limit reached", 0)
             return
         if data[0] & 0x18:
             self.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0)
             return
         if self.qlog is not None:
-            self.log_packet(False, LEVEL_1RTT, path_id, pn, n, data + 1 + CID_LEN + pnl, <size_t>plain)
-        if with_next:
-            if <int64_t>pn <= largest or self.update_unanswered:
-                self.fail(KEY_UPDATE_ERROR, b"", 0)
-                return
-            self.update_keys(True)
-            self.update_unanswered = True
-            self.phase_first_pn = <int64_t>pn
-            self.phase_path = path_id
-            self.key_discard_at = self.now + 3 * self.pto_max()
-        elif key == self.app.rx and self.phase_first_pn < 0 and self.rx_prev != NULL:
-            # The peer followed our update.
-            self.phase_first_pn = <int64_t>pn
-            self.phase_path = path_id
-            self.key_discard_at = self.now + 3 * self.pto_max()
+            self.log_packet(False, LEVEL_1RTT, path_id, pn, n, packet.payload, packet.size)
+        if keys_phase_news(&self.keys, &packet) and self.follow_keys(&packet, path_id, largest) < 0:
+            return
         if self.state == ST_HANDSHAKE and not self.handshake_done:
             return
         if self.is_client:
             self.peer_validated_us = True
-        if self.early_key != NULL and not self.is_client and self.key_discard_at == 0:
-            self.key_discard_at = self.now + 3 * self.pto_max()
+        if not self.is_client and keys_can_open(&self.keys, LEVEL_0RTT) and self.key_discard_at == 0:
+            self.discard_keys_later()
         if p == NULL:
             p = self.add_path(path_id, src, dst)
             if p == NULL:
@@ -356,8 +302,7 @@ cdef class QuicConnection(SecuredConnection):
         self.count_ecn(&p.sp, ecn)
         p.last_rx = p.idle_from = self.now
         p.permit_idle_reset = True
-        if self.frames(p, &p.sp, LEVEL_1RTT, data + 1 + CID_LEN + pnl, data + 1 + CID_LEN + pnl + plain, src, dst,
-                       &eliciting, &probing) < 0:
+        if self.frames(p, &p.sp, LEVEL_1RTT, packet.payload, packet.payload + packet.size, src, dst, &eliciting, &probing) < 0:
             return
         space_on_processed(&p.sp, pn, eliciting, ecn == 3, self.now, self.max_ack_delay, self.ack_threshold,
                            self.ack_reorder, before)
@@ -372,6 +317,18 @@ cdef class QuicConnection(SecuredConnection):
                 not ip_known(&p.r.local) or (not probing and <int64_t>pn > before)):
             # Probes of an address that we left must not bring us back to it.
             p.r.local = dst[0]
+
+    cdef int follow_keys(self, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil:
+        """The packet came in another key phase, or is the first one in ours; -1 when the connection failed."""
+        cdef int rc = keys_follow(&self.keys, packet, path_id, largest, self.now)
+        if rc == KEYS_MISUSED:
+            return self.fail(KEY_UPDATE_ERROR, b"", 0)
+        if rc < 0:
+            return self.fail(INTERNAL_ERROR, b"key update failed", 0)
+        if rc == FOLLOW_UPDATED:
+            self.phase_changed(True)
+        self.discard_keys_later()
+        return 0
 
     cdef int migrate(self, Path* p, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
         """The peer's address of a path changed (RFC 9000 §9.3)."""
@@ -769,13 +726,9 @@ cdef class QuicConnection(SecuredConnection):
                 return
         if self.key_discard_at and now >= self.key_discard_at:
             self.key_discard_at = 0
-            aead_free(self.rx_prev)
-            self.rx_prev = NULL
+            keys_drop_previous(&self.keys)
             if not self.is_client:
-                aead_free(self.early_key)
-                hp_free(self.early_hp)
-                self.early_key = NULL
-                self.early_hp = NULL
+                keys_drop(&self.keys, LEVEL_0RTT)
         if self.no_path_at and now >= self.no_path_at:
             self.no_path_at = 0
             if self.open_paths() == 0:
@@ -834,7 +787,7 @@ cdef class QuicConnection(SecuredConnection):
     @property
     def has_0rtt(self):
         """Client: 0-RTT keys are available now."""
-        return self.is_client and self.early_key != NULL
+        return self.is_client and keys_can_seal(&self.keys, LEVEL_0RTT)
 
     @property
     def has_multipath(self):
@@ -954,7 +907,7 @@ cdef class QuicConnection(SecuredConnection):
         """Enter the next key phase now (tests); IrohError when the last one is still under way."""
         if not self.may_update_keys():
             raise IrohError("a key update is not possible now")
-        self.update_keys(False)
+        self.update_keys()
         self.key_discard_at = 0
 
     def network_changed(self):

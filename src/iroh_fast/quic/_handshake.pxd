@@ -21,5 +21,6 @@ cdef class SecuredConnection(LossRecovery):
     cdef int apply_parameters(self, object tp) except -1
     cdef void on_complete(self)
     cdef void on_confirmed(self)
-    cdef int derive_next_keys(self) noexcept nogil
-    cdef void update_keys(self, bint remote) noexcept nogil
+    cdef int update_keys(self) noexcept nogil
+    cdef void phase_changed(self, bint remote) noexcept nogil
+    cdef int discard_keys_later(self) noexcept nogil

@@ -7,13 +7,14 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
-from iroh_fast._crypto cimport (
-    Aead, HeaderKey, aead_free, constant_time_equal, hp_free, initial_secrets, keys_from_secret,
-    next_secret, retry_integrity_tag, SUITE_AES128_GCM)
+from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
 from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport (
     sendbuf_init, sendbuf_write_copy, sendbuf_rewind, recvbuf_init, recvbuf_take, recvbuf_readable)
 from iroh_fast.quic._congestion cimport mtud_peer_limit
+from iroh_fast.quic._keys cimport (
+    LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial, keys_may_update,
+    keys_update)
 from iroh_fast.quic._paths cimport *
 from iroh_fast.quic._recovery cimport *
 
@@ -29,53 +30,29 @@ logger = logging.getLogger("iroh_fast.quic")
 
 cdef int64_t MS = 1000000
 
-# AEAD limits, RFC 9001 §6.6
-cdef uint64_t GCM_SEAL_LIMIT = <uint64_t>1 << 23
-cdef uint64_t UPDATE_MARGIN = 10000
-
 
 cdef class SecuredConnection(LossRecovery):
     """Third room: the handshake and everything with a key."""
 
-    cdef int derive_next_keys(self) noexcept nogil:
-        """Have the keys of the next phase ready (RFC 9001 §6.3)."""
-        cdef uint8_t rx[48]
-        cdef uint8_t tx[48]
-        cdef HeaderKey* none = NULL
-        if next_secret(self.suite, self.rx_secret, self.secret_len, rx) < 0:
-            return -1
-        if next_secret(self.suite, self.tx_secret, self.secret_len, tx) < 0:
-            return -1
-        memcpy(self.rx_secret, rx, self.secret_len)
-        memcpy(self.tx_secret, tx, self.secret_len)
-        if keys_from_secret(self.suite, rx, self.secret_len, &self.rx_next, NULL) < 0:
-            return -1
-        return keys_from_secret(self.suite, tx, self.secret_len, &self.tx_next, NULL)
-
     cdef bint may_update_keys(self) noexcept nogil:
         """RFC 9001 §6.1: the handshake is confirmed and the peer has seen the present phase."""
-        return self.handshake_confirmed and self.rx_prev == NULL and not self.phase_unacked
+        return self.handshake_confirmed and keys_may_update(&self.keys)
 
-    cdef void update_keys(self, bint remote) noexcept nogil:
-        """Enter the next key phase in both directions."""
-        aead_free(self.rx_prev)
-        self.rx_prev = self.app.rx
-        self.app.rx = self.rx_next
-        aead_free(self.app.tx)
-        self.app.tx = self.tx_next
-        self.rx_next = NULL
-        self.tx_next = NULL
-        self.key_phase = not self.key_phase
-        self.phase_since = self.now
-        self.phase_unacked = True
-        self.phase_first_pn = -1
-        self.sealed = 0
-        self.next_update = GCM_SEAL_LIMIT - UPDATE_MARGIN
+    cdef int update_keys(self) noexcept nogil:
+        """Begin the next key phase; -1 when the connection failed."""
+        if keys_update(&self.keys, self.now) < 0:
+            return self.fail(INTERNAL_ERROR, b"key update failed", 0)
+        self.phase_changed(False)
+        return 0
+
+    cdef void phase_changed(self, bint remote) noexcept nogil:
         if self.qlog is not None:
             with gil:
                 self.qlog.key_phase(self.now, remote)
-        if self.derive_next_keys() < 0:
-            self.fail(INTERNAL_ERROR, b"key update failed", 0)
+
+    cdef int discard_keys_later(self) noexcept nogil:
+        """RFC 9001 §4.9.3, §6.5: old keys stay for packets that are still under way."""
+        self.key_discard_at = self.now + 3 * self.pto_max()
 
     cdef int tls_feed(self, int level) noexcept:
         """Hand received CRYPTO bytes to TLS and act on what comes out. -1 when the connection failed."""
@@ -135,43 +112,15 @@ cdef class SecuredConnection(LossRecovery):
             self.on_complete()
 
     cdef void install(self, bint write, int level, int suite, bytes secret):
-        cdef const uint8_t* s = <const uint8_t*>PyBytes_AS_STRING(secret)
-        cdef size_t n = <size_t>PyBytes_GET_SIZE(secret)
-        cdef Aead* aead = NULL
-        cdef HeaderKey* hp = NULL
-        cdef Keys* k
-        if n > 48 or keys_from_secret(suite, s, n, &aead, &hp) < 0:
+        if level == LEVEL_HANDSHAKE and not self.handshake.live and self.make_level(&self.handshake) < 0:
+            self.fail(INTERNAL_ERROR, b"out of memory", 0)
+            return
+        if keys_install(&self.keys, level, write, suite, <const uint8_t*>PyBytes_AS_STRING(secret),
+                        <size_t>PyBytes_GET_SIZE(secret)) < 0:
             self.fail(INTERNAL_ERROR, b"key derivation failed", 0)
             return
         if self.qlog is not None:
             self.qlog.key(self.now, write, level)
-        if level == LEVEL_0RTT:
-            self.early_key = aead
-            self.early_hp = hp
-            return
-        if level == LEVEL_HANDSHAKE:
-            if not self.handshake.live and self.make_level(&self.handshake) < 0:
-                aead_free(aead)
-                hp_free(hp)
-                self.fail(INTERNAL_ERROR, b"out of memory", 0)
-                return
-            k = &self.handshake.keys
-        else:
-            k = &self.app
-            self.suite = suite
-            self.secret_len = n
-            memcpy(&self.tx_secret[0] if write else &self.rx_secret[0], s, n)
-        if write:
-            k.tx = aead
-            k.tx_hp = hp
-        else:
-            k.rx = aead
-            k.rx_hp = hp
-        if level == LEVEL_1RTT and k.rx != NULL and k.tx != NULL:
-            # INTEROP: iroh updates its keys after 10..999 packets; we update for the AEAD limit only.
-            self.next_update = GCM_SEAL_LIMIT - UPDATE_MARGIN
-            if self.derive_next_keys() < 0:
-                self.fail(INTERNAL_ERROR, b"key derivation failed", 0)
 
     cdef int apply_parameters(self, object tp) except -1:
         """Check and adopt the peer's transport parameters (RFC 9000 §7.3, §7.4)."""
@@ -244,10 +193,7 @@ cdef class SecuredConnection(LossRecovery):
         self.peer_id = tls.peer_public_key
         if self.is_client:
             # 0-RTT keys are of no use once 1-RTT keys exist (RFC 9001 §4.9.3).
-            aead_free(self.early_key)
-            hp_free(self.early_hp)
-            self.early_key = NULL
-            self.early_hp = NULL
+            keys_drop(&self.keys, LEVEL_0RTT)
         if self.cfg.max_paths and self.peer_parameters.initial_max_path_id is not None:
             self.multipath = True
             self.local_max_path = self.cfg.max_paths - 1
@@ -298,10 +244,8 @@ cdef class SecuredConnection(LossRecovery):
                 self.drop_space(p, &self.initial.sp)
             if self.handshake.live:
                 self.drop_space(p, &self.handshake.sp)
-        if self.initial.live:
-            self.drop_level(&self.initial)
-        if self.handshake.live:
-            self.drop_level(&self.handshake)
+        self.drop_level(LEVEL_INITIAL)
+        self.drop_level(LEVEL_HANDSHAKE)
         self.address_token = None
         self.remembered_parameters = None
         free(self.dial)
@@ -361,7 +305,9 @@ cdef class SecuredConnection(LossRecovery):
         p.cids.remote[0].len = scid_len
         memcpy(p.cids.remote[0].cid, scid, scid_len)
         self.address_token = PyBytes_FromStringAndSize(<char*>token, token_len)
-        self.set_initial_keys(scid, scid_len)
+        if self.set_initial_keys(scid, scid_len) < 0:
+            self.fail(INTERNAL_ERROR, b"key derivation failed", 0)
+            return
         # Packet numbers go on; what was sent counts as never sent.
         self.forget_sent(p, &self.initial.sp)
         sendbuf_rewind(&self.initial.tx)
@@ -371,18 +317,9 @@ cdef class SecuredConnection(LossRecovery):
         p.r.in_flight = 0
 
     cdef int set_initial_keys(self, const uint8_t* dcid, size_t n) noexcept nogil:
-        cdef uint8_t client[32]
-        cdef uint8_t server[32]
-        cdef Level* l
         if not self.initial.live and self.make_level(&self.initial) < 0:
             return -1
-        l = self.initial
-        keys_free(&l.keys)
-        if initial_secrets(dcid, n, client, server) < 0:
-            return -1
-        if keys_from_secret(SUITE_AES128_GCM, &client[0] if self.is_client else &server[0], 32, &l.keys.tx, &l.keys.tx_hp) < 0:
-            return -1
-        return keys_from_secret(SUITE_AES128_GCM, &server[0] if self.is_client else &client[0], 32, &l.keys.rx, &l.keys.rx_hp)
+        return keys_install_initial(&self.keys, self.is_client, dcid, n)
 
     cdef void on_version_negotiation(self, const uint8_t* data, size_t n, LongHeader* h) noexcept:
         """RFC 9000 §6.2: only before any other packet, and only if our version is missing."""

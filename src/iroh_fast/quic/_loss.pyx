@@ -12,6 +12,7 @@ from iroh_fast.quic._congestion cimport (
     cc_on_mtu, mtud_on_acked, mtud_on_probe_lost, mtud_on_lost, mtud_black_hole, MTUD_COMPLETE)
 from iroh_fast.quic._counters cimport *
 from iroh_fast.quic._datagrams cimport queue_peek, queue_pop, queue_empty
+from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_acked, keys_can_seal
 from iroh_fast.quic._paths cimport *
 from iroh_fast.quic._recovery cimport *
 
@@ -99,8 +100,7 @@ cdef class LossRecovery(ConnectionState):
                             newly_eliciting = True
                         if r.sent_at > newest_sent:
                             newest_sent = r.sent_at
-                        if r.sent_at >= self.phase_since and ((r.flags & REC_PHASE) != 0) == self.key_phase:
-                            self.phase_unacked = False
+                        keys_acked(&self.keys, r.sent_at, (r.flags & REC_PHASE) != 0)
                         if r.flags & REC_ACK:
                             self.ack_seen(sp, level, r.acked_path, r.acked_upto)
                         if r.size:
@@ -402,7 +402,7 @@ cdef class LossRecovery(ConnectionState):
         if not something and p.id == 0 and self.is_client and not self.peer_validated_us and self.state == ST_HANDSHAKE:
             # Anti-deadlock: the server may be blocked by the amplification limit.
             best = p.last_tx + self.backoff(p, base)
-            if self.handshake.live and self.handshake.keys.tx != NULL:
+            if self.handshake.live and keys_can_seal(&self.keys, LEVEL_HANDSHAKE):
                 out[0] = &self.handshake.sp
                 level[0] = LEVEL_HANDSHAKE
             else:

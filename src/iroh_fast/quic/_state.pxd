@@ -3,22 +3,16 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast._crypto cimport Aead, HeaderKey
 from iroh_fast._packet cimport Frame, LongHeader
 from iroh_fast.quic._buffers cimport SendBuf, RecvBuf
 from iroh_fast.quic._datagrams cimport MessageQueue
+from iroh_fast.quic._keys cimport KeyRing
 from iroh_fast.quic._paths cimport Path, CidSet, Route, PathStats
 from iroh_fast.quic._recovery cimport PnSpace, SentRec, FrameRec
 from iroh_fast.quic._streams cimport StreamOwner, Streams
 
 
 cdef enum:
-    # levels, as in quic.tls
-    LEVEL_INITIAL = 0
-    LEVEL_0RTT = 1
-    LEVEL_HANDSHAKE = 2
-    LEVEL_1RTT = 3
-
     ST_HANDSHAKE = 0
     ST_ESTABLISHED = 1
     ST_CLOSING = 2
@@ -80,16 +74,8 @@ cdef struct Config:
     int64_t af_max_delay          # 0: the peer's own
 
 
-cdef struct Keys:
-    Aead* rx
-    Aead* tx
-    HeaderKey* rx_hp
-    HeaderKey* tx_hp
-
-
 cdef struct Level:                # Initial or Handshake, until its keys are discarded
     bint live
-    Keys keys
     PnSpace sp
     SendBuf tx
     RecvBuf rx
@@ -155,25 +141,12 @@ cdef class ConnectionState(StreamOwner):
     cdef UdpAddr* dial                # candidate addresses while dialing
     cdef int n_dial
     # --- keys
+    cdef KeyRing keys
+    cdef int64_t key_discard_at       # when old 1-RTT keys and the server's 0-RTT keys go, 0: nothing waits
     cdef Level* initial               # a level that is never live while there is none
     cdef Level* handshake
     cdef SendBuf data_crypto_tx
     cdef RecvBuf data_crypto_rx
-    cdef Aead* early_key
-    cdef HeaderKey* early_hp
-    cdef Keys app
-    cdef Aead* rx_prev
-    cdef Aead* rx_next
-    cdef Aead* tx_next
-    cdef int suite
-    cdef uint8_t rx_secret[48]
-    cdef uint8_t tx_secret[48]
-    cdef size_t secret_len
-    cdef bint key_phase, update_unanswered
-    cdef int64_t phase_first_pn       # first pn received in the present phase, on path phase_path; -1 unknown
-    cdef uint32_t phase_path
-    cdef int64_t key_discard_at       # 0 none
-    cdef uint64_t sealed, opened_fail, next_update
     # --- paths
     cdef Path* paths                  # ascending id
     cdef CidSet* cids
@@ -224,8 +197,6 @@ cdef class ConnectionState(StreamOwner):
     cdef uint32_t dirty_events
     cdef bint failed
     cdef PathStats done               # of discarded paths
-    cdef int64_t phase_since          # when the present key phase began
-    cdef bint phase_unacked           # nothing sent in it was acknowledged yet
     cdef int64_t close_next           # when CONNECTION_CLOSE may be repeated
     # receiving
 
@@ -259,7 +230,7 @@ cdef class ConnectionState(StreamOwner):
     cdef void pend_rec(self, FrameRec* f) noexcept nogil
     cdef void challenge(self, Path* p) noexcept nogil
     cdef int make_level(self, Level** l) noexcept nogil
-    cdef void drop_level(self, Level** l) noexcept nogil
+    cdef void drop_level(self, int level) noexcept nogil
     cdef int fail(self, uint64_t code, const char* text, uint64_t frame) noexcept nogil
     cdef void enter_close(self, object reason, uint64_t code, bint app, object text, uint64_t frame)
     cdef void enter_drain(self, object reason, bint reply)
@@ -277,5 +248,4 @@ cdef class ConnectionState(StreamOwner):
 cdef int load_config(object t, Config* c) except -1
 cdef bytes addr_bytes(const UdpAddr* a)
 cdef object path_stats(Path* p)
-cdef void keys_free(Keys* k) noexcept nogil
 cdef int64_t ns(object seconds) except? -1

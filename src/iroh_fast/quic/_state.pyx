@@ -11,13 +11,13 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
-from iroh_fast._crypto cimport aead_free, hp_free
 from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport sendbuf_init, sendbuf_free, recvbuf_init, recvbuf_free
 from iroh_fast.quic._congestion cimport (
     CC_CUBIC, CC_NEW_RENO, rtt_init, rtt_get, rtt_conservative, rtt_pto_base, cc_init, pacer_init,
     mtud_init, mtud_peer_limit)
 from iroh_fast.quic._datagrams cimport queue_free
+from iroh_fast.quic._keys cimport LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_clear, keys_drop, keys_init
 from iroh_fast.quic._paths cimport *
 from iroh_fast.quic._recovery cimport *
 from iroh_fast.quic._streams cimport EV_OPENED_BI, EV_OPENED_UNI, EV_AVAILABLE_BI, EV_AVAILABLE_UNI
@@ -128,13 +128,6 @@ cdef int load_config(object t, Config* c) except -1:
         c.af_max_delay = ns(af.max_ack_delay)
     return 0
 
-cdef void keys_free(Keys* k) noexcept nogil:
-    aead_free(k.rx)
-    aead_free(k.tx)
-    hp_free(k.rx_hp)
-    hp_free(k.tx_hp)
-    memset(k, 0, sizeof(Keys))
-
 
 cdef class ConnectionState(StreamOwner):
     """What all rooms of a connection share."""
@@ -144,7 +137,7 @@ cdef class ConnectionState(StreamOwner):
         self.waiters = None
         self.initial = self.handshake = &NO_LEVEL
         self.state = ST_HANDSHAKE
-        self.phase_first_pn = -1
+        keys_init(&self.keys)
         self.max_path_used = 0
         self.ack_frequency_seq = -1
         self.max_ack_delay = MAX_ACK_DELAY_MS * MS
@@ -160,10 +153,8 @@ cdef class ConnectionState(StreamOwner):
         cdef Path* pn
         cdef CidSet* c = self.cids
         cdef CidSet* cn
-        if self.initial.live:
-            self.drop_level(&self.initial)
-        if self.handshake.live:
-            self.drop_level(&self.handshake)
+        self.drop_level(LEVEL_INITIAL)
+        self.drop_level(LEVEL_HANDSHAKE)
         while p != NULL:
             pn = p.next
             path_free(p)
@@ -172,14 +163,7 @@ cdef class ConnectionState(StreamOwner):
             cn = c.next
             free(c)
             c = cn
-        keys_free(&self.app)
-        aead_free(self.rx_prev)
-        aead_free(self.rx_next)
-        aead_free(self.tx_next)
-        aead_free(self.early_key)
-        hp_free(self.early_hp)
-        memset(self.rx_secret, 0, 48)
-        memset(self.tx_secret, 0, 48)
+        keys_clear(&self.keys)
         sendbuf_free(&self.data_crypto_tx)
         recvbuf_free(&self.data_crypto_rx)
         frame_recs_free(self.pending_head)
@@ -517,11 +501,14 @@ cdef class ConnectionState(StreamOwner):
         l[0] = fresh
         return 0
 
-    cdef void drop_level(self, Level** l) noexcept nogil:
-        """End a live one. Keys, packets and buffers of the handshake are a third of an idle connection."""
-        cdef Level* old = l[0]
-        l[0] = &NO_LEVEL
-        keys_free(&old.keys)
+    cdef void drop_level(self, int level) noexcept nogil:
+        """End Initial or Handshake. Keys, packets and buffers of the handshake are a third of an idle connection."""
+        cdef Level** place = &self.initial if level == LEVEL_INITIAL else &self.handshake
+        cdef Level* old = place[0]
+        if not old.live:
+            return
+        place[0] = &NO_LEVEL
+        keys_drop(&self.keys, level)
         space_free(&old.sp)
         sendbuf_free(&old.tx)
         recvbuf_free(&old.rx)

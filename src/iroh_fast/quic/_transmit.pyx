@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast._crypto cimport Aead, HeaderKey, aead_seal, hp_masks, TAG_LEN, SUITE_CHACHA20_POLY1305
+from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport SendBuf, sendbuf_has_pending, sendbuf_poll, sendbuf_copy
 from iroh_fast.quic._congestion cimport (
@@ -18,6 +18,9 @@ from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._state cimport *
 from iroh_fast.quic._counters cimport *
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
+from iroh_fast.quic._keys cimport (
+    KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_masks, keys_seal,
+    keys_update_wanted)
 from iroh_fast.quic._paths cimport *
 from iroh_fast.quic._recovery cimport *
 
@@ -44,26 +47,6 @@ cdef struct Packet:
     int level
     bint ack_only
     SentRec rec
-
-
-cdef inline Aead* seal_key(QuicConnection c, int level) noexcept nogil:
-    if level == LEVEL_INITIAL:
-        return c.initial.keys.tx if c.initial.live else NULL
-    if level == LEVEL_HANDSHAKE:
-        return c.handshake.keys.tx if c.handshake.live else NULL
-    if level == LEVEL_0RTT:
-        return c.early_key if c.is_client else NULL
-    return c.app.tx
-
-
-cdef inline HeaderKey* mask_key(QuicConnection c, int level) noexcept nogil:
-    if level == LEVEL_INITIAL:
-        return c.initial.keys.tx_hp
-    if level == LEVEL_HANDSHAKE:
-        return c.handshake.keys.tx_hp
-    if level == LEVEL_0RTT:
-        return c.early_hp
-    return c.app.tx_hp
 
 
 cdef inline PnSpace* space_of(QuicConnection c, Path* p, int level) noexcept nogil:
@@ -97,7 +80,7 @@ cdef int begin(QuicConnection c, Path* p, int level, uint8_t* at, size_t room, P
         pn = space_take_pn(sp, c.random())
         k.pn = pn
         k.pn_len = pn_length(pn, sp.largest_acked)
-        at[0] = <uint8_t>(0x40 | (0x20 if c.spin else 0) | (4 if c.key_phase else 0) | (k.pn_len - 1))
+        at[0] = <uint8_t>(0x40 | (0x20 if c.spin else 0) | (4 if c.keys.phase else 0) | (k.pn_len - 1))
         at += 1
         memcpy(at, dcid.cid, dcid.len)
         at += dcid.len
@@ -152,8 +135,12 @@ cdef inline void pad(Packet* k, size_t n) noexcept nogil:
 
 
 cdef size_t finish(QuicConnection c, Path* p, Packet* k) noexcept nogil:
-    """Pad to the minimum, encrypt, write the sent record. Header protection is the caller's. Packet length."""
+    """Pad to the minimum, encrypt, write the sent record. Header protection is the caller's.
+
+    Packet length; 0 when it must not leave: the connection has failed then.
+    """
     cdef size_t n, header = <size_t>(k.payload - k.start), total
+    cdef int rc
     cdef uint8_t* tmp
     cdef int i
     cdef uint64_t pn = k.pn
@@ -173,17 +160,22 @@ cdef size_t finish(QuicConnection c, Path* p, Packet* k) noexcept nogil:
         pn >>= 8
     if c.qlog is not None:
         c.log_packet(True, k.level, p.id, k.pn, total, k.payload, n)
-    aead_seal(seal_key(c, k.level), p.id if k.level == LEVEL_1RTT else 0, k.pn, k.start, header, k.payload, n)
-    if k.level == LEVEL_1RTT:
-        c.sealed += 1
-        if c.key_phase:
-            k.rec.flags |= REC_PHASE
-        c.update_unanswered = False
+    rc = keys_seal(&c.keys, k.level, p.id, k.pn, k.start, header, k.payload, n)
+    if rc < 0:
+        frame_recs_free(k.rec.frames)
+        if rc == KEYS_LIMIT:
+            c.fail(AEAD_LIMIT_REACHED, b"confidentiality limit reached", 0)
+        else:
+            c.fail(INTERNAL_ERROR, b"packet protection failed", 0)
+        return 0
+    if k.level == LEVEL_1RTT and c.keys.phase:
+        k.rec.flags |= REC_PHASE
     if k.rec.flags & REC_ELICITING:
         k.rec.size = <uint16_t>total
         if space_insert(sp, k.pn, &k.rec) < 0:
+            frame_recs_free(k.rec.frames)
             c.fail(INTERNAL_ERROR, b"out of memory", 0)
-            return total
+            return 0
         p.r.in_flight += total
         pacer_on_sent(&p.r.pacer, total)
         if p.permit_idle_reset:
@@ -194,20 +186,40 @@ cdef size_t finish(QuicConnection c, Path* p, Packet* k) noexcept nogil:
     return total
 
 
-cdef void protect(QuicConnection c, Packet* ks, int n) noexcept nogil:
-    """Header protection of n packets of one level."""
+cdef int protect(QuicConnection c, Packet* ks, int n) noexcept nogil:
+    """Header protection of n packets of one level. -1: none of them may leave, the connection has failed."""
     cdef const uint8_t* samples[MAX_BATCH]
     cdef uint8_t masks[MAX_BATCH * 16]
     cdef int i, j
     cdef uint8_t* m
     for i in range(n):
         samples[i] = ks[i].pn_at + 4
-    hp_masks(mask_key(c, ks[0].level), samples, n, masks)
+    if keys_masks(&c.keys, ks[0].level, samples, n, masks) < 0:
+        return c.fail(INTERNAL_ERROR, b"header protection failed", 0)
     for i in range(n):
         m = masks + 16 * i
         ks[i].start[0] ^= m[0] & (0x1f if ks[i].level == LEVEL_1RTT else 0x0f)
         for j in range(ks[i].pn_len):
             ks[i].pn_at[j] ^= m[1 + j]
+    return 0
+
+
+cdef size_t finish_one(QuicConnection c, Path* p, Packet* k) noexcept nogil:
+    """`finish` and `protect` of a packet that is the only one of its level. Its length; 0: nothing may leave."""
+    cdef size_t size = finish(c, p, k)
+    return 0 if size == 0 or protect(c, k, 1) < 0 else size
+
+
+cdef size_t finish_coalesced(QuicConnection c, Path* p, Packet* ks, int n) noexcept nogil:
+    """The packets of one datagram, each of another level. Their length; 0: nothing may leave."""
+    cdef size_t size, total = 0
+    cdef int i
+    for i in range(n):
+        size = finish_one(c, p, &ks[i])
+        if size == 0:
+            return 0
+        total += size
+    return total
 
 
 # ---------------------------------------------------------------- frames
@@ -563,7 +575,7 @@ cdef size_t send_off_path(QuicConnection c, uint8_t* buf, Transmit* t) noexcept 
         for i in range(c.n_off_path):
             c.off_path[i] = c.off_path[i + 1]
         p = c.path(o.path_id)
-        if p == NULL or p.abandoned or p.cids.active < 0 or c.app.tx == NULL:
+        if p == NULL or p.abandoned or p.cids.active < 0 or not keys_can_seal(&c.keys, LEVEL_1RTT):
             continue
         if begin(c, p, LEVEL_1RTT, buf, MIN_DATAGRAM, &k) < 0:
             continue
@@ -571,8 +583,9 @@ cdef size_t send_off_path(QuicConnection c, uint8_t* buf, Transmit* t) noexcept 
         p.stats.tx_frames[IDX_PATH_CHALLENGE if o.challenge else IDX_PATH_RESPONSE] += 1
         if o.pad:
             pad(&k, <size_t>(k.end - k.p))
-        n = finish(c, p, &k)
-        protect(c, &k, 1)
+        n = finish_one(c, p, &k)
+        if n == 0:
+            return 0
         t.remote = o.remote
         t.local = o.local
         t.ecn = 0
@@ -590,11 +603,11 @@ cdef bint level_due(QuicConnection c, Path* p, int level) noexcept nogil:
     cdef Level* l
     if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
         l = c.initial if level == LEVEL_INITIAL else c.handshake
-        return l.live and l.keys.tx != NULL and (l.sp.ack_now or l.sp.loss_probes > 0 or sendbuf_has_pending(&l.tx))
+        return l.live and keys_can_seal(&c.keys, level) and (l.sp.ack_now or l.sp.loss_probes > 0 or sendbuf_has_pending(&l.tx))
     if level == LEVEL_0RTT:
-        return c.app.tx == NULL and seal_key(c, LEVEL_0RTT) != NULL and (
+        return not keys_can_seal(&c.keys, LEVEL_1RTT) and keys_can_seal(&c.keys, LEVEL_0RTT) and (
             c.streams.ready_head != NULL or c.dgram_tx.count > 0 or c.streams.has_control())
-    return c.app.tx != NULL and (general_due(c) or acks_due(c) or path_frames_due(c, p))
+    return keys_can_seal(&c.keys, LEVEL_1RTT) and (general_due(c) or acks_due(c) or path_frames_due(c, p))
 
 
 cdef size_t send_handshake(QuicConnection c, Path* p, uint8_t* buf, Transmit* t) noexcept nogil:
@@ -663,13 +676,14 @@ cdef size_t send_handshake(QuicConnection c, Path* p, uint8_t* buf, Transmit* t)
         return 0
     if (has_initial or full) and at - buf < MIN_DATAGRAM:
         pad(&ks[n - 1], MIN_DATAGRAM - <size_t>(at - buf))
+    total = finish_coalesced(c, p, ks, n)
+    if total == 0:
+        return 0
     for i in range(n):
-        total += finish(c, p, &ks[i])
-        protect(c, &ks[i], 1)
         if ks[i].level == LEVEL_HANDSHAKE and c.is_client and c.initial.live:
             # RFC 9001 §4.9.1: a client is done with Initial keys once it sends Handshake packets.
             c.drop_space(p, &c.initial.sp)
-            c.drop_level(&c.initial)
+            c.drop_level(LEVEL_INITIAL)
     fill(p, t, True)
     t.segment = total
     t.dialing = c.is_client and not c.migration_frozen and c.n_dial > 1
@@ -770,6 +784,8 @@ cdef size_t send_data(QuicConnection c, Path* p, uint8_t* buf, size_t cap, int m
         elif n and k.end - k.p > 0 and k.end - k.p <= GSO_PAD:
             pad(k, <size_t>(k.end - k.p))
         size = finish(c, p, k)
+        if size == 0:
+            break
         total += size
         if n == 0:
             segment = size
@@ -780,9 +796,8 @@ cdef size_t send_data(QuicConnection c, Path* p, uint8_t* buf, size_t cap, int m
             # Not full. Datagrams of one size fill a batch of their size; stream data deserves larger packets.
             if c.dgram_tx.count == 0 and (not general_due(c) or segment < MIN_DATAGRAM):
                 break
-    if n == 0:
+    if n == 0 or protect(c, ks, n) < 0:
         return 0
-    protect(c, ks, n)
     fill(p, t, True)
     t.segment = segment
     account(c, p, total, n)
@@ -808,8 +823,9 @@ cdef size_t send_mtu_probe(QuicConnection c, Path* p, uint8_t* buf, size_t cap, 
         p.stats.tx_frames[IDX_IMMEDIATE_ACK] += 1
     k.rec.flags |= REC_ELICITING | REC_MTU_PROBE
     pad(&k, <size_t>(k.end - k.p))
-    n = finish(c, p, &k)
-    protect(c, &k, 1)
+    n = finish_one(c, p, &k)
+    if n == 0:
+        return 0
     mtud_on_probe_sent(&p.r.mtud, k.pn, size)
     fill(p, t, True)
     t.segment = n
@@ -847,7 +863,7 @@ cdef size_t send_close(QuicConnection c, uint8_t* buf, Transmit* t) noexcept nog
     if amplification_blocked(c, p, 0):
         return 0
     for level in range(LEVEL_INITIAL, LEVEL_1RTT + 1):
-        if level == LEVEL_0RTT or seal_key(c, level) == NULL:
+        if level == LEVEL_0RTT or not keys_can_seal(&c.keys, level):
             continue
         if level == LEVEL_1RTT and c.is_client and not c.handshake_done:
             continue
@@ -878,9 +894,9 @@ cdef size_t send_close(QuicConnection c, uint8_t* buf, Transmit* t) noexcept nog
         return 0
     if has_initial and at - buf < MIN_DATAGRAM:
         pad(&ks[n - 1], MIN_DATAGRAM - <size_t>(at - buf))
-    for i in range(n):
-        total += finish(c, p, &ks[i])
-        protect(c, &ks[i], 1)
+    total = finish_coalesced(c, p, ks, n)
+    if total == 0:
+        return 0
     fill(p, t, False)
     t.segment = total
     account(c, p, total, 1)
@@ -900,17 +916,17 @@ cdef size_t poll_transmit(QuicConnection c, int64_t now, uint8_t* buf, size_t ca
         n = send_off_path(c, buf, t)
         if n:
             return n
-    if c.sealed >= c.next_update and c.next_update and c.may_update_keys() and c.suite != SUITE_CHACHA20_POLY1305:
-        c.update_keys(False)
+    if keys_update_wanted(&c.keys) and c.may_update_keys() and c.update_keys() < 0:
+        return 0
     if not c.cfg.gso:
         max_segments = 1
     p = c.paths
-    if p != NULL and p.id == 0 and not p.abandoned and (c.initial.live or c.handshake.live or c.app.tx == NULL):
+    if p != NULL and p.id == 0 and not p.abandoned and (c.initial.live or c.handshake.live or not keys_can_seal(&c.keys, LEVEL_1RTT)):
         if level_due(c, p, LEVEL_INITIAL) or level_due(c, p, LEVEL_HANDSHAKE) or level_due(c, p, LEVEL_0RTT):
             n = send_handshake(c, p, buf, t)
             if n:
                 return n
-    if c.app.tx == NULL or (c.is_client and not c.handshake_done):
+    if not keys_can_seal(&c.keys, LEVEL_1RTT) or (c.is_client and not c.handshake_done):
         return 0
     while p != NULL:
         p.cwnd_blocked = False

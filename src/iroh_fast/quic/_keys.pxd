@@ -1,0 +1,123 @@
+"""The key ring of one connection: every packet protection key it has (RFC 9001)."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+
+from iroh_fast._crypto cimport Aead, HeaderKey
+
+
+cdef enum:
+    # encryption levels, as in quic.tls
+    LEVEL_INITIAL = 0
+    LEVEL_0RTT = 1
+    LEVEL_HANDSHAKE = 2
+    LEVEL_1RTT = 3
+    N_LEVELS = 4
+
+    MAX_MASKS = 64                # packets whose headers are protected in one call
+    HEADER_SAMPLE = 4 + 16        # bytes after the packet number's place that removing header protection needs
+
+    # what a call gives instead of 0
+    KEYS_FAILED = -1              # no key, no memory, or the packet does not authenticate
+    KEYS_LIMIT = -2               # the key or the connection protected as much as it may (RFC 9001 §6.6)
+    KEYS_MISUSED = -3             # the peer's key update breaks the rules (KEY_UPDATE_ERROR)
+
+    # which 1-RTT key opened a packet
+    PHASE_PREVIOUS = -1
+    PHASE_PRESENT = 0
+    PHASE_NEXT = 1
+
+    # what `keys_follow` found
+    FOLLOW_NOTHING = 0
+    FOLLOW_ANSWERED = 1           # first packet of the phase that we began: the previous keys may be timed out
+    FOLLOW_UPDATED = 2            # the peer began a phase, and we follow
+
+
+cdef struct LevelKeys:
+    Aead* rx
+    Aead* tx
+    HeaderKey* rx_header
+    HeaderKey* tx_header
+
+
+cdef struct KeyRing:
+    LevelKeys level[4]            # 0-RTT has one direction only
+    Aead* rx_previous             # NULL once it is timed out
+    Aead* rx_next
+    Aead* tx_next
+    int suite                     # of 1-RTT
+    size_t secret_len
+    uint8_t rx_secret[48]         # that the next keys came from
+    uint8_t tx_secret[48]
+    bint phase                    # the bit of the present 1-RTT keys
+    bint unanswered               # the peer began this phase and has had nothing from us in it
+    bint unacked                  # nothing we sent in this phase was acknowledged yet
+    int64_t since                 # when this phase began
+    int64_t first_pn              # first number received in this phase, on path `first_path`; -1: none yet
+    uint32_t first_path
+    uint64_t sealed               # packets under the present 1-RTT key
+    uint64_t seal_limit
+    uint64_t update_at            # packets after which we begin the next phase ourselves
+    uint64_t failed_opens         # under all keys
+    uint64_t open_limit
+
+
+# One received packet between the steps of removing its protection.
+cdef struct Opened:
+    uint64_t pn
+    uint8_t* payload
+    size_t size                   # of the plaintext
+    int pn_len
+    int phase                     # PHASE_*
+
+
+cdef void keys_init(KeyRing* ring) noexcept nogil
+cdef void keys_clear(KeyRing* ring) noexcept nogil
+
+cdef inline bint keys_can_seal(const KeyRing* ring, int level) noexcept nogil:
+    return ring.level[level].tx != NULL
+
+cdef inline bint keys_can_open(const KeyRing* ring, int level) noexcept nogil:
+    return ring.level[level].rx != NULL
+
+# Both directions of the Initial level, in place of earlier ones (a Retry changes them). 0, KEYS_FAILED.
+cdef int keys_install_initial(KeyRing* ring, bint is_client, const uint8_t* dcid, size_t n) noexcept nogil
+# One direction of another level. 0, KEYS_FAILED: nothing has changed.
+cdef int keys_install(KeyRing* ring, int level, bint write, int suite, const uint8_t* secret, size_t n) noexcept nogil
+cdef void keys_drop(KeyRing* ring, int level) noexcept nogil
+
+# Encrypt `payload` in place, `n` bytes, and append the tag. 0, KEYS_FAILED, KEYS_LIMIT: the packet must not leave.
+cdef int keys_seal(KeyRing* ring, int level, uint32_t path_id, uint64_t pn, const uint8_t* header, size_t header_len,
+                   uint8_t* payload, size_t n) noexcept nogil
+# Header protection masks, 16 bytes each, of up to MAX_MASKS sealed packets of one level. 0, KEYS_FAILED.
+cdef int keys_masks(KeyRing* ring, int level, const uint8_t** samples, int n, uint8_t* masks) noexcept nogil
+
+# Remove header protection: first byte, packet number. `expected`: one above the largest number received. 0, KEYS_FAILED.
+cdef int keys_unmask(KeyRing* ring, int level, uint8_t* packet, size_t n, size_t pn_offset, uint64_t expected,
+                     Opened* out) noexcept nogil
+# Decrypt an unmasked packet in place. 0, KEYS_FAILED, KEYS_LIMIT.
+cdef int keys_open(KeyRing* ring, int level, uint32_t path_id, uint8_t* packet, size_t n, size_t pn_offset,
+                   Opened* out) noexcept nogil
+
+# --- key phases of 1-RTT
+# Whether an opened packet says anything about key phases. Most do not.
+cdef inline bint keys_phase_news(const KeyRing* ring, const Opened* packet) noexcept nogil:
+    return packet.phase == PHASE_NEXT or (
+        ring.first_pn < 0 and ring.rx_previous != NULL and packet.phase == PHASE_PRESENT)
+
+# Act on it. `largest`: number received before on that path. FOLLOW_*, KEYS_FAILED, KEYS_MISUSED.
+cdef int keys_follow(KeyRing* ring, const Opened* packet, uint32_t path_id, int64_t largest, int64_t now) noexcept nogil
+# Begin the next phase. 0, KEYS_FAILED: there are no keys for it, or none for the one after.
+cdef int keys_update(KeyRing* ring, int64_t now) noexcept nogil
+# RFC 9001 §6.1: whether the peer has seen the present phase and nobody needs the keys before it.
+cdef inline bint keys_may_update(const KeyRing* ring) noexcept nogil:
+    return ring.rx_previous == NULL and not ring.unacked
+
+cdef inline bint keys_update_wanted(const KeyRing* ring) noexcept nogil:
+    return ring.sealed >= ring.update_at and keys_may_update(ring)
+
+# A packet that was sent at `sent_at` under the given phase bit was acknowledged.
+cdef inline void keys_acked(KeyRing* ring, int64_t sent_at, bint phase) noexcept nogil:
+    if ring.unacked and sent_at >= ring.since and phase == ring.phase:
+        ring.unacked = False
+
+cdef void keys_drop_previous(KeyRing* ring) noexcept nogil
