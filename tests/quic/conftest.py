@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from impostor import Impostor
 from sim import Pair
+
+from iroh_fast.quic._connection import QuicConnection
 
 
 @pytest.fixture
@@ -27,3 +30,21 @@ def make_pair() -> Iterator[Callable[..., Pair]]:
     finally:
         for pair in pairs:
             pair.close()
+
+
+@pytest.fixture
+def hostile(make_pair: Callable[..., Pair]) -> Callable[..., tuple[Pair, QuicConnection, Impostor]]:
+    """A pair, the connection of its honest side, and the impostor in the place of the other."""
+
+    def make(
+        as_client: bool = True, prepare: Callable[..., object] | None = None, **options: object
+    ) -> tuple[Pair, QuicConnection, Impostor]:
+        lines: list[str] = []
+        options["client_options"] = {**options.get("client_options", {}), "keylog": lines.append}  # type: ignore[dict-item]
+        pair = make_pair(**options)
+        client, server = pair.connect()
+        if prepare is not None:
+            prepare(pair, client, server)
+        return pair, server if as_client else client, Impostor(pair, lines, as_client)
+
+    return make

@@ -293,10 +293,9 @@ class Pair:
         stream = random_module.Random(self.rng.getrandbits(64))
         return QuicEndpoint(
             Identity(secret),
-            random=stream.randbytes,
             wall_clock=self.wall_clock,
             clock=self.clock,
-            **options,
+            **{"random": stream.randbytes, **options},
         )
 
     def close(self) -> None:

@@ -298,6 +298,8 @@ cdef class QuicConnection(SecuredConnection):
             if p.r.validated:
                 self.on_established(p)
         before = p.sp.largest_rx
+        if self.spinning and <int64_t>pn > before:
+            p.spin = ((data[0] & 0x20) != 0) != self.is_client
         space_mark_received(&p.sp, pn, self.now)
         self.count_ecn(&p.sp, ecn)
         p.last_rx = p.idle_from = self.now
@@ -356,10 +358,10 @@ cdef class QuicConnection(SecuredConnection):
         p.r = fresh
         if self.qlog is not None:
             self.log_tuple(p)
+        self.reset_spin(p)
         self.rotate_cid(p)
         self.challenge(p)
         p.pto_count = 0
-        self.spin = False
         if self.send_observed:
             p.observed_due = True
         return 0

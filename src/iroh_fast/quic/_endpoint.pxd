@@ -40,15 +40,12 @@ cdef class QuicEndpoint(Host):
     cdef uint64_t incoming_bytes
     cdef public uint64_t max_incoming, incoming_buffer, incoming_total
     cdef public object counters
-    cdef uint8_t pool[256]
-    cdef int pool_at
     cdef object clock, tls_class
     # Feed one datagram. The connection it belongs to, or None.
     cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                             int64_t now)
     cdef CidEntry* lookup(self, uint64_t cid) noexcept nogil
     cdef int grow(self) noexcept nogil
-    cdef void random_bytes(self, uint8_t* out, int n) noexcept nogil
     cdef QuicConnection unknown(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now)
     cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now)
     cdef void reply(self, const UdpAddr* src, const UdpAddr* dst, bytes data)

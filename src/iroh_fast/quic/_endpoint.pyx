@@ -21,6 +21,7 @@ from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._state cimport *
 from iroh_fast.quic._datagrams cimport queue_init
 from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, CidSet, Path, RemoteCid, ip_known
+from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._streams cimport Streams
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
@@ -168,6 +169,7 @@ cdef class QuicEndpoint(Host):
                   keylog=None, wall_clock=time.time, clock=None, tls=None):
         self.identity = identity
         self.random_source = random
+        self.random = RandomSource(random)
         self.loop = loop
         self.wall_clock = wall_clock
         self.clock = clock
@@ -188,7 +190,6 @@ cdef class QuicEndpoint(Host):
         self.incoming_total = DEFAULT_INCOMING_TOTAL
         self.counters = {"accepted_handshakes": 0, "outgoing_handshakes": 0, "refused_handshakes": 0,
                          "ignored_handshakes": 0, "dropped_datagrams": 0}
-        self.pool_at = 256
         self.last_reset = -1000 * MS
 
     def __dealloc__(self):
@@ -203,27 +204,12 @@ cdef class QuicEndpoint(Host):
         return not self.accepting
 
     # ------------------------------------------------------------- ids
-    cdef void random_bytes(self, uint8_t* out, int n) noexcept nogil:
-        cdef int k
-        while n:
-            if self.pool_at == 256:
-                with gil:
-                    block = self.random_source(256)
-                    memcpy(self.pool, PyBytes_AS_STRING(block), 256)
-                self.pool_at = 0
-            k = n if n < 256 - self.pool_at else 256 - self.pool_at
-            memcpy(out, self.pool + self.pool_at, k)
-            memset(self.pool + self.pool_at, 0, k)
-            self.pool_at += k
-            out += k
-            n -= k
-
     cdef void new_cid(self, uint8_t* cid8) noexcept nogil:
         """3 random bytes and a 5-byte keyed hash of them: ids of ours are recognised without a table."""
         cdef uint8_t mac[16]
         cdef uint64_t value
         while True:
-            self.random_bytes(cid8, 3)
+            self.random.fill(cid8, 3)
             self.keyed(self.cid_key, cid8, 3, mac)
             memcpy(cid8 + 3, mac, 5)
             memcpy(&value, cid8, 8)
@@ -239,7 +225,7 @@ cdef class QuicEndpoint(Host):
         memcpy(block, data, n)
         if hp_masks(key, &sample, 1, out16) < 0:
             # Only without memory. A value that nobody can foretell matches nothing, and harms nobody.
-            self.random_bytes(out16, 16)
+            self.random.fill(out16, 16)
 
     cdef bint is_ours(self, const uint8_t* cid8) noexcept nogil:
         cdef uint8_t mac[16]
@@ -503,11 +489,9 @@ cdef class QuicEndpoint(Host):
         c.stable_id = self.next_id
         load_config(transport, &c.cfg)
         c.idle_timeout = c.cfg.idle_timeout
-        self.random_bytes(<uint8_t*>c.rng, 16)
-        c.rng[0] |= 1
         c.peer_udp = 65527
-        # RFC 9000 §17.4: an endpoint may disable the spin bit; it then carries random values.
-        c.spin = False
+        # RFC 9000 §17.4: disabled on one of 16 connections even where it is allowed, so that its absence tells nothing.
+        c.spinning = c.cfg.spin and (self.random.word() & 15) != 0
         c.streams = Streams(c, is_client, c.cfg.fair, c.cfg.stream_window, c.cfg.receive_window, c.cfg.send_window,
                             c.cfg.max_bidi, c.cfg.max_uni)
         queue_init(&c.dgram_rx, c.cfg.datagram_rx)
@@ -576,7 +560,7 @@ cdef class QuicEndpoint(Host):
             raise MemoryError
         for k, remote in enumerate(remotes):
             addr_from_tuple(remote, &c.dial[k])
-        self.random_bytes(c.odcid, 20)
+        self.random.fill(c.odcid, 20)
         c.odcid_len = 20
         memcpy(c.dcid0, c.odcid, 20)
         c.dcid0_len = 20

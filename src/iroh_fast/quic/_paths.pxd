@@ -91,6 +91,7 @@ cdef struct Path:
     bint ping_due, immediate_ack_due, observed_due
     int pto_count
     bint app_limited
+    bint spin                     # of the next packet
     int64_t pacing_at             # 0: not blocked by the pacer
     bint cwnd_blocked
     # status

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
+from iroh_fast.quic._random cimport RandomSource
+
 
 cdef enum:
     # SentRec.flags
@@ -90,7 +92,7 @@ cdef inline SentRec* space_rec(PnSpace* s, uint64_t pn) noexcept nogil:
     return r if r.flags & REC_USED else NULL
 
 # The number of the next packet, skipping one now and then (optimistic-ACK defence).
-cdef uint64_t space_take_pn(PnSpace* s, uint64_t random) noexcept nogil
+cdef uint64_t space_take_pn(PnSpace* s, RandomSource random) noexcept nogil
 # Copies `rec` into the table. 0, or -1 out of memory.
 cdef int space_insert(PnSpace* s, uint64_t pn, const SentRec* rec) noexcept nogil
 # Forgets the record (its frames are the caller's) and moves `first`.

@@ -33,11 +33,12 @@ cdef void space_free(PnSpace* s) noexcept nogil:
     s.eliciting = 0
 
 
-cdef uint64_t space_take_pn(PnSpace* s, uint64_t random) noexcept nogil:
+cdef uint64_t space_take_pn(PnSpace* s, RandomSource random) noexcept nogil:
+    cdef uint64_t width = <uint64_t>1 << s.skip_bits
     if s.next_pn == s.skip_pn:
         s.last_skipped = <int64_t>s.next_pn
         s.next_pn += 1
-        s.skip_pn = s.next_pn + (<uint64_t>1 << s.skip_bits) + (random & ((<uint64_t>1 << s.skip_bits) - 1))
+        s.skip_pn = s.next_pn + width + (random.word() & (width - 1))
         if s.skip_bits < 24:
             s.skip_bits += 1
     s.next_pn += 1

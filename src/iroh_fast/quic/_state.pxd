@@ -8,6 +8,7 @@ from iroh_fast.quic._buffers cimport SendBuf, RecvBuf
 from iroh_fast.quic._datagrams cimport MessageQueue
 from iroh_fast.quic._keys cimport KeyRing
 from iroh_fast.quic._paths cimport Path, CidSet, Route, PathStats
+from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._recovery cimport PnSpace, SentRec, FrameRec
 from iroh_fast.quic._streams cimport StreamOwner, Streams
 
@@ -100,6 +101,7 @@ cdef class Host:
     cdef void reset_token_add(self, bytes token, ConnectionState c)
     cdef void reset_token_remove(self, bytes token)
     cdef void on_drained(self, ConnectionState c) noexcept
+    cdef RandomSource random      # every unpredictable value of its connections
     cdef int64_t clock_ns(self) noexcept nogil     # of the driver's clock, 0 when there is none
 
 
@@ -121,7 +123,6 @@ cdef class ConnectionState(StreamOwner):
     cdef readonly object alpn, peer_id, early_data_accepted, close_reason
     cdef object peer_parameters, remembered_parameters
     cdef object early_datagrams       # 1-RTT datagrams that came before the keys
-    cdef uint64_t rng[2]
     cdef object address_token         # for our Initials
     cdef object waiters               # list per kind
     cdef object path_log              # bounded list of path events
@@ -178,7 +179,8 @@ cdef class ConnectionState(StreamOwner):
     cdef int64_t max_ack_delay        # ours, as the peer may have asked
     cdef uint64_t ack_threshold, ack_reorder
     cdef int64_t ack_frequency_seq
-    cdef bint saw_ecn, spin
+    cdef bint saw_ecn
+    cdef bint spinning                # the spin bit shows the round trip; else it is random per id
     # --- closing
     cdef bint close_due
     cdef bint close_app
@@ -223,6 +225,7 @@ cdef class ConnectionState(StreamOwner):
     cdef void issue_cids(self, uint32_t path_id) noexcept nogil
     cdef void issue_path_cids(self) noexcept nogil
     cdef void rotate_cid(self, Path* p) noexcept nogil
+    cdef void reset_spin(self, Path* p) noexcept nogil
     cdef void on_established(self, Path* p) noexcept nogil
     cdef int open_paths(self) noexcept nogil
     cdef void log_path(self, str kind, uint32_t id, object a, object b, object c, object d)
@@ -238,7 +241,6 @@ cdef class ConnectionState(StreamOwner):
     cdef void end(self, object reason)
     cdef void dispatch(self)
     cdef void fire(self, int kind)
-    cdef uint64_t random(self) noexcept nogil
     cdef uint16_t path_mtu(self) noexcept nogil
     cdef void log_packet(self, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size, const uint8_t* payload,
                          size_t n) noexcept nogil

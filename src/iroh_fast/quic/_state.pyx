@@ -173,14 +173,6 @@ cdef class ConnectionState(StreamOwner):
         free(self.off_path)
         free(self.dial)
 
-    cdef uint64_t random(self) noexcept nogil:
-        """xoroshiro128+: seeded per connection; for packet number gaps, spin and challenge values' timing only."""
-        cdef uint64_t a = self.rng[0], b = self.rng[1], r = self.rng[0] + self.rng[1]
-        b ^= a
-        self.rng[0] = ((a << 24) | (a >> 40)) ^ b ^ (b << 16)
-        self.rng[1] = (b << 37) | (b >> 27)
-        return r
-
     cdef void want_send(self) noexcept:
         self.host.wake(self)
 
@@ -240,7 +232,8 @@ cdef class ConnectionState(StreamOwner):
         if p == NULL:
             return NULL
         self.init_route(&p.r, remote, local)
-        space_init(&p.sp, self.random())
+        space_init(&p.sp, self.host.random.word())
+        self.reset_spin(p)
         p.last_rx = p.last_tx = p.idle_from = self.now
         p.permit_idle_reset = True
         p.idle_timeout = self.cfg.path_idle if id or self.multipath else 0
@@ -410,9 +403,14 @@ cdef class ConnectionState(StreamOwner):
     cdef void rotate_cid(self, Path* p) noexcept nogil:
         cdef uint64_t old
         if p.cids != NULL and remote_cid_rotate(p.cids, &old):
+            self.reset_spin(p)
             self.watch_reset(p.cids)
             self.n_retire += 1
             self.pend(FT_PATH_RETIRE_CONNECTION_ID if self.multipath else FT_RETIRE_CONNECTION_ID, p.id, old, 0)
+
+    cdef void reset_spin(self, Path* p) noexcept nogil:
+        """The spin bit starts anew with each connection id (RFC 9000 §17.4)."""
+        p.spin = not self.spinning and (self.host.random.word() & 1)
 
     cdef void pend_rec(self, FrameRec* f) noexcept nogil:
         f.next = NULL
@@ -453,7 +451,6 @@ cdef class ConnectionState(StreamOwner):
         """A probing packet for an address that is not the path's; one per address, the newest wins."""
         cdef int i
         cdef OffPath* o
-        cdef uint64_t r
         for i in range(self.n_off_path):
             if (same_addr(&self.off_path[i].remote, remote) and same_ip(&self.off_path[i].local, local)
                     and self.off_path[i].challenge == challenge):
@@ -476,8 +473,7 @@ cdef class ConnectionState(StreamOwner):
         if data != NULL:
             memcpy(o.data, data, 8)
         else:
-            r = self.random()
-            memcpy(o.data, &r, 8)
+            self.host.random.fill(o.data, 8)
 
     cdef void log_packet(self, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size, const uint8_t* payload,
                          size_t n) noexcept nogil:
@@ -495,7 +491,7 @@ cdef class ConnectionState(StreamOwner):
         if fresh == NULL:
             return -1
         fresh.live = True
-        space_init(&fresh.sp, self.random())
+        space_init(&fresh.sp, self.host.random.word())
         sendbuf_init(&fresh.tx)
         recvbuf_init(&fresh.rx)
         l[0] = fresh

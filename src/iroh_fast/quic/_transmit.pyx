@@ -77,10 +77,10 @@ cdef int begin(QuicConnection c, Path* p, int level, uint8_t* at, size_t room, P
     if level == LEVEL_1RTT:
         if room < <size_t>(1 + dcid.len + 4 + TAG_LEN + ACK_ROOM):
             return -1
-        pn = space_take_pn(sp, c.random())
+        pn = space_take_pn(sp, c.host.random)
         k.pn = pn
         k.pn_len = pn_length(pn, sp.largest_acked)
-        at[0] = <uint8_t>(0x40 | (0x20 if c.spin else 0) | (4 if c.keys.phase else 0) | (k.pn_len - 1))
+        at[0] = <uint8_t>(0x40 | (0x20 if p.spin else 0) | (4 if c.keys.phase else 0) | (k.pn_len - 1))
         at += 1
         memcpy(at, dcid.cid, dcid.len)
         at += dcid.len
@@ -92,7 +92,7 @@ cdef int begin(QuicConnection c, Path* p, int level, uint8_t* at, size_t room, P
                 token_len = <size_t>PyBytes_GET_SIZE(c.address_token)
         if room < 1 + 4 + 2 + MAX_CID_LEN + CID_LEN + 8 + token_len + 2 + 4 + TAG_LEN + ACK_ROOM:
             return -1
-        pn = space_take_pn(sp, c.random()) if level == LEVEL_0RTT else sp.next_pn
+        pn = space_take_pn(sp, c.host.random) if level == LEVEL_0RTT else sp.next_pn
         if level != LEVEL_0RTT:
             sp.next_pn += 1
         k.pn = pn
@@ -290,7 +290,6 @@ cdef void write_path_frames(QuicConnection c, Path* p, Packet* k, bint* want_ful
     """Frames that only this path may carry."""
     cdef int i, slot
     cdef int64_t wait
-    cdef uint64_t r
     if p.ping_due:
         p.ping_due = False
         k.p = put_v0(k.p, FT_PING)
@@ -307,8 +306,7 @@ cdef void write_path_frames(QuicConnection c, Path* p, Packet* k, bint* want_ful
         for i in range(MAX_CHALLENGES):
             if p.challenge_sent[i] < p.challenge_sent[slot]:
                 slot = i
-        r = c.random() ^ c.rng[0]
-        memcpy(p.challenges[slot], &r, 8)
+        c.host.random.fill(p.challenges[slot], 8)
         p.challenge_sent[slot] = c.now
         p.challenge_route[slot] = p.r.generation
         k.p = put_path_data(k.p, FT_PATH_CHALLENGE, p.challenges[slot])
