@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from ._owner import Owner, get_ident, settled
-from .addr import EndpointAddr, IpAddr, RelayAddr, SocketAddr, TransportAddr
+from .addr import EndpointAddr, TransportAddr
 from .config import QuicTransportConfig, ServerConfig
 from .errors import (
     AlpnMismatch,
@@ -29,8 +29,8 @@ from .errors import (
 )
 from .hooks import EndpointHooks, run_after_handshake
 from .keys import EndpointId, PublicKey
-from .net.mapped import MappedAddrs, RelayRoute, is_mapped
 from .net.remote import RemoteMap
+from .net.transport import is_private
 from .quic._connection import (
     WAIT_ACCEPT_BI,
     WAIT_ACCEPT_UNI,
@@ -110,7 +110,6 @@ class Context:
         "hooks",
         "id",
         "live",
-        "mapped",
         "metrics",
         "owner",
         "relay",
@@ -137,25 +136,19 @@ class Context:
         self.metrics = metrics
         self.closing = False
         self.live: weakref.WeakSet[Connection] = weakref.WeakSet()
-        self.mapped = MappedAddrs()
         self.remotes = RemoteMap(owner.loop)
         self.relay: RelayTransport | None = None
 
     def transport_addr(self, address: tuple[Any, ...]) -> TransportAddr:
         """Convert an address of the driver."""
-        if is_mapped(address[0]):
-            route = self.mapped.route_of(address[0])
-            if route is not None:
-                return RelayAddr(route.url)
-        return IpAddr(SocketAddr.from_tuple(address))
+        return self.driver.transports.addr_of(address)
 
     def sockaddrs(self, target: EndpointAddr) -> list[tuple[Any, ...]]:
         """Every way to an endpoint that this one can use, as addresses of the driver."""
-        found: list[tuple[Any, ...]] = [sock.as_tuple() for sock in target.ip_addrs]
-        if self.relay is not None:
-            key = bytes(target.id)
-            found += [self.mapped.sockaddr_of(RelayRoute(url, key)) for url in target.relay_urls]
-        return found
+        key = bytes(target.id)
+        route = self.driver.transports.route
+        found = [sockaddr for addr in target.addrs if (sockaddr := route(addr, key)) is not None]
+        return sorted(found, key=is_private)  # direct ones first
 
 
 def is_graceful(reason: CloseReason) -> bool:
@@ -952,7 +945,7 @@ class _Handshake:
                 )
         context.metrics.opened += 1
         first = conn._q.path_info(0)
-        context.metrics.direct += first is not None and not is_mapped(first["remote"][0])
+        context.metrics.direct += first is not None and not is_private(first["remote"])
         context.live.add(conn)
         context.remotes.attach(conn._q, self._addrs)
         conn._warn = True

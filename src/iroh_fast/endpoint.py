@@ -703,7 +703,6 @@ def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTranspo
     proxy = config.proxy or (proxy_from_env() if config.proxy_from_env else None)
     return RelayTransport(
         driver=context.driver,
-        mapped=context.mapped,
         secret_key=endpoint._secret_key,
         relay_map=relay_map(config.relays),  # type: ignore[arg-type]
         ca=config.ca,  # type: ignore[arg-type]

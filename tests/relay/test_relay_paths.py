@@ -26,7 +26,7 @@ from iroh_fast.errors import (
     NoAddress,
     RelayUrlError,
 )
-from iroh_fast.net.mapped import is_mapped
+from iroh_fast.net.transport import is_private
 from iroh_fast.relay.access import AllowList, SharedToken
 from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
 from iroh_fast.relay.dial import CaConfig
@@ -589,12 +589,12 @@ async def test_packets_of_one_path_may_come_through_another_relay(net: Net, rela
 # --- what stays inside
 
 
-async def test_mapped_addresses_are_not_shown(net: Net, relay: RelayServer) -> None:
+async def test_private_addresses_are_not_shown(net: Net, relay: RelayServer) -> None:
     pair = await net.relayed_pair(relay.url)
     shown = [str(path.remote_addr) for conn in (pair.client, pair.server) for path in conn.paths]
     shown += [str(addr) for addr in pair.server_ep.addr.addrs]
     assert shown and not any("fd15" in text for text in shown)
-    assert is_mapped(pair.client._q.path_info(0)["remote"][0])
+    assert is_private(pair.client._q.path_info(0)["remote"])
 
 
 async def test_state_of_remotes_goes_with_their_connections(net: Net, relay: RelayServer) -> None:

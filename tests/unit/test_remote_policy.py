@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from iroh_fast.addr import RelayUrl
 from iroh_fast.errors import ConnectionLost, IrohError
-from iroh_fast.net import mapped, remote
-from iroh_fast.net.mapped import MappedAddrs, RelayRoute, is_mapped
+from iroh_fast.net import remote
 from iroh_fast.net.remote import RemoteMap, RemoteState, better, rank
 
 RELAY = ("fd15:70a:510b:1::7", 12345, 0, 0)
@@ -574,40 +572,6 @@ def test_stop_ends_all_timers(remotes: RemoteMap, clock: Clock) -> None:
     assert clock.armed == 1
     remotes.stop()
     assert clock.armed == 0
-
-
-# --- mapped addresses
-
-
-def test_route_has_one_address() -> None:
-    table = MappedAddrs()
-    url = RelayUrl("https://relay.example")
-    route = RelayRoute(url, KEY)
-    addr = table.sockaddr_of(route)
-    assert addr == table.sockaddr_of(RelayRoute(RelayUrl("https://relay.example"), bytes(KEY)))
-    assert is_mapped(addr[0]) and addr[0].startswith("fd15:70a:510b:1:")
-    assert table.route_of(addr[0]) == table.route_of(table.ip_of(route)) == route
-    assert table.sockaddr_of(RelayRoute(url, bytes([1]) * 32)) != addr
-    table.forget(KEY)
-    assert table.route_of(addr[0]) is None and len(table) == 1
-
-
-def test_addresses_cannot_be_foretold() -> None:
-    route = RelayRoute(RelayUrl("https://relay.example"), KEY)
-    assert MappedAddrs().ip_of(route) != MappedAddrs().ip_of(route)
-
-
-def test_number_of_routes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mapped, "MAX_ROUTES", 100)
-    table = MappedAddrs()
-    url = RelayUrl("https://relay.example")
-    first = table.ip_of(RelayRoute(url, KEY))
-    for number in range(1, 1000):
-        table.ip_of(RelayRoute(url, number.to_bytes(32, "big")))
-        table.ip_of(RelayRoute(url, KEY))  # in use all the time
-    assert len(table) == 100
-    assert table.route_of(first) == RelayRoute(url, KEY)
-    assert table.route_of(bytes(16)) is None
 
 
 def test_loop_type_is_that_of_asyncio() -> None:

@@ -10,6 +10,7 @@ from iroh_fast.quic._transmit cimport Transmit
 
 cdef enum:
     MAX_SOCKETS = 16
+    MAX_TRANSPORTS = 8
 
 
 cdef struct Bound:
@@ -17,6 +18,12 @@ cdef struct Bound:
     uint8_t ip[16]                # network of the bind address
     int prefix
     bint unspecified, default_route
+
+
+cdef struct Carrier:              # a transport that is no socket
+    uint8_t subnet[2]
+    int max_segments
+    uint64_t rx, tx               # bytes
 
 
 cdef class DriverCore(Waker):
@@ -28,9 +35,11 @@ cdef class DriverCore(Waker):
     cdef RxMessage messages[16]
     cdef uint8_t* slab
     cdef list dirty, timers, parked
-    cdef object run_soon, virtual_send
+    cdef object run_soon
+    cdef list carrier_sends, carrier_kinds
+    cdef Carrier carriers[8]
+    cdef int n_carriers
     cdef uint8_t* injected
-    cdef uint64_t rx_relay, tx_relay
     cdef readonly bint scheduled, stopped
     cdef int timer_fd
     cdef object timer_handle
@@ -39,7 +48,8 @@ cdef class DriverCore(Waker):
     cdef int choose(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil
     cdef int put(self, int index, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
                  size_t segment) noexcept
-    cdef bint is_virtual(self, const UdpAddr* a) noexcept nogil
+    cdef int carrier_of(self, const uint8_t* ip) noexcept nogil
+    cdef void carry(self, int index, const UdpAddr* dst, int ecn, const uint8_t* data, size_t n, size_t segment) noexcept
     cdef int send_to(self, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
                      size_t segment) noexcept
     cdef void mark(self, QuicConnection c)

@@ -41,6 +41,11 @@ cdef enum:
     SPIN_NS = 50000               # a deadline closer than this is polled, not timed
 
 
+cdef inline bint is_private(const uint8_t* ip) noexcept nogil:
+    """Whether an address belongs to the prefix of net.transport."""
+    return ip[0] == 0xfd and ip[1] == 0x15 and ip[2] == 0x07 and ip[3] == 0x0a and ip[4] == 0x51 and ip[5] == 0x0b
+
+
 def monotonic_ns():
     """The driver's clock, nanoseconds."""
     return clock_now_ns()
@@ -54,6 +59,8 @@ cdef class DriverCore(Waker):
         self.dirty = []
         self.timers = []
         self.parked = []
+        self.carrier_sends = []
+        self.carrier_kinds = []
         self.slab = <uint8_t*>malloc(SLAB_BYTES)
         if self.slab == NULL:
             raise MemoryError
@@ -87,24 +94,36 @@ cdef class DriverCore(Waker):
         self.parked.append([])
         self.loop.add_reader(sock.fileno(), self.on_readable, len(self.sockets) - 1)
 
-    def set_virtual(self, send):
-        """Route the private prefix of net.mapped: ``send(ip16, ecn, segment, data)`` never waits."""
-        self.virtual_send = send
+    def add_transport(self, bytes subnet, str kind, int max_segments, send):
+        """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data)``, which never waits."""
+        cdef Carrier* carrier
+        if self.n_carriers == MAX_TRANSPORTS or len(subnet) != 2 or max_segments < 1:
+            raise ValueError("too many transports, or one with impossible properties")
+        carrier = &self.carriers[self.n_carriers]
+        memcpy(carrier.subnet, PyBytes_AS_STRING(subnet), 2)
+        carrier.max_segments = max_segments
+        self.n_carriers += 1
+        self.carrier_sends.append(send)
+        self.carrier_kinds.append(kind)
 
     def inject(self, bytes ip16, int port, const uint8_t[::1] data, uint32_t stride):  # hot
-        """Datagrams from a virtual address: `data` is cut into pieces of `stride` bytes (0: one)."""
+        """Datagrams from a private address: `data` is cut into pieces of `stride` bytes (0: one)."""
         cdef UdpAddr src, dst
         cdef uint32_t at = 0, size, n = <uint32_t>data.shape[0]
         cdef QuicConnection c
         cdef int64_t now
+        cdef int index
         if self.stopped or n == 0 or n > SLAB_BYTES or len(ip16) != 16:
+            return
+        index = self.carrier_of(<const uint8_t*>PyBytes_AS_STRING(ip16))
+        if index < 0:
             return
         if self.injected == NULL:
             self.injected = <uint8_t*>malloc(SLAB_BYTES)
             if self.injected == NULL:
                 raise MemoryError
         now = clock_now_ns()
-        self.rx_relay += n
+        self.carriers[index].rx += n
         memcpy(self.injected, &data[0], n)
         memset(&src, 0, sizeof(UdpAddr))
         memset(&dst, 0, sizeof(UdpAddr))
@@ -115,7 +134,7 @@ cdef class DriverCore(Waker):
         while at < n:
             size = n - at if n - at < stride else stride
             self.rx_datagrams += 1
-            # ECN marks of a relay path are not the path's: never reported.
+            # ECN marks of such a path say nothing of the way beyond the first hop: never reported.
             c = self.endpoint.datagram(self.injected + at, size, &src, &dst, 0, now)
             if c is not None and not c.dirty:
                 self.mark(c)
@@ -123,22 +142,39 @@ cdef class DriverCore(Waker):
         if (self.dirty or self.endpoint.outgoing) and not self.scheduled:
             self.schedule()
 
-    cdef bint is_virtual(self, const UdpAddr* a) noexcept nogil:
-        return (a.ip[0] == 0xfd and a.ip[1] == 0x15 and a.ip[2] == 0x07 and a.ip[3] == 0x0a and a.ip[4] == 0x51
-                and a.ip[5] == 0x0b)
+    cdef int carrier_of(self, const uint8_t* ip) noexcept nogil:
+        """Which transport a private address belongs to, -1 for none."""
+        cdef int i
+        for i in range(self.n_carriers):
+            if memcmp(ip + 6, self.carriers[i].subnet, 2) == 0:
+                return i
+        return -1
+
+    cdef void carry(self, int index, const UdpAddr* dst, int ecn, const uint8_t* data, size_t n, size_t segment) noexcept:
+        """Hand a batch to a transport, in pieces that it takes."""
+        cdef size_t piece = n, part
+        if segment:
+            piece = segment * <size_t>self.carriers[index].max_segments
+        while n:
+            part = piece if piece < n else n
+            self.carriers[index].tx += part
+            try:
+                self.carrier_sends[index](PyBytes_FromStringAndSize(<char*>dst.ip, 16), ecn, segment if part > segment else 0,
+                                          PyBytes_FromStringAndSize(<char*>data, part))
+            except Exception:
+                logger.exception("a batch for a %s path was not sent", self.carrier_kinds[index])
+            data += part
+            n -= part
 
     cdef int send_to(self, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
                      size_t segment) noexcept:
         """Send over whatever the destination stands for. 1: parked."""
         cdef int index
-        if self.is_virtual(dst):
-            if self.virtual_send is not None:
-                self.tx_relay += n
-                try:
-                    self.virtual_send(PyBytes_FromStringAndSize(<char*>dst.ip, 16), ecn, segment,
-                                      PyBytes_FromStringAndSize(<char*>data, n))
-                except Exception:
-                    logger.exception("a relayed batch was not sent")
+        if is_private(dst.ip):
+            # An address that nobody stands for any more is a lost packet.
+            index = self.carrier_of(dst.ip)
+            if index >= 0:
+                self.carry(index, dst, ecn, data, n, segment)
             return 0
         index = self.choose(dst, src)
         return self.put(index, dst, src, ecn, data, n, segment) if index >= 0 else 0
@@ -274,6 +310,8 @@ cdef class DriverCore(Waker):
                 break
             for i in range(n):
                 m = &self.messages[i]
+                if is_private(m.src.ip):
+                    continue          # the prefix is ours: nobody out there has such an address
                 if addr_is_v4(&m.src):
                     self.rx_v4 += m.len
                 else:
@@ -433,6 +471,8 @@ cdef class DriverCore(Waker):
     def counters(self):
         """Bytes and datagrams moved, by family."""
         return {"send_ipv4": self.tx_v4, "send_ipv6": self.tx_v6, "recv_data_ipv4": self.rx_v4,
-                "recv_data_ipv6": self.rx_v6, "send_relay": self.tx_relay, "recv_data_relay": self.rx_relay,
+                "recv_data_ipv6": self.rx_v6, "send_relay": 0, "recv_data_relay": 0,
+                **{f"send_{kind}": self.carriers[i].tx for i, kind in enumerate(self.carrier_kinds)},
+                **{f"recv_data_{kind}": self.carriers[i].rx for i, kind in enumerate(self.carrier_kinds)},
                 "recv_datagrams": self.rx_datagrams, "recv_gro_datagrams": self.rx_gro,
                 "dropped_batches": self.dropped}

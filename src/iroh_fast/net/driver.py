@@ -6,15 +6,17 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from iroh_fast._batch import UdpSocket
 from iroh_fast.net._driver import DriverCore
+from iroh_fast.net.transport import PRIVATE_PORT, TransportTable
 from iroh_fast.quic._endpoint import QuicEndpoint
 
 if TYPE_CHECKING:
     from iroh_fast.config import BindAddr, QuicTransportConfig
+    from iroh_fast.net.transport import Transport
     from iroh_fast.quic._connection import QuicConnection
     from iroh_fast.quic._endpoint import QuicIncoming
     from iroh_fast.quic.tls import Identity
@@ -38,6 +40,7 @@ class Driver:
         self.endpoint = endpoint
         self.loop = loop
         self._core = core
+        self.transports = TransportTable()
         self._incoming: deque[QuicIncoming] = deque()
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._bound: list[tuple[Any, ...]] = []
@@ -122,14 +125,23 @@ class Driver:
             tls=tls,
         )
 
-    # ------------------------------------------------------------ virtual transports
-    def set_virtual(self, send: Callable[[bytes, int, int, bytes], None]) -> None:
-        """Route the private prefix of `net.mapped`: ``send(ip16, ecn, segment, data)``."""
-        self._core.set_virtual(send)
+    # ------------------------------------------------------------ transports
+    def add_transport(self, transport: Transport) -> None:
+        """Let `transport` carry what goes to its private addresses."""
+        self.transports.add(transport)
+        self._core.add_transport(
+            transport.subnet, transport.kind, transport.max_segments, transport.send
+        )
 
-    def inject(self, ip16: bytes, port: int, data: bytes, segment: int) -> None:
-        """Hand in datagrams that came from a virtual address."""
-        self._core.inject(ip16, port, data, segment)
+    def inject(self, ip16: bytes, data: bytes, segment: int) -> None:
+        """Hand in datagrams that came from a private address of a transport.
+
+        Parameters
+        ----------
+        ip16 : the 16 bytes of the address.
+        segment : bytes per datagram of a batch, 0 for a single one.
+        """
+        self._core.inject(ip16, PRIVATE_PORT, data, segment)
 
     # ------------------------------------------------------------ incoming
     def _on_incoming(self, incoming: QuicIncoming) -> None:

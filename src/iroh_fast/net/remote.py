@@ -11,10 +11,10 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 from iroh_fast.errors import ConnectionLost, IrohError
-from iroh_fast.net.mapped import is_mapped
+from iroh_fast.net.transport import SockAddr, is_private
 
 if TYPE_CHECKING:
     from iroh_fast.quic._connection import QuicConnection
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["RemoteMap", "RemoteState", "better"]
 
 logger = logging.getLogger("iroh_fast.net")
-
-SockAddr: TypeAlias = tuple[Any, ...]
 
 IPV6_BONUS_S = 0.003  # IPv6 is preferred unless it is slower by more than this
 SWITCH_MARGIN_S = 0.005  # a path of the same kind must be this much better to replace the selected one
@@ -39,7 +37,7 @@ MAX_INACTIVE = 10  # of them, those that had a path and have none
 
 def rank(addr: SockAddr, rtt: float) -> tuple[int, float]:
     """Order of paths, lower is better: direct before relayed, then by round-trip time."""
-    relayed = is_mapped(addr[0])
+    relayed = is_private(addr)
     bonus = IPV6_BONUS_S if len(addr) == 4 and not relayed else 0.0
     return (1 if relayed else 0, rtt - bonus)
 
@@ -85,7 +83,7 @@ class RemoteState:
 
         Relay addresses stay, of which the peer cannot make any.
         """
-        known = [addr for addr in self.addrs if not is_mapped(addr[0])]
+        known = [addr for addr in self.addrs if not is_private(addr)]
         if len(known) <= MAX_ADDRS:
             return
         in_use = {addr for state in self.conns.values() for addr in state.paths.values()}
@@ -131,13 +129,13 @@ class RemoteState:
             if state.blocked:
                 self._open_missing(conn)  # a path that never worked may have made room
             return
-        had_direct = any(not is_mapped(addr[0]) for addr in state.paths.values())
+        had_direct = any(not is_private(addr) for addr in state.paths.values())
         fresh = [(id, addr) for id, addr in now.items() if state.paths.get(id) != addr]
         for id, addr in fresh:
             self.addrs.pop(addr, None)
             self.addrs[addr] = True  # the newest last
             state.tries.pop(addr, None)
-            if is_mapped(addr[0]):
+            if is_private(addr):
                 conn.set_path_max_idle(id, RELAY_PATH_IDLE_S)
         state.paths = now
         self._prune()
@@ -146,7 +144,7 @@ class RemoteState:
         if fresh:
             for other in list(self.conns):
                 self._open_missing(other)
-        if had_direct and not any(not is_mapped(addr[0]) for addr in now.values()):
+        if had_direct and not any(not is_private(addr) for addr in now.values()):
             self._arm(REOPEN_S)
 
     # ---------------------------------------------------------------- selection
@@ -175,10 +173,10 @@ class RemoteState:
         for conn, state in self.conns.items():
             if conn.close_reason is not None:
                 continue
-            direct = [id for id, addr in state.paths.items() if not is_mapped(addr[0])]
+            direct = [id for id, addr in state.paths.items() if not is_private(addr)]
             for id, addr in list(state.paths.items()):
                 wanted = addr == chosen
-                if wanted or not conn.is_client or is_mapped(addr[0]) or len(direct) < 2 or (
+                if wanted or not conn.is_client or is_private(addr) or len(direct) < 2 or (
                     chosen not in state.paths.values()
                 ):
                     info = conn.path_info(id)
@@ -201,9 +199,9 @@ class RemoteState:
         if not conn.has_multipath:
             return
         have = [info["remote"] for id in conn.path_ids() if (info := conn.path_info(id)) is not None]
-        direct = any(not is_mapped(addr[0]) for addr in state.paths.values())
+        direct = any(not is_private(addr) for addr in state.paths.values())
         for addr in self.addrs:
-            relayed = is_mapped(addr[0])
+            relayed = is_private(addr)
             if any(same(addr, other) for other in have):
                 continue
             if not relayed and (direct or state.tries.get(addr, 0) >= MAX_OPEN_TRIES):
@@ -263,7 +261,7 @@ class RemoteMap:
         conn.path_listener = self._on_paths
         known = list(addrs)
         path = conn.path_info(0)
-        relayed = path is not None and is_mapped(path["remote"][0])
+        relayed = path is not None and is_private(path["remote"])
         state = self._remotes.get(key)
         if state is None and len(known) < 2 and not relayed and len(conn.path_ids()) < 2:
             return

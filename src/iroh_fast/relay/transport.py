@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from iroh_fast.net.mapped import MAPPED_PORT, MappedAddrs, RelayRoute
+from iroh_fast.addr import RelayAddr, RelayUrl, TransportAddr
+from iroh_fast.net.transport import RELAY_SUBNET, PrivateAddrs, SockAddr
 from iroh_fast.relay.actor import RelayPool
 from iroh_fast.relay.relay_map import RelayConfig, RelayMap, RelayStatus
 
 if TYPE_CHECKING:
     import ssl
 
-    from iroh_fast.addr import RelayUrl
     from iroh_fast.keys import SecretKey
     from iroh_fast.net.driver import Driver
     from iroh_fast.relay.dial import CaConfig, Proxy
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["RelayTransport"]
 
 logger = logging.getLogger("iroh_fast.relay")
+
+
+class RelayRoute(NamedTuple):
+    """An endpoint as reached over one relay."""
+
+    url: RelayUrl
+    key: bytes
 
 
 class RelayTransport:
@@ -32,11 +39,14 @@ class RelayTransport:
     on_status : called with no arguments whenever `status` changed.
     """
 
+    kind = "relay"
+    subnet = RELAY_SUBNET
+    max_segments = 64
+
     def __init__(
         self,
         *,
         driver: Driver,
-        mapped: MappedAddrs,
         secret_key: SecretKey,
         relay_map: RelayMap,
         ca: CaConfig | ssl.SSLContext | None,
@@ -50,7 +60,7 @@ class RelayTransport:
         self._loop = loop
         self._closing: asyncio.Task[None] | None = None
         self._driver = driver
-        self._mapped = mapped
+        self._addrs: PrivateAddrs[RelayRoute] = PrivateAddrs(RELAY_SUBNET)
         self._on_status = on_status
         self.pool = RelayPool(
             secret_key=secret_key,
@@ -61,7 +71,7 @@ class RelayTransport:
             proxy=proxy,
             loop=loop,
         )
-        driver.set_virtual(self._send)
+        driver.add_transport(self)
         self._unsubscribe = relay_map.subscribe(self._choose_home)
         self._choose_home()
 
@@ -84,13 +94,26 @@ class RelayTransport:
             self.status = status
             self._on_status()
 
-    def _send(self, ip16: bytes, ecn: int, segment: int, data: bytes) -> None:
-        route = self._mapped.route_of(ip16)
+    # --- as a transport of the engine
+    def route(self, addr: TransportAddr, peer: bytes) -> SockAddr | None:
+        """The private address of a peer behind a relay."""
+        if not isinstance(addr, RelayAddr):
+            return None
+        return self._addrs.sockaddr_of(RelayRoute(addr.url, peer))
+
+    def addr_of(self, sockaddr: SockAddr) -> TransportAddr | None:
+        """The relay that a private address stands for."""
+        route = self._addrs.route_of(sockaddr[0])
+        return None if route is None else RelayAddr(route.url)
+
+    def send(self, ip16: bytes, ecn: int, segment: int, data: bytes) -> None:
+        """Hand a batch to the connection of its relay."""
+        route = self._addrs.route_of(ip16)
         if route is not None:
             self.pool.send(route.url, route.key, ecn, segment, data)
 
     def _receive(self, url: RelayUrl, key: bytes, ecn: int, segment: int, payload: bytes) -> None:
-        self._driver.inject(self._mapped.ip_of(RelayRoute(url, key)), MAPPED_PORT, payload, segment)
+        self._driver.inject(self._addrs.ip_of(RelayRoute(url, key)), payload, segment)
 
     def insert(self, config: RelayConfig) -> RelayConfig | None:
         """Add or replace a relay; the previous configuration is returned."""

@@ -1,0 +1,148 @@
+"""Transports: the table between what users see and the addresses of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv6Address
+from typing import Any
+
+import pytest
+
+from iroh_fast.addr import IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
+from iroh_fast.config import BindAddr, QuicTransportConfig
+from iroh_fast.net import transport as transport_module
+from iroh_fast.net.driver import Driver
+from iroh_fast.net.transport import (
+    PRIVATE_PREFIX,
+    PrivateAddrs,
+    SockAddr,
+    TransportTable,
+    is_private,
+)
+from iroh_fast.quic.tls import Identity
+
+KEY = bytes(32)
+URL = RelayUrl("https://relay.example")
+LINK = b"\x00\x09"
+
+
+class Wire:
+    """A transport that carries whole batches to another one of its kind."""
+
+    kind = "wire"
+    subnet = LINK
+    max_segments = 3
+
+    def __init__(self) -> None:
+        self.addrs: PrivateAddrs[tuple[Any, bytes]] = PrivateAddrs(LINK)
+        self.sent: list[tuple[bytes, int, int, bytes]] = []
+        self.other: tuple[Driver, bytes] | None = None
+
+    def route(self, addr: TransportAddr, peer: bytes) -> SockAddr | None:
+        return self.addrs.sockaddr_of((addr, peer)) if isinstance(addr, RelayAddr) else None
+
+    def addr_of(self, sockaddr: SockAddr) -> TransportAddr | None:
+        route = self.addrs.route_of(sockaddr[0])
+        return None if route is None else route[0]
+
+    def send(self, ip16: bytes, ecn: int, segment: int, data: bytes) -> None:
+        self.sent.append((ip16, ecn, segment, data))
+        if self.other is not None:
+            driver, source = self.other
+            asyncio.get_running_loop().call_soon(driver.inject, source, data, segment)
+
+
+def test_route_has_one_address() -> None:
+    table: PrivateAddrs[tuple[str, bytes]] = PrivateAddrs(LINK)
+    addr = table.sockaddr_of((URL, KEY))
+    assert addr == table.sockaddr_of((RelayUrl("https://relay.example"), bytes(KEY)))
+    assert is_private(addr) and addr[0].startswith("fd15:70a:510b:9:")
+    assert table.route_of(addr[0]) == table.route_of(table.ip_of((URL, KEY))) == (URL, KEY)
+    assert table.sockaddr_of((URL, bytes([1]) * 32)) != addr
+    table.forget(lambda route: route[1] == KEY)
+    assert table.route_of(addr[0]) is None and len(table) == 1
+
+
+def test_addresses_cannot_be_foretold() -> None:
+    assert PrivateAddrs(LINK).ip_of(KEY) != PrivateAddrs(LINK).ip_of(KEY)
+
+
+def test_number_of_routes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport_module, "MAX_ROUTES", 100)
+    table: PrivateAddrs[bytes] = PrivateAddrs(LINK)
+    first = table.ip_of(KEY)
+    for number in range(1, 1000):
+        table.ip_of(number.to_bytes(32, "big"))
+        table.ip_of(KEY)  # in use all the time
+    assert len(table) == 100
+    assert table.route_of(first) == KEY
+    assert table.route_of(bytes(16)) is None
+
+
+def test_table_asks_the_transport_that_an_address_belongs_to() -> None:
+    table, wire = TransportTable(), Wire()
+    assert table.route(RelayAddr(URL), KEY) is None
+    table.add(wire)
+    sockaddr = table.route(RelayAddr(URL), KEY)
+    assert sockaddr is not None and table.kind(sockaddr) == "wire" and "wire" in table
+    assert table.addr_of(sockaddr) == RelayAddr(URL)
+    direct = IpAddr(SocketAddr.parse("192.0.2.1:7"))
+    assert table.route(direct, KEY) == ("192.0.2.1", 7) and table.kind(("192.0.2.1", 7)) == "ip"
+    assert table.addr_of(("192.0.2.1", 7)) == direct
+
+
+def test_table_takes_each_subnet_once() -> None:
+    table = TransportTable()
+    table.add(Wire())
+    with pytest.raises(ValueError, match="taken"):
+        table.add(Wire())
+
+
+def test_private_address_given_as_ip_address_leads_nowhere() -> None:
+    table, wire = TransportTable(), Wire()
+    table.add(wire)
+    inside = table.route(RelayAddr(URL), KEY)
+    assert inside is not None
+    assert table.route(IpAddr(SocketAddr.from_tuple(inside)), KEY) is None
+
+
+async def test_endpoints_talk_over_a_transport_of_their_own() -> None:
+    """Datagrams, batches in pieces, both directions; the kind shows up in the counters."""
+    here = [BindAddr("127.0.0.1")]
+    server = Driver.bind(here, identity=Identity(bytes([1]) * 32))
+    client = Driver.bind(here, identity=Identity(bytes([2]) * 32))
+    try:
+        there, back = Wire(), Wire()
+        client.add_transport(there)
+        server.add_transport(back)
+        to_server = there.route(RelayAddr(URL), bytes([1]) * 32)
+        to_client = back.route(RelayAddr(URL), bytes([2]) * 32)
+        assert to_server is not None and to_client is not None
+        there.other = (server, IPv6Address(to_client[0]).packed)
+        back.other = (client, IPv6Address(to_server[0]).packed)
+        config = QuicTransportConfig()
+        q = client.connect(
+            [to_server],
+            expected_peer=server.endpoint.identity.public_key,
+            alpns=[b"t"],
+            transport=config,
+        )
+        async with asyncio.timeout(10):
+            await server.wait_incoming()
+            attempt = server.poll_incoming()
+            assert attempt is not None and is_private(attempt.remote)
+            accepted = attempt.accept([b"t"], config)
+            while not (q.handshake_confirmed and accepted.handshake_confirmed):
+                await asyncio.sleep(0.01)
+            stream = q.open_stream(False)
+            stream.write(bytes(300_000))
+            while client.stats()["send_wire"] < 300_000:
+                await asyncio.sleep(0.01)
+        assert server.stats()["recv_data_wire"] >= 100_000
+        for ip16, _, segment, data in there.sent:
+            assert ip16.startswith(PRIVATE_PREFIX + LINK)
+            assert len(data) <= 3 * (segment or 1500) and (segment == 0 or segment < len(data))
+        assert any(segment for _, _, segment, _ in there.sent)
+    finally:
+        client.stop()
+        server.stop()
