@@ -10,6 +10,10 @@ cdef enum:
     TAG_LEN = 16
     HP_SAMPLE_LEN = 16
 
+    # what `aead_open` says
+    AEAD_FORGED = -1              # the packet is not authentic
+    AEAD_FAILED = -2              # the library failed (memory): says nothing about the packet
+
 
 # Opaque outside native/crypto.h. Forward declared here, because Cython does not do that for a
 # struct without a body and C then takes each prototype's `struct Aead` for a different one.
@@ -27,16 +31,19 @@ cdef extern from *:
 # NULL on failure (unknown suite, out of memory). `key` is 16 or 32 bytes, `iv` 12; both are copied.
 cdef Aead* aead_new(int suite, const uint8_t* key, const uint8_t* iv) noexcept nogil
 cdef void aead_free(Aead* a) noexcept nogil
-# In place: encrypts buf[0:n], writes the tag at buf[n:n+16]. 0, or -1.
+# Makes the state of one direction now instead of at the first packet. 0, or AEAD_FAILED.
+cdef int aead_prepare(Aead* a, bint sealing) noexcept nogil
+# In place: encrypts buf[0:n], writes the tag at buf[n:n+16]. 0, or AEAD_FAILED: then nothing may be sent (buf is wiped).
+# This and the two below fail for a NULL key.
 cdef int aead_seal(Aead* a, uint32_t path_id, uint64_t pn, const uint8_t* aad, size_t aad_len,
                    uint8_t* buf, size_t n) noexcept nogil
-# In place: n includes the tag. Plaintext length, or -1 (buf is then garbage).
+# In place: n includes the tag. Plaintext length, or AEAD_FORGED or AEAD_FAILED (buf is then garbage).
 cdef Py_ssize_t aead_open(Aead* a, uint32_t path_id, uint64_t pn, const uint8_t* aad, size_t aad_len,
                           uint8_t* buf, size_t n) noexcept nogil
 
 cdef HeaderKey* hp_new(int suite, const uint8_t* key) noexcept nogil
 cdef void hp_free(HeaderKey* h) noexcept nogil
-# masks: n x 16 bytes, of which the first 5 count; n up to 64.
+# masks: n x 16 bytes, of which the first 5 count; n up to 64. 0, or -1: then nothing may be sent.
 cdef int hp_masks(HeaderKey* h, const uint8_t** samples, int n, uint8_t* masks) noexcept nogil
 
 # HKDF-Expand-Label("quic key"/"quic iv"/"quic hp") of a traffic secret. Either output may be NULL

@@ -74,6 +74,7 @@ cdef extern from "native/crypto.h" nogil:
     size_t iroh_hash_len(int suite)
     Aead* iroh_aead_new(int suite, const uint8_t* key, const uint8_t* iv, int which)
     void iroh_aead_free(Aead* a)
+    int iroh_aead_ready(Aead* a, int sealing)
     int iroh_aead_seal(Aead* a, uint32_t path_id, uint64_t pn, const uint8_t* aad, size_t aad_len,
                        uint8_t* buf, size_t n)
     Py_ssize_t iroh_aead_open(Aead* a, uint32_t path_id, uint64_t pn, const uint8_t* aad,
@@ -110,6 +111,10 @@ cdef Aead* aead_new(int suite, const uint8_t* key, const uint8_t* iv) noexcept n
 
 cdef void aead_free(Aead* a) noexcept nogil:
     iroh_aead_free(a)
+
+
+cdef int aead_prepare(Aead* a, bint sealing) noexcept nogil:
+    return iroh_aead_ready(a, sealing)
 
 
 # hot
@@ -288,6 +293,8 @@ cdef class PacketProtection:
         ------
         ValueError
             `path_id` or `pn` out of range.
+        MemoryError
+            The library could not set up the cipher.
         """
         cdef _View aad = _View(header)
         cdef _View data = _View(payload)
@@ -312,6 +319,8 @@ cdef class PacketProtection:
         ------
         ValueError
             Authentication failed, the payload is shorter than a tag, or a number is out of range.
+        MemoryError
+            The library could not set up the cipher.
         """
         cdef _View aad = _View(header)
         cdef _View data = _View(payload)
@@ -323,6 +332,8 @@ cdef class PacketProtection:
         cdef _View work = _View(scratch)
         memcpy(<uint8_t*>work.p, data.p, data.n)
         cdef Py_ssize_t n = iroh_aead_open(self.aead, path_id, pn, aad.p, aad.n, <uint8_t*>work.p, data.n)
+        if n == AEAD_FAILED:
+            raise MemoryError("cannot set up the cipher")
         if n < 0:
             raise ValueError("packet authentication failed")
         return PyBytes_FromStringAndSize(<char*>work.p, n)

@@ -37,6 +37,8 @@
 #define IROH_MAX_KEY 32
 #define IROH_MAX_HASH 48
 #define IROH_MAX_SAMPLES 64
+#define IROH_FORGED (-1) /* the tag does not fit: a packet of somebody else's */
+#define IROH_FAILED (-2) /* the library could not do its work: says nothing about the packet */
 
 #if defined(__GNUC__) || defined(__clang__)
 #define IROH_UNLIKELY(x) __builtin_expect(!!(x), 0)
@@ -49,9 +51,10 @@ typedef struct {
     const char *name;
     int shared_state; /* one state serves both directions */
     void *(*init)(int suite, const uint8_t *key, int sealing);
+    /* 0, or IROH_FAILED: buf may then still be plaintext */
     int (*seal)(void *state, const uint8_t *nonce, const uint8_t *aad, size_t aad_len, uint8_t *buf,
                 size_t n);
-    /* n excludes the tag, which lies at buf[n] */
+    /* n excludes the tag, which lies at buf[n]; 0, IROH_FORGED or IROH_FAILED */
     int (*open)(void *state, const uint8_t *nonce, const uint8_t *aad, size_t aad_len, uint8_t *buf,
                 size_t n);
     void (*free)(void *state);
@@ -114,13 +117,14 @@ static int iroh_ossl_seal(void *state, const uint8_t *nonce, const uint8_t *aad,
     int len;
     OSSL_PARAM tag[2];
     /* only the IV is set again: key schedule and GHASH tables stay */
-    if (IROH_UNLIKELY(EVP_EncryptInit_ex2(ctx, NULL, NULL, nonce, NULL) != 1)) return -1;
-    if (aad_len && IROH_UNLIKELY(EVP_EncryptUpdate(ctx, NULL, &len, aad, (int)aad_len) != 1)) return -1;
-    if (n && IROH_UNLIKELY(EVP_EncryptUpdate(ctx, buf, &len, buf, (int)n) != 1)) return -1;
-    if (IROH_UNLIKELY(EVP_EncryptFinal_ex(ctx, buf + n, &len) != 1)) return -1;
+    if (IROH_UNLIKELY(EVP_EncryptInit_ex2(ctx, NULL, NULL, nonce, NULL) != 1)) return IROH_FAILED;
+    if (aad_len && IROH_UNLIKELY(EVP_EncryptUpdate(ctx, NULL, &len, aad, (int)aad_len) != 1))
+        return IROH_FAILED;
+    if (n && IROH_UNLIKELY(EVP_EncryptUpdate(ctx, buf, &len, buf, (int)n) != 1)) return IROH_FAILED;
+    if (IROH_UNLIKELY(EVP_EncryptFinal_ex(ctx, buf + n, &len) != 1)) return IROH_FAILED;
     tag[0] = OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, buf + n, IROH_TAG_LEN);
     tag[1] = OSSL_PARAM_construct_end();
-    return EVP_CIPHER_CTX_get_params(ctx, tag) == 1 ? 0 : -1;
+    return EVP_CIPHER_CTX_get_params(ctx, tag) == 1 ? 0 : IROH_FAILED;
 }
 
 static int iroh_ossl_open(void *state, const uint8_t *nonce, const uint8_t *aad, size_t aad_len,
@@ -130,10 +134,11 @@ static int iroh_ossl_open(void *state, const uint8_t *nonce, const uint8_t *aad,
     OSSL_PARAM tag[2];
     tag[0] = OSSL_PARAM_construct_octet_string(OSSL_CIPHER_PARAM_AEAD_TAG, buf + n, IROH_TAG_LEN);
     tag[1] = OSSL_PARAM_construct_end();
-    if (IROH_UNLIKELY(EVP_DecryptInit_ex2(ctx, NULL, NULL, nonce, tag) != 1)) return -1;
-    if (aad_len && IROH_UNLIKELY(EVP_DecryptUpdate(ctx, NULL, &len, aad, (int)aad_len) != 1)) return -1;
-    if (n && IROH_UNLIKELY(EVP_DecryptUpdate(ctx, buf, &len, buf, (int)n) != 1)) return -1;
-    return EVP_DecryptFinal_ex(ctx, buf + n, &len) == 1 ? 0 : -1;
+    if (IROH_UNLIKELY(EVP_DecryptInit_ex2(ctx, NULL, NULL, nonce, tag) != 1)) return IROH_FAILED;
+    if (aad_len && IROH_UNLIKELY(EVP_DecryptUpdate(ctx, NULL, &len, aad, (int)aad_len) != 1))
+        return IROH_FAILED;
+    if (n && IROH_UNLIKELY(EVP_DecryptUpdate(ctx, buf, &len, buf, (int)n) != 1)) return IROH_FAILED;
+    return EVP_DecryptFinal_ex(ctx, buf + n, &len) == 1 ? 0 : IROH_FORGED;
 }
 
 static const iroh_backend iroh_backend_openssl = {
@@ -169,6 +174,9 @@ static void iroh_mb_free(void *state) {
 #endif
 }
 
+/* The library's word on its last call. Its GCM functions return nothing: refused arguments are only told here. */
+static inline int iroh_mb_ok(void) { return IROH_UNLIKELY(imb_get_errno(NULL) != 0) ? 0 : 1; }
+
 static void *iroh_mb_init(int suite, const uint8_t *key, int sealing) {
     IMB_MGR *mb = iroh_crypto.mb;
     iroh_mb_state *s;
@@ -184,6 +192,10 @@ static void *iroh_mb_init(int suite, const uint8_t *key, int sealing) {
         s->seal = mb->gcm256_enc;
         s->open = mb->gcm256_dec;
     }
+    if (!iroh_mb_ok()) {
+        iroh_mb_free(s);
+        return NULL;
+    }
     return s;
 }
 
@@ -192,7 +204,7 @@ static int iroh_mb_seal(void *state, const uint8_t *nonce, const uint8_t *aad, s
     iroh_mb_state *s = (iroh_mb_state *)state;
     struct gcm_context_data ctx;
     s->seal(&s->key, &ctx, buf, buf, n, nonce, aad, aad_len, buf + n, IROH_TAG_LEN);
-    return 0;
+    return iroh_mb_ok() ? 0 : IROH_FAILED;
 }
 
 static int iroh_mb_open(void *state, const uint8_t *nonce, const uint8_t *aad, size_t aad_len,
@@ -201,7 +213,8 @@ static int iroh_mb_open(void *state, const uint8_t *nonce, const uint8_t *aad, s
     struct gcm_context_data ctx;
     uint8_t tag[IROH_TAG_LEN];
     s->open(&s->key, &ctx, buf, buf, n, nonce, aad, aad_len, tag, IROH_TAG_LEN);
-    return CRYPTO_memcmp(tag, buf + n, IROH_TAG_LEN) == 0 ? 0 : -1;
+    if (!iroh_mb_ok()) return IROH_FAILED; /* no tag was computed */
+    return CRYPTO_memcmp(tag, buf + n, IROH_TAG_LEN) == 0 ? 0 : IROH_FORGED;
 }
 
 static const iroh_backend iroh_backend_ipsec_mb = {
@@ -341,26 +354,40 @@ static int iroh_aead_prepare(iroh_aead *a, int sealing) {
     void **other = sealing ? &a->open_state : &a->seal_state;
     *own = a->backend->shared_state && *other != NULL ? *other
                                                       : a->backend->init(a->suite, a->key, sealing);
-    return *own != NULL ? 0 : -1;
+    return *own != NULL ? 0 : IROH_FAILED;
+}
+
+/* The state of one direction, if it is not there yet. 0, or IROH_FAILED. */
+static inline int iroh_aead_ready(iroh_aead *a, int sealing) {
+    if (IROH_UNLIKELY(a == NULL)) return IROH_FAILED;
+    if (IROH_UNLIKELY((sealing ? a->seal_state : a->open_state) == NULL)) return iroh_aead_prepare(a, sealing);
+    return 0;
 }
 
 static inline int iroh_aead_seal(iroh_aead *a, uint32_t path_id, uint64_t pn, const uint8_t *aad,
                                  size_t aad_len, uint8_t *buf, size_t n) {
     uint8_t nonce[IROH_IV_LEN];
-    if (IROH_UNLIKELY(n > INT_MAX - IROH_TAG_LEN || aad_len > INT_MAX)) return -1;
-    if (IROH_UNLIKELY(a->seal_state == NULL) && iroh_aead_prepare(a, 1) != 0) return -1;
+    if (IROH_UNLIKELY(n > INT_MAX - IROH_TAG_LEN || aad_len > INT_MAX)) return IROH_FAILED;
+    if (IROH_UNLIKELY(iroh_aead_ready(a, 1) != 0)) goto failed;
     iroh_nonce(a, path_id, pn, nonce);
-    return a->backend->seal(a->seal_state, nonce, aad, aad_len, buf, n);
+    if (IROH_UNLIKELY(a->backend->seal(a->seal_state, nonce, aad, aad_len, buf, n) != 0)) goto failed;
+    return 0;
+failed:
+    /* whoever overlooks the failure sends nothing that could be read */
+    OPENSSL_cleanse(buf, n + IROH_TAG_LEN);
+    return IROH_FAILED;
 }
 
 static inline ptrdiff_t iroh_aead_open(iroh_aead *a, uint32_t path_id, uint64_t pn, const uint8_t *aad,
                                        size_t aad_len, uint8_t *buf, size_t n) {
     uint8_t nonce[IROH_IV_LEN];
-    if (IROH_UNLIKELY(n < IROH_TAG_LEN || n > INT_MAX || aad_len > INT_MAX)) return -1;
-    if (IROH_UNLIKELY(a->open_state == NULL) && iroh_aead_prepare(a, 0) != 0) return -1;
+    int rc;
+    if (IROH_UNLIKELY(n < IROH_TAG_LEN || n > INT_MAX || aad_len > INT_MAX)) return IROH_FORGED;
+    if (IROH_UNLIKELY(iroh_aead_ready(a, 0) != 0)) return IROH_FAILED;
     iroh_nonce(a, path_id, pn, nonce);
     n -= IROH_TAG_LEN;
-    return a->backend->open(a->open_state, nonce, aad, aad_len, buf, n) == 0 ? (ptrdiff_t)n : -1;
+    rc = a->backend->open(a->open_state, nonce, aad, aad_len, buf, n);
+    return rc == 0 ? (ptrdiff_t)n : rc;
 }
 
 /* ---------------------------------------------------------------- header protection */
@@ -390,7 +417,7 @@ static void iroh_hp_free(iroh_header_key *h) {
 /* RFC 9001 §5.4.3 (AES: encrypt the samples) and §5.4.4 (ChaCha20: the sample is counter and nonce). */
 static int iroh_hp_masks(iroh_header_key *h, const uint8_t *const *samples, int n, uint8_t *masks) {
     int i, len;
-    if (IROH_UNLIKELY(n < 0 || n > IROH_MAX_SAMPLES)) return -1;
+    if (IROH_UNLIKELY(h == NULL || n < 0 || n > IROH_MAX_SAMPLES)) return -1;
     if (n == 0) return 0;
     if (h->suite != IROH_CHACHA20_POLY1305) {
         for (i = 0; i < n; i++) memcpy(masks + 16 * i, samples[i], 16);

@@ -146,8 +146,9 @@ cdef class QuicIncoming:
         scid = self.endpoint.fresh_cid()
         token = self.endpoint.seal_retry(PyBytes_FromStringAndSize(<char*>self.src.ip, 16), self.src.port, self.dcid)
         packet = (b"\xf0\x00\x00\x00\x01" + bytes([len(self.scid)]) + self.scid + bytes([len(scid)]) + scid + token)
-        retry_integrity_tag(<const uint8_t*>PyBytes_AS_STRING(self.dcid), len(self.dcid),
-                            <const uint8_t*>PyBytes_AS_STRING(packet), len(packet), tag)
+        if retry_integrity_tag(<const uint8_t*>PyBytes_AS_STRING(self.dcid), len(self.dcid),
+                               <const uint8_t*>PyBytes_AS_STRING(packet), len(packet), tag) < 0:
+            raise MemoryError
         self.endpoint.reply(&self.src, &self.dst, packet + PyBytes_FromStringAndSize(<char*>tag, 16))
 
 
@@ -828,6 +829,7 @@ cdef bytes initial_close(bytes dcid, bytes scid, uint64_t code, bytes reason):
     cdef const uint8_t* sample
     cdef uint8_t mask[16]
     cdef size_t n, header
+    cdef bint sealed = False
     # Our own id does not matter: nothing will ever be sent to it.
     out = bytearray(b"\xc0\x00\x00\x00\x01" + bytes([len(scid)]) + scid + bytes([len(dcid)]) + dcid + b"\x00\x40\x00\x00")
     header = len(out)
@@ -840,15 +842,15 @@ cdef bytes initial_close(bytes dcid, bytes scid, uint64_t code, bytes reason):
         n = 8
     start[header - 3] = <uint8_t>(0x40 | ((1 + n + 16) >> 8))
     start[header - 2] = <uint8_t>(1 + n + 16)
-    if initial_secrets(<const uint8_t*>PyBytes_AS_STRING(dcid), len(dcid), client, server) < 0:
-        raise MemoryError
-    if keys_from_secret(SUITE_AES128_GCM, server, 32, &a, &hp) < 0:
-        raise MemoryError
-    aead_seal(a, 0, 0, start, header, payload, n)
-    sample = start + header - 1 + 4
-    hp_masks(hp, &sample, 1, mask)
-    start[0] ^= mask[0] & 0x0f
-    start[header - 1] ^= mask[1]
+    if (initial_secrets(<const uint8_t*>PyBytes_AS_STRING(dcid), len(dcid), client, server) == 0
+            and keys_from_secret(SUITE_AES128_GCM, server, 32, &a, &hp) == 0
+            and aead_seal(a, 0, 0, start, header, payload, n) == 0):
+        sample = start + header - 1 + 4
+        sealed = hp_masks(hp, &sample, 1, mask) == 0
     aead_free(a)
     hp_free(hp)
+    if not sealed:
+        raise MemoryError
+    start[0] ^= mask[0] & 0x0f
+    start[header - 1] ^= mask[1]
     return bytes(out[:header + n + 16])

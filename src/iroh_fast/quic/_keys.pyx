@@ -10,7 +10,7 @@ from libc.string cimport memcpy, memset
 
 from iroh_fast._crypto cimport (
     Aead, HeaderKey, aead_free, aead_open, aead_seal, hp_free, hp_masks, initial_secrets, keys_from_secret, next_secret,
-    SUITE_AES128_GCM, SUITE_CHACHA20_POLY1305)
+    AEAD_FAILED, AEAD_FORGED, SUITE_AES128_GCM, SUITE_CHACHA20_POLY1305)
 from iroh_fast._packet cimport pn_expand
 
 # RFC 9001 §6.6 and §B.1: packets that one key may protect, and failures that one connection may see.
@@ -195,9 +195,11 @@ cdef int keys_open(KeyRing* ring, int level, uint32_t path_id, uint8_t* packet, 
                    Opened* out) noexcept nogil:  # hot
     cdef size_t header = pn_offset + out.pn_len
     cdef Aead* key = opening_key(ring, level, path_id, packet, out)
-    cdef Py_ssize_t size = -1
+    cdef Py_ssize_t size = AEAD_FORGED
     if key != NULL:
         size = aead_open(key, path_id, out.pn, packet, header, packet + header, n - header)
+    if size == AEAD_FAILED:
+        return KEYS_FAILED            # our fault, not the packet's: it counts as lost
     if size < 0:
         ring.failed_opens += 1
         return KEYS_LIMIT if ring.failed_opens > ring.open_limit else KEYS_FAILED
