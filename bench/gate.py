@@ -1,27 +1,24 @@
-"""Fail when a compiled leaf got slower than ``bench/baseline.json`` says.
+"""Fail when a compiled leaf got slower than it was in another checkout.
 
-``python bench/gate.py`` counts the instructions that each loop below executes inside this
-library's own extension modules, and the calls that leave them, with callgrind (Debian/Ubuntu:
-``apt install valgrind``, and a C compiler).  Unlike time, these counts hardly differ between runs
-and machines: what OpenSSL, libc or the interpreter do, which depends on the processor, is left out.
-They do depend on the compiler, so there is one baseline for each compiler, processor family and
-Python version.
+``python bench/gate.py [--against REV]`` builds that revision beside this tree, with the same
+compiler and switches, and runs the loops below on both.  It counts the instructions that each
+executes inside this library's own extension modules, and the calls that leave them, with callgrind
+(Debian/Ubuntu: ``apt install valgrind``, and a C compiler).  Unlike time, these counts hardly differ
+between runs: what OpenSSL, libc or the interpreter do, which depends on the processor, is left out.
 
-Without valgrind, or with ``--mode time``, loops are timed against a fixed loop of pure Python in
-the same process instead.  That is far less exact, and the tolerance is larger.
+Each checkout runs its own ``bench/gate.py``, so that loops may follow renamed modules; loops that
+only one of them has are shown and not compared.
 
-``--update`` stores what was measured as the new baseline.  Exit status: 0 fine, 1 slower, 2 no
-comparison possible.
+Without valgrind, or with ``--mode time``, both are timed in turns.  That is far less exact, and the
+tolerance is larger.  Exit status: 0 fine, 1 slower, 2 no comparison possible.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.util
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -32,9 +29,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-BASELINE = Path(__file__).with_name("baseline.json")
+ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = {"instructions": 0.05, "time": 0.25}
-ROUNDS = 100  # of the time mode
+TURNS = 5  # of the time mode: processes per checkout
+ROUNDS = 20  # in each of them
 TIMED_CALLS = 5  # calls of a case per round
 
 REQUESTS_C = """
@@ -50,6 +48,56 @@ Numbers = dict[str, list[float]]
 
 class Impossible(Exception):
     """Nothing can be compared, for the reason given."""
+
+
+# --- checkouts -----------------------------------------------------------------------------
+
+
+def git(*args: str) -> str:
+    done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise Impossible(f"git {args[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def previous() -> str:
+    """What this tree is compared with by default: HEAD while there are changes, else its parent."""
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "setup.py", "bench")
+    return "HEAD" if changed else "HEAD~1"
+
+
+def checkout(revision: str) -> Path:
+    """A built tree of a revision, kept in build/gate for the next run."""
+    commit = git("rev-parse", "--verify", f"{revision}^{{commit}}")
+    place = ROOT / "build" / "gate" / commit[:12]
+    if not (place / "built").exists():
+        print(f"building {revision} ({commit[:12]}) in {place.relative_to(ROOT)}", flush=True)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        archive = subprocess.run(
+            ["git", "archive", commit], cwd=ROOT, capture_output=True, check=True
+        )
+        subprocess.run(["tar", "-x", "-C", place], input=archive.stdout, check=True)
+        build(place)
+        (place / "built").touch()
+    return place
+
+
+def build(place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
+        cwd=place, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise Impossible(f"{place} cannot be built:\n{done.stderr[-2000:]}")
+
+
+def command(place: Path, *args: str) -> list[str]:
+    return [sys.executable, str(place / "bench" / "gate.py"), *args]
+
+
+def environment(place: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONHASHSEED": "0", "PYTHONPATH": str(place / "src")}
 
 
 # --- cases ---------------------------------------------------------------------------------
@@ -304,8 +352,8 @@ def own_cost(profile: str) -> tuple[int, int]:
     return instructions, calls
 
 
-def count_instructions(pattern: str) -> Numbers:
-    """Instructions and outward calls per unit of each case."""
+def count_instructions(place: Path, pattern: str) -> Numbers:
+    """Instructions and outward calls per unit of each case of a checkout."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         requests = build_requests(folder)
@@ -313,12 +361,12 @@ def count_instructions(pattern: str) -> Numbers:
             [
                 "valgrind", "--tool=callgrind", "--quiet", "--compress-strings=yes",
                 f"--callgrind-out-file={folder}/out", f"--log-file={folder}/log",
-                sys.executable, __file__, "--only", pattern, "--under-callgrind", str(requests),
+                *command(place, "--only", pattern, "--under-callgrind", str(requests)),
             ],
-            env=os.environ | {"PYTHONHASHSEED": "0"}, stdout=subprocess.PIPE, check=False,
+            env=environment(place), stdout=subprocess.PIPE, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise Impossible(f"the loops failed under valgrind\n{(folder / 'log').read_text()}")
+            raise Impossible(f"{place}: failed under valgrind\n{(folder / 'log').read_text()}")
         units = json.loads(done.stdout)
         result = {}
         for path in folder.glob("out.*"):
@@ -335,46 +383,46 @@ def count_instructions(pattern: str) -> Numbers:
 # --- time ----------------------------------------------------------------------------------
 
 
-def reference_loop() -> int:
-    x = 1
-    for i in range(20_000):
-        x = (x * 1103515245 + i) & 0xFFFFFFFF
-    return x
-
-
-def compare_times(pattern: str) -> Numbers:
-    """Time per unit of each case, in millionths of the reference loop; fastest of many rounds."""
-
-    def timed(function: Callable[[], object], calls: int) -> float:
-        started = time.perf_counter()
-        for _ in range(calls):
-            function()
-        return (time.perf_counter() - started) / calls
-
-    best: dict[str, float] = {}
-    reference = float("inf")
+def time_cases(pattern: str) -> Numbers:
+    """Nanoseconds per unit of each case here, fastest of some rounds."""
+    best: Numbers = {}
     found = cases(pattern)
     units = {name: case() for name, case in found.items()}
     for _ in range(ROUNDS):
-        reference = min(reference, timed(reference_loop, 1))
         for name, case in found.items():
-            best[name] = min(best.get(name, float("inf")), timed(case, TIMED_CALLS) / units[name])
-    return {name: [round(value / reference * 1e6, 1)] for name, value in best.items()}
+            started = time.perf_counter_ns()
+            for _ in range(TIMED_CALLS):
+                case()
+            spent = (time.perf_counter_ns() - started) / TIMED_CALLS / units[name]
+            best[name] = [min(best.get(name, [spent])[0], spent)]
+    return best
+
+
+def compare_times(places: tuple[Path, Path], pattern: str) -> tuple[Numbers, Numbers]:
+    """The same for two checkouts, in turns, so that both see the machine's moods."""
+    best: tuple[Numbers, Numbers] = {}, {}
+    for _ in range(TURNS):
+        for place, kept in zip(places, best):
+            done = subprocess.run(
+                command(place, "--only", pattern, "--timed"),
+                env=environment(place), capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode:
+                raise Impossible(f"{place}: {done.stderr[-2000:]}")
+            for name, (spent,) in json.loads(done.stdout).items():
+                kept[name] = [min(kept.get(name, [spent])[0], spent)]
+    return best
 
 
 # --- verdict -------------------------------------------------------------------------------
 
 
-def toolchain(mode: str) -> str:
-    """What a number depends on, apart from our sources."""
+def check_build() -> None:
     from iroh_fast._crypto import build_switches
 
     switches = build_switches()
     if switches["debug"] or switches["trace"] or switches["sanitize"]:
         raise Impossible("the gate needs an ordinary, optimised build of iroh_fast")
-    compiler = re.sub(r"(\w+) (\d+)\..*", r"\1-\2", switches["compiler"]).lower()
-    python = f"{platform.python_implementation()}-{sys.version_info[0]}.{sys.version_info[1]}"
-    return f"{mode} {sys.platform} {platform.machine()} {compiler} {python.lower()}"
 
 
 def changes(before: list[float], now: list[float]) -> list[float]:
@@ -383,39 +431,37 @@ def changes(before: list[float], now: list[float]) -> list[float]:
     return [(new + s) / (old + s) - 1 for old, new, s in zip(before, now, slack)]
 
 
-def verdict(measured: Numbers, known: Numbers, tolerance: float) -> list[str]:
-    """Print a table; names of cases that are slower, or that only one side has."""
-    bad = []
-    width = max(map(len, [*measured, *known]))
-    for name in sorted(measured.keys() | known.keys()):
-        now, before = measured.get(name), known.get(name)
-        remark = ""
-        if now is None or before is None:
+def verdict(before: Numbers, now: Numbers, tolerance: float) -> list[str]:
+    """Print a table; names of the cases that are slower."""
+    slower = []
+    width = max(map(len, [*before, *now]))
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old is None or new is None:
             columns = [
-                f"{value:19.2f}" if now else f"{value:8.2f}" + " " * 11
-                for value in now or before or []
+                f"{value:19.2f}" if new else f"{value:8.2f}" + " " * 11
+                for value in new or old or []
             ]
-            remark = "new: --update" if now else "the case is gone: --update"
-            bad.append(name)
+            remark = "new" if new else "gone"
         else:
-            grown = changes(before, now)
-            columns = [
-                f"{old:8.2f} -> {new:8.2f} {c:+7.1%}" for old, new, c in zip(before, now, grown)
-            ]
+            grown = changes(old, new)
+            columns = [f"{o:8.2f} -> {n:8.2f} {c:+7.1%}" for o, n, c in zip(old, new, grown)]
+            remark = (
+                "SLOWER" if max(grown) > tolerance else "faster" if min(grown) < -tolerance else ""
+            )
             if max(grown) > tolerance:
-                remark = "SLOWER"
-                bad.append(name)
-            elif min(grown) < -tolerance:
-                remark = "faster: --update, to keep it so"
+                slower.append(name)
         print(f"{name:{width}}  {'    '.join(columns)}  {remark}".rstrip())
-    return bad
+    return slower
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--update", action="store_true", help="store a new baseline")
+    parser.add_argument(
+        "--against", metavar="REV", help="default: HEAD while there are changes, else HEAD~1"
+    )
     parser.add_argument(
         "--mode", choices=["instructions", "time"], help="default: instructions, if possible"
     )
@@ -424,9 +470,14 @@ def main() -> int:
     )
     parser.add_argument("--only", metavar="REGEX", default="", help="only cases whose name matches")
     parser.add_argument("--under-callgrind", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--timed", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.under_callgrind:
-        run_under_callgrind(args.only, args.under_callgrind)
+    if args.under_callgrind or args.timed:  # a process that is measured
+        check_build()
+        if args.timed:
+            json.dump(time_cases(args.only), sys.stdout)
+        else:
+            run_under_callgrind(args.only, args.under_callgrind)
         return 0
 
     mode = args.mode
@@ -435,43 +486,30 @@ def main() -> int:
         if mode == "time":
             print("valgrind is missing: times instead of instructions, with a large tolerance")
     tolerance = TOLERANCE[mode] if args.tolerance is None else args.tolerance
-    key = toolchain(mode)
-    baselines = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
-    known = {
-        name: value for name, value in baselines.get(key, {}).items() if re.search(args.only, name)
-    }
-    if not known and not args.update:
-        print(
-            f"no baseline for: {key}\nthere are: {', '.join(baselines) or 'none'}\nrun with --update"
-        )
-        return 2
-
-    measure = count_instructions if mode == "instructions" else compare_times
-    measured = measure(args.only)
-    unit = "millionths of the reference loop"
+    revision = args.against or previous()
+    build(ROOT)
+    places = checkout(revision), ROOT
     if mode == "instructions":
+        before, now = (count_instructions(place, args.only) for place in places)
         unit = "own instructions, then calls out of the module"
-    print(f"{key}\n{unit}, per unit, baseline and now; tolerance {tolerance:.0%}")
-    bad = verdict(measured, known, tolerance)
-    if bad and mode == "time" and not args.update:
+    else:
+        before, now = compare_times(places, args.only)
+        unit = "nanoseconds"
+    print(f"{unit}, per unit; {revision} and now; tolerance {tolerance:.0%}")
+    slower = verdict(before, now, tolerance)
+    if slower and mode == "time":
         print("once more, to be sure")
-        again = measure(args.only)
-        measured = {name: min(value, again[name]) for name, value in measured.items()}
-        bad = verdict(measured, known, tolerance)
-    if args.update:
-        kept = {n: v for n, v in baselines.get(key, {}).items() if not re.search(args.only, n)}
-        baselines[key] = dict(sorted((kept | measured).items()))
-        BASELINE.write_text(json.dumps(baselines, indent=1, sort_keys=True) + "\n")
-        print(f"wrote {BASELINE.name}")
-        return 0
-    if bad:
-        print(f"{len(bad)} of {len(measured)} cases failed: {', '.join(bad)}")
-    return 1 if bad else 0
+        again = compare_times(places, args.only)
+        before, now = (
+            {n: min(v, b.get(n, v)) for n, v in a.items()} for a, b in zip((before, now), again)
+        )
+        slower = verdict(before, now, tolerance)
+    if slower:
+        print(f"{len(slower)} of {len(now)} cases are slower: {', '.join(slower)}")
+    return 1 if slower else 0
 
 
 if __name__ == "__main__":
-    if importlib.util.find_spec("iroh_fast") is None:  # not installed: this tree, built in place
-        sys.path.insert(0, str(Path(__file__).parent.parent / "src"))
     try:
         sys.exit(main())
     except Impossible as reason:
