@@ -39,8 +39,11 @@ import re, tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 def listed(specs):
     for spec in specs:
-        own = re.match(r"iroh-fast\[([\w-]+)\]", spec)
-        yield from listed(project["optional-dependencies"][own[1]]) if own else [spec]
+        if own := re.match(r"iroh-fast\[([\w,-]+)\]", spec):
+            for extra in own[1].split(","):
+                yield from listed(project["optional-dependencies"][extra])
+        else:
+            yield spec
 print("\n".join(listed([*project["dependencies"], "iroh-fast[test-core]"])))
 PY
 "$run" -m pip install --quiet --disable-pip-version-check -r "$place/requirements"
