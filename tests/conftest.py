@@ -1,9 +1,10 @@
-"""Settings of the whole suite: how much hypothesis tries."""
+"""Settings of the whole suite: how much hypothesis tries, how many processes run it."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # The deadline is off: a busy machine must not fail a test.
@@ -17,4 +18,14 @@ settings.register_profile(
 # The same examples in every run, so that a red one is about the change under test.
 settings.register_profile("ci", settings.get_profile("dev"), max_examples=200, derandomize=True)
 settings.register_profile("nightly", settings.get_profile("dev"), max_examples=5000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two per core, because most tests wait; none where single tests or files are named."""
+    if any("::" in name or name.endswith(".py") for name in config.args):
+        return 0
+    return 2 * max(2, os.cpu_count() or 1)
