@@ -7,6 +7,7 @@ IROH_FAST_TRACE=1                       line tracing, for coverage
 IROH_FAST_SANITIZE=address,undefined    compiler sanitizers
 IROH_FAST_ANNOTATE=1                    annotated HTML into build/annotate
 IROH_FAST_NO_IPSEC_MB=1                 without the intel-ipsec-mb AES-GCM backend
+IROH_FAST_PROFILE=1                     line numbers for profilers
 IROH_FAST_ONLY=_crypto,quic._buffers    build these extensions only
 OPENSSL_DIR, IPSEC_MB_DIR               prefixes holding include/ and lib/
 """
@@ -17,9 +18,11 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +46,7 @@ def flag(name: str) -> bool:
 DEBUG = flag("IROH_FAST_DEBUG")
 TRACE = flag("IROH_FAST_TRACE")
 ANNOTATE = flag("IROH_FAST_ANNOTATE")
+PROFILE = flag("IROH_FAST_PROFILE")
 NO_IPSEC_MB = flag("IROH_FAST_NO_IPSEC_MB")
 SANITIZE = os.environ.get("IROH_FAST_SANITIZE", "")
 ONLY = [name for name in os.environ.get("IROH_FAST_ONLY", "").split(",") if name]
@@ -111,7 +115,8 @@ def compile_flags() -> tuple[list[str], list[str]]:
         if SANITIZE:
             compile_args += [f"/fsanitize={SANITIZE}", "/Zi"]
         return compile_args, link_args
-    compile_args = ["-O0", "-g"] if DEBUG else ["-O3", "-g1"]
+    # Python's own flags often ask for symbols, which would be half of a wheel.
+    compile_args = ["-O0", "-g"] if DEBUG else ["-O3", "-g1" if PROFILE else "-g0"]
     compile_args += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"]
     link_args = []
     if SANITIZE:
@@ -191,6 +196,13 @@ class BuildExt(build_ext):
         for ext in self.extensions:
             if ext.name == CRYPTO:
                 self.set_up_crypto(ext)
+        count, workers = len(self.extensions), self.parallel or 1
+        print(
+            f"iroh_fast: compiling {count} modules on {workers} cores, "
+            f"about {max(1, round(count * 4 / workers / 60))} min",
+            file=sys.stderr,
+            flush=True,
+        )
         self.translate()
         super().build_extensions()
 
@@ -292,5 +304,19 @@ class BuildExt(build_ext):
         stamp.write_text(state)
 
 
+def readme() -> str:
+    """The README, with links into the repository in place of relative ones."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    home = project["urls"]["Homepage"]
+    text = re.sub(r"(!\[[^\]]*\]\()(?![a-z]+:|#)", rf"\1{home}/raw/main/", text)
+    return re.sub(r"((?<!!)\[[^\]]*\]\()(?![a-z]+:|#)", rf"\1{home}/blob/main/", text)
+
+
 if __name__ == "__main__":
-    setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+    setup(
+        long_description=readme(),
+        long_description_content_type="text/markdown",
+        ext_modules=extensions(),
+        cmdclass={"build_ext": BuildExt},
+    )

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     from . import __version__
 
-    parser = argparse.ArgumentParser(prog="python -m iroh_fast", description=__doc__)
+    script = Path(sys.argv[0]).stem == "iroh-fast"
+    parser = argparse.ArgumentParser(
+        prog="iroh-fast" if script else "python -m iroh_fast", description=__doc__
+    )
     parser.add_argument("--version", action="version", version=f"iroh_fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 

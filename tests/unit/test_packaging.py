@@ -125,7 +125,11 @@ def test_installed_metadata_has_version_and_licence() -> None:
         pytest.skip("run from the source tree by PYTHONPATH: nothing is installed")
     assert meta["Version"] == iroh_fast.__version__
     assert meta["License-Expression"] == "MIT OR Apache-2.0"
-    assert sorted(meta.get_all("License-File", [])) == ["LICENSE-APACHE", "LICENSE-MIT"]
+    texts = {"LICENSE-APACHE", "LICENSE-MIT", "licenses/intel-ipsec-mb.txt", "licenses/openssl.txt"}
+    assert set(meta.get_all("License-File", [])) == texts
+    assert len(meta.get_all("Project-URL", [])) >= 3
+    # A package page knows no files beside it.
+    assert re.findall(r"\]\((?![a-z]+:|#)[^)]*", meta.get_payload()) == []
 
 
 def configuration() -> dict[str, object]:
