@@ -15,6 +15,7 @@ from iroh_fast._crypto cimport (
     TAG_LEN, Aead, HeaderKey, aead_free, aead_open, aead_seal, hp_free, hp_masks, keys_from_secret)
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._endpoint cimport QuicEndpoint
+from iroh_fast.quic._timeouts cimport handle_timeout, next_deadline
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
 
@@ -82,7 +83,7 @@ cdef class Pump:
         if c.failed:
             c.end_failed()
         begin = clock()
-        c.deadline = c.next_deadline()
+        c.deadline = next_deadline(c)
         self.deadline_ns += clock() - begin
         if k == 0:
             return 0
@@ -106,11 +107,11 @@ cdef class Pump:
 
 def settle_timers(QuicConnection c, int64_t now):
     """Let time pass. When the next timer is due, 0: never."""
-    cdef int64_t d = c.next_deadline()
+    cdef int64_t d = next_deadline(c)
     if d and d <= now:
-        c.handle_timeout(now)
+        handle_timeout(c, now)
         c.dispatch()
-        d = c.next_deadline()
+        d = next_deadline(c)
     return d
 
 

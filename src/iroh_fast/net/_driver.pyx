@@ -17,6 +17,7 @@ from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._paths cimport ip_known
 from iroh_fast.quic._state cimport ST_DRAINED
 from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker
+from iroh_fast.quic._timeouts cimport handle_timeout, next_deadline
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
 import errno
@@ -392,7 +393,7 @@ cdef class DriverCore(Waker):
     # ------------------------------------------------------------- timers
     cdef void arm(self, QuicConnection c, int64_t now):
         """Have a timer entry no later than the connection's deadline; a later deadline moves lazily."""
-        cdef int64_t d = c.next_deadline()
+        cdef int64_t d = next_deadline(c)
         c.deadline = d
         if d == 0 or c.state == ST_DRAINED:
             return
@@ -435,7 +436,7 @@ cdef class DriverCore(Waker):
                 continue
             c.timer_at = 0
             if c.deadline <= now:
-                c.handle_timeout(now)
+                handle_timeout(c, now)
                 if not c.dirty:
                     self.mark(c)
             else:

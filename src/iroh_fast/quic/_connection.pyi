@@ -3,7 +3,7 @@ from typing import Final, Literal, TypedDict, final, type_check_only
 
 from typing_extensions import Buffer
 
-from iroh_fast.quic._handshake import SecuredConnection
+from iroh_fast.quic._state import ConnectionState
 from iroh_fast.quic._streams import QuicStream
 
 _Address = tuple[str, int] | tuple[str, int, int, int]
@@ -64,7 +64,7 @@ class _PathInfo(TypedDict):
     stats: _PathStats
 
 @final
-class QuicConnection(SecuredConnection):
+class QuicConnection(ConnectionState):
     @property
     def handshake_complete(self) -> bool: ...
     @property

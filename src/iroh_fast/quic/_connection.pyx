@@ -1,38 +1,28 @@
-"""One QUIC connection without IO: receiving, timers and the handle for the layers above.
+"""The handle of one QUIC connection for the layers above. What a connection does is in the rooms around it."""
 
-Sources: RFC 9000, 9221, the multipath, ACK frequency and address discovery drafts, and iroh's
-use of them.
-"""
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.string cimport memset
 
-from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple, addr_is_v4
-from iroh_fast._packet cimport *
-from iroh_fast.quic._buffers cimport recvbuf_insert, recvbuf_readable
-from iroh_fast.quic._congestion cimport rtt_init, rtt_get, rtt_pto_base, mtud_peer_limit
-from iroh_fast.quic._counters cimport *
-from iroh_fast.quic._datagrams cimport queue_push, queue_peek, queue_pop, queue_empty
-from iroh_fast.quic._keys cimport (
-    FOLLOW_UPDATED, KEYS_LIMIT, KEYS_MISUSED, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, Opened, keys_can_open,
-    keys_can_seal, keys_drop, keys_drop_previous, keys_follow, keys_open, keys_phase_news, keys_unmask)
-from iroh_fast.quic._paths cimport *
-from iroh_fast.quic._recovery cimport *
+from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
+from iroh_fast._packet cimport FT_PATHS_BLOCKED, FT_PATH_CIDS_BLOCKED
+from iroh_fast.quic._congestion cimport rtt_get
+from iroh_fast.quic._counters cimport N_COUNTERS
+from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue_push
+from iroh_fast.quic._handshake cimport may_update_keys, update_keys
+from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
+from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known
+from iroh_fast.quic._state cimport (
+    APPLICATION_ABANDON_PATH, ConnectionState, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
+    W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS, ns,
+    path_stats)
 from iroh_fast.quic._streams cimport QuicStream
-
-from iroh_fast.quic._state cimport *
-from iroh_fast.quic._handshake cimport SecuredConnection
-
-import logging
 
 from iroh_fast.errors import (
     CloseReason, ConfigError, DatagramDisabled, DatagramTooLarge, DatagramUnsupported, IrohError)
 from iroh_fast.quic._state import FRAME_NAMES
-
-logger = logging.getLogger("iroh_fast.quic")
 
 WAIT_HANDSHAKE = W_HANDSHAKE
 WAIT_CONFIRMED = W_CONFIRMED
@@ -47,18 +37,12 @@ WAIT_OPEN_BI = W_OPEN_BI
 WAIT_OPEN_UNI = W_OPEN_UNI
 WAIT_PATHS = W_PATHS
 
-cdef int64_t MS = 1000000
-
-cdef enum:
-    MAX_EARLY_DATAGRAMS = 10      # 1-RTT datagrams kept until the keys exist
-    MAX_RETIRE_PENDING = 50
-    MAX_ACK_DELAY_MS = 25
 
 STATE_NAMES = ("handshake", "established", "closing", "draining", "drained")
 
 
 @cython.final
-cdef class QuicConnection(SecuredConnection):
+cdef class QuicConnection(ConnectionState):
     """One connection of a sans-IO QUIC endpoint.
 
     Made by ``QuicEndpoint.connect`` and ``QuicIncoming.accept``. Methods act at
@@ -68,699 +52,6 @@ cdef class QuicConnection(SecuredConnection):
     def __repr__(self):
         side = "client" if self.is_client else "server"
         return f"<QuicConnection {self.stable_id} {side} {STATE_NAMES[self.state]}>"
-
-    # ------------------------------------------------------------- receiving
-
-    cdef void receive(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn, int64_t now,
-                      uint32_t path_id, bint routed) noexcept:
-        """Process one datagram, in place. `path_id` is what its first destination id stands for."""
-        cdef Path* p
-        cdef size_t used, total = n
-        self.now = now
-        if self.state >= ST_DRAINING:
-            return
-        p = self.path(path_id)
-        if p != NULL and same_addr(&p.r.remote, src):
-            p.r.received += n
-            p.stats.rx_datagrams += 1
-            p.stats.rx_bytes += n
-        while n > 0 and self.err == 0 and self.state < ST_DRAINING:
-            if not data[0] & 0x80:
-                if keys_can_open(&self.keys, LEVEL_1RTT):
-                    self.receive_short(data, n, src, dst, ecn, path_id)
-                elif self.state == ST_HANDSHAKE and path_id == 0:
-                    if self.early_datagrams is None:
-                        self.early_datagrams = []
-                    if len(self.early_datagrams) < MAX_EARLY_DATAGRAMS:
-                        self.early_datagrams.append((
-                            PyBytes_FromStringAndSize(<char*>data, n), addr_bytes(src), addr_bytes(dst), ecn))
-                break
-            if path_id != 0:
-                # INTEROP: iroh closes on long headers for other paths; a stale coalesced packet is no reason to.
-                break
-            if self.receive_long(data, n, src, dst, ecn, total, &used) < 0:
-                break
-            data += used
-            n -= used
-        if self.early_datagrams is not None and self.handshake_done and self.err == 0:
-            self.replay_early()
-        if recvbuf_readable(&self.data_crypto_rx) and self.err == 0 and self.state < ST_CLOSING:
-            self.tls_feed(LEVEL_1RTT)
-        if self.failed:
-            self.end_failed()
-
-    def replay_early(self):
-        """Process 1-RTT datagrams that arrived before their keys."""
-        cdef list kept = self.early_datagrams
-        cdef bytes d, s, t
-        cdef UdpAddr src, dst
-        cdef bytearray copy
-        self.early_datagrams = None
-        if kept is None:
-            return
-        for d, s, t, ecn in kept:
-            if self.err or self.state >= ST_CLOSING:
-                return
-            copy = bytearray(d)
-            memcpy(&src, PyBytes_AS_STRING(s), sizeof(UdpAddr))
-            memcpy(&dst, PyBytes_AS_STRING(t), sizeof(UdpAddr))
-            self.receive_short(<uint8_t*><char*>copy, len(copy), &src, &dst, ecn, 0)
-
-    cdef int receive_long(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
-                          size_t total, size_t* used) noexcept:
-        """One long-header packet. 0 with its length in `used`, or -1 to drop the rest of the datagram."""
-        cdef LongHeader h
-        cdef Level* l
-        cdef PnSpace* sp
-        cdef Path* p = self.path(0)
-        cdef Opened packet
-        cdef uint64_t pn
-        cdef int level
-        cdef int64_t before
-        cdef bint eliciting = False, probing = True, retried
-        if p == NULL or parse_long_header(data, n, &h) < 0:
-            return -1
-        used[0] = h.packet_len
-        if h.type == -1:
-            if self.is_client and h.version == 0:
-                self.on_version_negotiation(data, n, &h)
-            return -1
-        if h.type == 3:
-            if self.is_client:
-                retried = self.used_retry
-                self.on_retry(data, n, h.scid, h.scid_len, h.token, h.token_len)
-                if self.used_retry and not retried:
-                    # The token is for the address this came from: the other candidates would refuse it.
-                    p.r.remote = src[0]
-                    self.n_dial = 0
-            return -1
-        if h.type == 1:
-            if self.is_client:
-                return 0
-            level = LEVEL_0RTT
-            sp = &p.sp
-        else:
-            level = LEVEL_INITIAL if h.type == 0 else LEVEL_HANDSHAKE
-            l = self.initial if level == LEVEL_INITIAL else self.handshake
-            if not l.live:
-                return 0
-            sp = &l.sp
-        if not keys_can_open(&self.keys, level):
-            return 0
-        if level == LEVEL_INITIAL and not self.is_client and total < MIN_DATAGRAM:
-            return 0
-        # Once known, the peer's handshake id does not change (RFC 9000 §7.2).
-        if self.server_scid_known and level != LEVEL_0RTT and (
-                h.scid_len != self.dcid0_len or memcmp(h.scid, self.dcid0, h.scid_len) != 0):
-            return 0
-        if keys_unmask(&self.keys, level, data, h.packet_len, h.pn_offset, <uint64_t>(sp.largest_rx + 1), &packet) < 0:
-            return 0
-        pn = packet.pn
-        if space_is_duplicate(sp, pn):
-            return 0
-        if keys_open(&self.keys, level, 0, data, h.packet_len, h.pn_offset, &packet) < 0:
-            return 0
-        if data[0] & 0x0c:
-            if self.got_first_packet:
-                self.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0)
-            return -1
-        # --- authenticated
-        if self.qlog is not None:
-            self.log_packet(False, level, 0, pn, h.packet_len, packet.payload, packet.size)
-        if level == LEVEL_0RTT and keys_can_open(&self.keys, LEVEL_1RTT) and self.key_discard_at == 0:
-            self.discard_keys_later()
-        self.got_first_packet = True
-        if not self.server_scid_known and level != LEVEL_0RTT:
-            self.server_scid_known = True
-            memcpy(self.dcid0, h.scid, h.scid_len)
-            self.dcid0_len = h.scid_len
-            if p.cids.n_remote == 0 or (p.cids.n_remote == 1 and p.cids.remote[0].seq == 0):
-                p.cids.n_remote = 1
-                p.cids.active = 0
-                p.cids.remote[0].seq = 0
-                p.cids.remote[0].len = h.scid_len
-                memcpy(p.cids.remote[0].cid, h.scid, h.scid_len)
-                p.cids.remote[0].has_token = False
-        if not same_addr(src, &p.r.remote):
-            if self.is_client and not self.migration_frozen:
-                # iroh's handshake migration: until a Handshake packet proves the address, follow the server.
-                p.r.remote = src[0]
-                p.r.received += h.packet_len
-        if ip_known(dst):
-            p.r.local = dst[0]
-        if level == LEVEL_HANDSHAKE:
-            self.migration_frozen = True
-            if self.is_client:
-                self.n_dial = 0
-            else:
-                p.r.validated = True
-                self.peer_validated_us = True
-                if self.initial.live:
-                    self.drop_space(p, &self.initial.sp)
-                    self.drop_level(LEVEL_INITIAL)
-        before = sp.largest_rx
-        space_mark_received(sp, pn, self.now)
-        self.count_ecn(sp, ecn)
-        p.last_rx = p.idle_from = self.now
-        p.permit_idle_reset = True
-        self.frames(p, sp, level, packet.payload, packet.payload + packet.size, src, dst, &eliciting, &probing)
-        if self.err or self.state >= ST_DRAINING:
-            return -1
-        l = self.initial if level == LEVEL_INITIAL else self.handshake
-        if level == LEVEL_0RTT or l.live:
-            space_on_processed(sp, pn, eliciting, ecn == 3, self.now, self.max_ack_delay if level == LEVEL_0RTT else 0,
-                               1 if level == LEVEL_0RTT else 0, 1, before)
-            if eliciting and level != LEVEL_0RTT:
-                sp.ack_now = True
-        if level != LEVEL_0RTT and l.live and recvbuf_readable(&l.rx) and self.state < ST_CLOSING:
-            if self.tls_feed(level) < 0:
-                return -1
-        return 0
-
-    cdef void count_ecn(self, PnSpace* sp, int ecn) noexcept nogil:
-        if ecn:
-            self.saw_ecn = True
-            if ecn == 2:
-                sp.ect0 += 1
-            elif ecn == 1:
-                sp.ect1 += 1
-            else:
-                sp.ce += 1
-
-    cdef void receive_short(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
-                            uint32_t path_id) noexcept nogil:  # hot
-        """One 1-RTT packet."""
-        cdef Path* p = self.path(path_id)
-        cdef Opened packet
-        cdef uint64_t pn
-        cdef int rc
-        cdef bint eliciting = False, probing = True
-        cdef int64_t largest = -1, before
-        if p == NULL:
-            # Only the client opens paths, and only after the handshake.
-            if (self.is_client or not self.multipath or path_id > self.local_max_path or self.was_abandoned(path_id)
-                    or self.state != ST_ESTABLISHED):
-                return
-        else:
-            largest = p.sp.largest_rx
-        if keys_unmask(&self.keys, LEVEL_1RTT, data, n, 1 + CID_LEN, <uint64_t>(largest + 1), &packet) < 0:
-            return
-        pn = packet.pn
-        if p != NULL and space_is_duplicate(&p.sp, pn):
-            return
-        rc = keys_open(&self.keys, LEVEL_1RTT, path_id, data, n, 1 + CID_LEN, &packet)
-        if rc < 0:
-            if rc == KEYS_LIMIT:
-                self.fail(AEAD_LIMIT_REACHED, b"integrity limit reached", 0)
-            return
-        if data[0] & 0x18:
-            self.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0)
-            return
-        if self.qlog is not None:
-            self.log_packet(False, LEVEL_1RTT, path_id, pn, n, packet.payload, packet.size)
-        if keys_phase_news(&self.keys, &packet) and self.follow_keys(&packet, path_id, largest) < 0:
-            return
-        if self.state == ST_HANDSHAKE and not self.handshake_done:
-            return
-        if self.is_client:
-            self.peer_validated_us = True
-        if not self.is_client and keys_can_open(&self.keys, LEVEL_0RTT) and self.key_discard_at == 0:
-            self.discard_keys_later()
-        if p == NULL:
-            p = self.add_path(path_id, src, dst)
-            if p == NULL:
-                self.fail(INTERNAL_ERROR, b"out of memory", 0)
-                return
-            p.r.received = n
-            p.stats.rx_datagrams += 1
-            p.stats.rx_bytes += n
-            self.challenge(p)
-            if p.r.validated:
-                self.on_established(p)
-        before = p.sp.largest_rx
-        if self.spinning and <int64_t>pn > before:
-            p.spin = ((data[0] & 0x20) != 0) != self.is_client
-        space_mark_received(&p.sp, pn, self.now)
-        self.count_ecn(&p.sp, ecn)
-        p.last_rx = p.idle_from = self.now
-        p.permit_idle_reset = True
-        if self.frames(p, &p.sp, LEVEL_1RTT, packet.payload, packet.payload + packet.size, src, dst, &eliciting, &probing) < 0:
-            return
-        space_on_processed(&p.sp, pn, eliciting, ecn == 3, self.now, self.max_ack_delay, self.ack_threshold,
-                           self.ack_reorder, before)
-        if p.abandoned and eliciting:
-            p.sp.ack_now = True
-        if not same_addr(src, &p.r.remote):
-            if (not self.is_client and self.handshake_confirmed and <int64_t>pn > before
-                    and (not probing or (self.multipath and not self.nat)) and self.state == ST_ESTABLISHED):
-                self.migrate(p, src, dst)
-                p.r.received = n
-        elif ip_known(dst) and not same_ip(&p.r.local, dst) and (
-                not ip_known(&p.r.local) or (not probing and <int64_t>pn > before)):
-            # Probes of an address that we left must not bring us back to it.
-            p.r.local = dst[0]
-
-    cdef int follow_keys(self, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil:
-        """The packet came in another key phase, or is the first one in ours; -1 when the connection failed."""
-        cdef int rc = keys_follow(&self.keys, packet, path_id, largest, self.now)
-        if rc == KEYS_MISUSED:
-            return self.fail(KEY_UPDATE_ERROR, b"", 0)
-        if rc < 0:
-            return self.fail(INTERNAL_ERROR, b"key update failed", 0)
-        if rc == FOLLOW_UPDATED:
-            self.phase_changed(True)
-        self.discard_keys_later()
-        return 0
-
-    cdef int migrate(self, Path* p, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
-        """The peer's address of a path changed (RFC 9000 §9.3)."""
-        cdef Route* old
-        cdef Route fresh
-        cdef bint port_only = same_ip(&p.r.remote, src) and addr_is_v4(src)
-        if p.previous == NULL and p.r.validated:
-            old = <Route*>malloc(sizeof(Route))
-            if old != NULL:
-                old[0] = p.r
-                p.previous = old
-                # Make sure that the old address is really gone, not just spoofed away.
-                self.queue_off_path(p.id, &p.r.remote, &p.r.local, NULL, True, True)
-        self.init_route(&fresh, src, dst)
-        if port_only:
-            fresh.rtt = p.r.rtt
-            fresh.cc = p.r.cc
-            fresh.mtud = p.r.mtud
-            fresh.mtud.in_flight = 0      # nothing sent to the old address answers for the new one
-            fresh.pacer = p.r.pacer
-        else:
-            mtud_peer_limit(&fresh.mtud, <uint16_t>self.peer_udp)
-        p.validation_fails_at = self.now + 3 * (rtt_pto_base(&p.r.rtt) if rtt_pto_base(&p.r.rtt) > rtt_pto_base(&fresh.rtt)
-                                                else rtt_pto_base(&fresh.rtt))
-        p.r = fresh
-        if self.qlog is not None:
-            self.log_tuple(p)
-        self.reset_spin(p)
-        self.rotate_cid(p)
-        self.challenge(p)
-        p.pto_count = 0
-        if self.send_observed:
-            p.observed_due = True
-        return 0
-
-    # ------------------------------------------------------------- frames
-
-    cdef int frames(self, Path* p, PnSpace* sp, int level, const uint8_t* at, const uint8_t* end, const UdpAddr* src,
-                    const UdpAddr* dst, bint* eliciting, bint* probing) noexcept nogil:  # hot
-        """Process a packet's payload; -1 after an error was noted."""
-        cdef Frame f
-        cdef int err
-        if self.state == ST_CLOSING and self.now >= self.close_next:
-            # RFC 9000 §10.2.1: the peer has not heard yet. At most one repetition per round trip.
-            self.close_next = self.now + rtt_get(&p.r.rtt)
-            self.close_due = True
-        if at == end:
-            return self.fail(PROTOCOL_VIOLATION, b"packet payload is empty", 0)
-        while at < end:
-            err = 0
-            at = decode_frame(at, end, &f, &err)
-            if at == NULL:
-                return self.fail(FRAME_ENCODING_ERROR, b"invalid frame ID" if err == DEC_UNKNOWN
-                                 else b"unexpected end" if err == DEC_TRUNCATED else b"malformed", f.type)
-            p.stats.rx_frames[frame_index(f.type)] += 1
-            if f.type == FT_STREAM and level == LEVEL_1RTT:
-                eliciting[0] = True
-                probing[0] = False
-                if self.state == ST_ESTABLISHED or self.state == ST_HANDSHAKE:
-                    err = self.streams.on_stream(f.id, f.offset, f.data, f.len, f.fin)
-                    if err:
-                        return self.fail(err, self.streams.reason, 0)
-                continue
-            if f.type == FT_PADDING:
-                continue
-            if not (f.type == FT_ACK or f.type == FT_ACK_ECN or f.type == FT_PATH_ACK or f.type == FT_PATH_ACK_ECN
-                    or f.type == FT_CONNECTION_CLOSE or f.type == FT_APPLICATION_CLOSE):
-                eliciting[0] = True
-            if not (f.type == FT_PATH_CHALLENGE or f.type == FT_PATH_RESPONSE or f.type == FT_NEW_CONNECTION_ID
-                    or f.type == FT_PATH_NEW_CONNECTION_ID or f.type == FT_OBSERVED_ADDR_V4
-                    or f.type == FT_OBSERVED_ADDR_V6):
-                probing[0] = False
-            if self.frame(p, sp, level, &f, src, dst) < 0:
-                return -1
-            if self.state >= ST_DRAINING:
-                return 0
-        return 0
-
-    cdef int frame(self, Path* p, PnSpace* sp, int level, Frame* f, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
-        cdef Level* l
-        cdef RecvBuf* rx
-        cdef Path* q
-        cdef int rc
-        cdef uint64_t t = f.type
-        if self.state == ST_CLOSING:
-            if t == FT_CONNECTION_CLOSE or t == FT_APPLICATION_CLOSE:
-                self.on_peer_close(f, level)
-            return 0
-        if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
-            if not (t == FT_PING or t == FT_CRYPTO or t == FT_ACK or t == FT_ACK_ECN or t == FT_CONNECTION_CLOSE):
-                return self.fail(PROTOCOL_VIOLATION, b"illegal frame type in handshake", t)
-        elif level == LEVEL_0RTT:
-            if (t == FT_CRYPTO or t == FT_ACK or t == FT_ACK_ECN or t == FT_HANDSHAKE_DONE or t == FT_NEW_TOKEN
-                    or t == FT_PATH_RESPONSE or t == FT_RETIRE_CONNECTION_ID or t == FT_APPLICATION_CLOSE
-                    or t == FT_PATH_ACK or t == FT_PATH_ACK_ECN or t >= FT_PATH_ABANDON):
-                return self.fail(PROTOCOL_VIOLATION, b"illegal frame type in 0-RTT", t)
-        if t == FT_STREAM:
-            rc = self.streams.on_stream(f.id, f.offset, f.data, f.len, f.fin)
-            return self.fail(rc, self.streams.reason, 0) if rc else 0
-        if t == FT_ACK or t == FT_ACK_ECN:
-            if level == LEVEL_1RTT:
-                q = self.path(0)      # plain ACK always means path 0
-                if q == NULL:
-                    return 0
-                return self.on_ack(q, &q.sp, level, f)
-            return self.on_ack(p, sp, level, f)
-        if t == FT_PATH_ACK or t == FT_PATH_ACK_ECN:
-            if not self.multipath:
-                return self.fail(PROTOCOL_VIOLATION, b"received PATH_ACK without multipath", 0)
-            q = self.path(<uint32_t>f.path)
-            if q == NULL:
-                if self.was_abandoned(<uint32_t>f.path):
-                    return 0
-                return self.fail(PROTOCOL_VIOLATION, b"received PATH_ACK with path ID never used", 0)
-            return self.on_ack(q, &q.sp, level, f)
-        if t == FT_PING:
-            return 0
-        if t == FT_DATAGRAM:
-            if not self.cfg.datagrams:
-                return self.fail(PROTOCOL_VIOLATION, b"unexpected DATAGRAM", 0)
-            if f.len > self.cfg.datagram_rx or f.len > 65535:
-                return self.fail(PROTOCOL_VIOLATION, b"oversized datagram", 0)
-            if queue_empty(&self.dgram_rx):
-                self.dirty_events |= <uint32_t>1 << W_DATAGRAM
-            queue_push(&self.dgram_rx, f.data, <uint32_t>f.len, True)
-            return 0
-        if t == FT_CRYPTO:
-            if level == LEVEL_1RTT:
-                rx = &self.data_crypto_rx
-            else:
-                l = self.initial if level == LEVEL_INITIAL else self.handshake
-                rx = &l.rx
-            if f.offset + f.len > rx.read + self.cfg.crypto_buffer:
-                return self.fail(CRYPTO_BUFFER_EXCEEDED, b"", 0)
-            if recvbuf_insert(rx, f.offset, f.data, f.len) < 0:
-                return self.fail(INTERNAL_ERROR, b"too many gaps in CRYPTO data", 0)
-            return 0
-        if t == FT_CONNECTION_CLOSE or t == FT_APPLICATION_CLOSE:
-            self.on_peer_close(f, level)
-            return 0
-        return self.control_frame(p, level, f, src, dst)
-
-    cdef int control_frame(self, Path* p, int level, Frame* f, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
-        """Everything that is not on the fast paths."""
-        cdef uint64_t t = f.type
-        cdef int rc = 0
-        cdef CidSet* c
-        cdef LocalCid* lc
-        cdef Path* q
-        cdef uint64_t value
-        cdef UdpAddr observed
-        if t == FT_RESET_STREAM:
-            rc = self.streams.on_reset(f.id, f.value, f.offset)
-        elif t == FT_STOP_SENDING:
-            rc = self.streams.on_stop_sending(f.id, f.value)
-        elif t == FT_MAX_DATA:
-            self.streams.on_max_data(f.value)
-        elif t == FT_MAX_STREAM_DATA:
-            rc = self.streams.on_max_stream_data(f.id, f.value)
-        elif t == FT_MAX_STREAMS_BIDI or t == FT_MAX_STREAMS_UNI:
-            self.streams.on_max_streams(<int>(t - FT_MAX_STREAMS_BIDI), f.value)
-        elif t == FT_STREAM_DATA_BLOCKED:
-            rc = self.streams.on_stream_data_blocked(f.id)
-        elif t == FT_DATA_BLOCKED or t == FT_STREAMS_BLOCKED_BIDI or t == FT_STREAMS_BLOCKED_UNI:
-            pass
-        elif t == FT_PATH_CHALLENGE:
-            if same_addr(src, &p.r.remote) and (
-                    not ip_known(dst) or not ip_known(&p.r.local) or same_ip(dst, &p.r.local)):
-                memcpy(p.response, f.data, 8)
-                p.response_due = True
-                # A response alone is a probing packet; the peer wants proof from real traffic too.
-                if self.peer_ack_frequency:
-                    p.immediate_ack_due = True
-                else:
-                    p.ping_due = True
-            else:
-                self.queue_off_path(p.id, src, dst, f.data, False, True)
-        elif t == FT_PATH_RESPONSE:
-            self.on_path_response(p, f.data, src)
-        elif t == FT_NEW_CONNECTION_ID:
-            return self.new_cid_frame(0, f)
-        elif t == FT_RETIRE_CONNECTION_ID:
-            return self.retire_cid_frame(0, f.id)
-        elif t == FT_HANDSHAKE_DONE:
-            if not self.is_client:
-                return self.fail(PROTOCOL_VIOLATION, b"client sent HANDSHAKE_DONE", 0)
-            if not self.handshake_confirmed:
-                with gil:
-                    self.on_confirmed()
-        elif t == FT_NEW_TOKEN:
-            if not self.is_client:
-                return self.fail(PROTOCOL_VIOLATION, b"client sent NEW_TOKEN", 0)
-            with gil:
-                if self.on_address_token is not None:
-                    self.on_address_token(PyBytes_FromStringAndSize(<char*>f.data, f.len))
-        elif t == FT_IMMEDIATE_ACK:
-            q = self.paths
-            while q != NULL:
-                q.sp.ack_now = True
-                q = q.next
-        elif t == FT_ACK_FREQUENCY:
-            if <int64_t>f.id > self.ack_frequency_seq:
-                if f.value2 < 1000:
-                    return self.fail(PROTOCOL_VIOLATION, b"requested max ack delay below min_ack_delay", 0)
-                self.ack_frequency_seq = <int64_t>f.id
-                self.ack_threshold = f.value
-                self.ack_reorder = f.offset
-                self.max_ack_delay = <int64_t>(f.value2 if f.value2 < 16383000 else 16383000) * 1000
-        elif t == FT_OBSERVED_ADDR_V4 or t == FT_OBSERVED_ADDR_V6:
-            if not self.receive_observed:
-                return self.fail(PROTOCOL_VIOLATION, b"received OBSERVED_ADDRESS frame when not negotiated", 0)
-            if <int64_t>f.id > p.observed_seq:
-                p.observed_seq = <int64_t>f.id
-                memset(&observed, 0, sizeof(UdpAddr))
-                memcpy(observed.ip, f.ip, 16)
-                observed.port = f.port
-                if not same_addr(&observed, &p.observed):
-                    p.observed = observed
-                    with gil:
-                        self.log_path("observed", p.id, addr_to_tuple(&observed), None, None, None)
-        elif FT_ADD_ADDRESS_V4 <= t <= FT_REMOVE_ADDRESS:
-            # Candidates for hole punching. Rounds are not part of this engine yet: the frames are checked and counted.
-            if not self.nat:
-                return self.fail(PROTOCOL_VIOLATION, b"n0's nat traversal was not negotiated", 0)
-            if (t == FT_REACH_OUT_V4 or t == FT_REACH_OUT_V6) == self.is_client:
-                return self.fail(PROTOCOL_VIOLATION, b"Not allowed for this endpoint's connection side", 0)
-        else:
-            if level != LEVEL_1RTT or not self.multipath:
-                return self.fail(PROTOCOL_VIOLATION, b"received multipath frame without multipath", 0)
-            return self.multipath_frame(p, f)
-        if rc:
-            return self.fail(rc, self.streams.reason, 0)
-        return 0
-
-    cdef int new_cid_frame(self, uint32_t path_id, Frame* f) noexcept nogil:
-        cdef CidSet* c = self.cidset(path_id, True)
-        cdef uint64_t retired[5]
-        cdef int n = 0, i, rc
-        cdef uint64_t type = FT_PATH_RETIRE_CONNECTION_ID if self.multipath else FT_RETIRE_CONNECTION_ID
-        if c == NULL:
-            return self.fail(INTERNAL_ERROR, b"out of memory", 0)
-        rc = remote_cid_add(c, f.id, f.offset, f.data, <uint8_t>f.len, f.token, retired, &n)
-        if rc == -1:
-            return self.fail(CONNECTION_ID_LIMIT_ERROR, b"", 0)
-        if rc == -2:
-            return self.fail(PROTOCOL_VIOLATION, b"conflicting connection ids", 0)
-        if rc == 2:
-            retired[n] = f.id
-            n += 1
-        for i in range(n):
-            self.pend(type, path_id, retired[i], 0)
-            self.n_retire += 1
-        if n and self.path(path_id) != NULL:
-            self.watch_reset(c)
-        if self.n_retire > MAX_RETIRE_PENDING:
-            return self.fail(CONNECTION_ID_LIMIT_ERROR, b"too many retired connection ids", 0)
-        if path_id == 0 and not self.is_client and c.active >= 0 and c.remote[c.active].seq == 0 and c.n_remote > 1:
-            # Like iroh: leave the client's handshake id as soon as there is another.
-            if self.path(0) != NULL:
-                self.rotate_cid(self.path(0))
-        return 0
-
-    cdef int retire_cid_frame(self, uint32_t path_id, uint64_t seq) noexcept nogil:
-        cdef CidSet* c = self.cidset(path_id, False)
-        cdef LocalCid* l
-        if c == NULL:
-            return 0
-        if seq >= c.next_seq:
-            return self.fail(PROTOCOL_VIOLATION, b"RETIRE_CONNECTION_ID for unissued sequence number", 0)
-        l = local_cid_find(c, seq)
-        if l == NULL:
-            return 0
-        # Packets with the old id may still be under way: it stays routed until the connection ends or the set is full.
-        with gil:
-            self.retire_later(l.value)
-        local_cid_remove(c, l)
-        if not self.was_abandoned(path_id) and self.state == ST_ESTABLISHED:
-            self.issue_cids(path_id)
-        return 0
-
-    cdef int multipath_frame(self, Path* p, Frame* f) noexcept nogil:
-        cdef uint64_t t = f.type
-        cdef Path* q
-        cdef CidSet* c
-        if t == FT_PATH_NEW_CONNECTION_ID:
-            if f.path > self.local_max_path:
-                return self.fail(PROTOCOL_VIOLATION, b"PATH_NEW_CONNECTION_ID contains path_id exceeding current max", 0)
-            if self.was_abandoned(<uint32_t>f.path):
-                return 0
-            return self.new_cid_frame(<uint32_t>f.path, f)
-        if t == FT_PATH_RETIRE_CONNECTION_ID:
-            return self.retire_cid_frame(<uint32_t>f.path, f.id)
-        if t == FT_PATH_ABANDON:
-            q = self.path(<uint32_t>f.path)
-            if q == NULL:
-                if not self.is_client and f.path <= self.local_max_path and not self.was_abandoned(<uint32_t>f.path):
-                    # Opened by the client but never seen here. Without an answer its id would be lost for both.
-                    self.note_abandoned(<uint32_t>f.path)
-                    self.drop_cidset(<uint32_t>f.path)
-                    self.pend(FT_PATH_ABANDON, f.path, 0, f.value)
-                    self.local_max_path += 1
-                    self.pend(FT_MAX_PATH_ID, 0, 0, 0)
-                    self.issue_path_cids()
-                return 0
-            if not q.abandon_received:
-                q.abandon_received = True
-                self.abandon(q, f.value)
-                q.drained_at = self.now + 3 * (rtt_pto_base(&q.r.rtt) + self.peer_max_ack_delay)
-                self.local_max_path += 1
-                self.pend(FT_MAX_PATH_ID, 0, 0, 0)
-                self.issue_path_cids()
-                if self.open_paths() == 0 and self.no_path_at == 0:
-                    self.no_path_at = self.now + 3 * (self.cfg.initial_rtt * 3 + MAX_ACK_DELAY_MS * MS)
-            return 0
-        if t == FT_PATH_STATUS_BACKUP or t == FT_PATH_STATUS_AVAILABLE:
-            q = self.path(<uint32_t>f.path)
-            if q != NULL and <int64_t>f.id > q.remote_status_seq:
-                q.remote_status_seq = <int64_t>f.id
-                q.remote_status = STATUS_BACKUP if t == FT_PATH_STATUS_BACKUP else STATUS_AVAILABLE
-                with gil:
-                    self.log_path("status", q.id, "backup" if t == FT_PATH_STATUS_BACKUP else "available", None, None, None)
-            return 0
-        if t == FT_MAX_PATH_ID:
-            if f.id > self.remote_max_path:
-                self.remote_max_path = <uint32_t>f.id
-                self.issue_path_cids()
-            return 0
-        if t == FT_PATHS_BLOCKED:
-            if f.id > self.local_max_path:
-                return self.fail(PROTOCOL_VIOLATION, b"PATHS_BLOCKED maximum path identifier was larger than local maximum", 0)
-            return 0
-        # PATH_CIDS_BLOCKED
-        if f.path > self.local_max_path:
-            return self.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED path identifier was larger than local maximum", 0)
-        c = self.cidset(<uint32_t>f.path, False)
-        if f.value > (c.next_seq if c != NULL else 0) + 1:
-            return self.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED next sequence number larger than in local state", 0)
-        return 0
-
-    cdef void on_path_response(self, Path* p, const uint8_t* data, const UdpAddr* src) noexcept nogil:
-        cdef int i
-        for i in range(MAX_CHALLENGES):
-            if p.challenge_sent[i] != 0 and memcmp(p.challenges[i], data, 8) == 0:
-                break
-        else:
-            return
-        if p.abandoned:
-            return
-        if p.challenge_route[i] != p.r.generation or not same_addr(src, &p.r.remote):
-            return
-        if not p.r.rtt.has_sample and self.now > p.challenge_sent[i]:
-            rtt_init(&p.r.rtt, self.now - p.challenge_sent[i])
-        for i in range(MAX_CHALLENGES):
-            p.challenge_sent[i] = 0
-        p.challenge_at = 0
-        p.challenge_due = False
-        p.challenge_lost = 0
-        p.validation_fails_at = 0
-        p.r.validated = True
-        free(p.previous)
-        p.previous = NULL
-        self.dirty_events |= <uint32_t>1 << W_PATHS      # maybe at a new address
-        self.on_established(p)
-
-    cdef void on_peer_close(self, Frame* f, int level) noexcept nogil:
-        cdef bint app = f.type == FT_APPLICATION_CLOSE
-        with gil:
-            text = PyBytes_FromStringAndSize(<char*>f.data, f.len)
-            reason = CloseReason("application" if app else "transport_peer", f.value, text, True,
-                                 None if app or not f.offset else f.offset)
-            self.enter_drain(reason, level == LEVEL_1RTT)
-
-    # ------------------------------------------------------------- time
-
-    cdef void handle_timeout(self, int64_t now) noexcept:
-        """Do what is due at `now`. Calls before the deadline are harmless."""
-        cdef Path* p
-        cdef Path* n
-        cdef PnSpace* sp = NULL
-        cdef int level = 0
-        cdef int64_t t, three, active
-        self.now = now
-        if self.state == ST_DRAINED:
-            return
-        if self.state >= ST_CLOSING:
-            if now >= self.drained_at:
-                self.finish_drained(None)
-            return
-        three = 3 * self.pto_max()
-        if self.idle_timeout:
-            t = self.idle_since() + (self.idle_timeout if self.idle_timeout > three else three)
-            if now >= t:
-                logger.debug("connection %d: idle timeout", self.stable_id)
-                self.finish_drained(CloseReason("timed_out"))
-                return
-        if self.key_discard_at and now >= self.key_discard_at:
-            self.key_discard_at = 0
-            keys_drop_previous(&self.keys)
-            if not self.is_client:
-                keys_drop(&self.keys, LEVEL_0RTT)
-        if self.no_path_at and now >= self.no_path_at:
-            self.no_path_at = 0
-            if self.open_paths() == 0:
-                self.fail(NO_VIABLE_PATH, b"", 0)
-                self.end_failed()
-                return
-        if self.cfg.keep_alive and self.state == ST_ESTABLISHED:
-            active = 0
-            p = self.paths
-            while p != NULL:
-                if p.last_rx > active:
-                    active = p.last_rx
-                if p.last_tx > active:
-                    active = p.last_tx
-                p = p.next
-            if now >= active + self.cfg.keep_alive:
-                p = self.paths
-                while p != NULL:
-                    if not p.abandoned:
-                        p.ping_due = True
-                    p = p.next
-        p = self.paths
-        while p != NULL:
-            n = p.next
-            self.path_timeout(p, now)
-            p = n
-        if self.failed:
-            self.end_failed()
-
-    # ------------------------------------------------------------- handle
 
     cdef void check(self) except *:
         if self.close_reason is not None:
@@ -842,7 +133,7 @@ cdef class QuicConnection(SecuredConnection):
         finally:
             PyBuffer_Release(&view)
 
-    cdef bint queue_datagram(self, const uint8_t* p, Py_ssize_t n, bint drop_oldest) except -1:
+    cdef bint queue_datagram(self, const uint8_t* data, Py_ssize_t n, bint drop_oldest) except -1:
         self.check()
         limit = self.max_datagram()
         if limit is None:
@@ -851,7 +142,7 @@ cdef class QuicConnection(SecuredConnection):
             raise DatagramUnsupported()
         if n > <Py_ssize_t>limit:
             raise DatagramTooLarge(n, limit)
-        if queue_push(&self.dgram_tx, p, <uint32_t>n, drop_oldest) < 0:
+        if queue_push(&self.dgram_tx, data, <uint32_t>n, drop_oldest) < 0:
             if <uint64_t>n > self.cfg.datagram_tx:
                 raise DatagramTooLarge(n, self.cfg.datagram_tx)
             self.datagram_blocked = True
@@ -907,9 +198,9 @@ cdef class QuicConnection(SecuredConnection):
 
     def force_key_update(self):
         """Enter the next key phase now (tests); IrohError when the last one is still under way."""
-        if not self.may_update_keys():
+        if not may_update_keys(self):
             raise IrohError("a key update is not possible now")
-        self.update_keys()
+        update_keys(self)
         self.key_discard_at = 0
 
     def network_changed(self):
@@ -943,8 +234,6 @@ cdef class QuicConnection(SecuredConnection):
         self.streams.receive_window = window
         self.streams.credit(0)
         self.host.wake(self)
-
-    # --- paths
 
     def path_ids(self):
         """Ids of the paths that are not abandoned."""

@@ -18,11 +18,14 @@ from iroh_fast._crypto cimport (
 from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport sendbuf_init, recvbuf_init
 from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._handshake cimport adopt_limits, own_parameters, set_initial_keys, tls_drain
+from iroh_fast.quic._receive cimport receive_datagram
 from iroh_fast.quic._state cimport *
 from iroh_fast.quic._datagrams cimport queue_init
 from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, CidSet, Path, RemoteCid, ip_known
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._streams cimport Streams
+from iroh_fast.quic._timeouts cimport handle_timeout, next_deadline
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
 import logging
@@ -119,7 +122,7 @@ cdef class QuicIncoming:
             copy = bytearray(d)
             memcpy(&src, PyBytes_AS_STRING(s), sizeof(UdpAddr))
             memcpy(&dst, PyBytes_AS_STRING(t), sizeof(UdpAddr))
-            c.receive(<uint8_t*><char*>copy, len(copy), &src, &dst, ecn, now, 0, False)
+            receive_datagram(c, <uint8_t*><char*>copy, len(copy), &src, &dst, ecn, now, 0, False)
         self.datagrams = []
         self.endpoint.wake(c)
         c.dispatch()
@@ -350,7 +353,7 @@ cdef class QuicEndpoint(Host):
             memcpy(&cid, data + 1, 8)
             if self.last_conn != NULL and cid == self.last_cid:
                 c = <QuicConnection>self.last_conn
-                c.receive(data, n, src, dst, ecn, now, self.last_path, True)
+                receive_datagram(c, data, n, src, dst, ecn, now, self.last_path, True)
                 return c
             e = self.lookup(cid)
             if e != NULL:
@@ -358,14 +361,14 @@ cdef class QuicEndpoint(Host):
                 self.last_cid = cid
                 self.last_conn = e.conn
                 self.last_path = e.path_id
-                c.receive(data, n, src, dst, ecn, now, e.path_id, True)
+                receive_datagram(c, data, n, src, dst, ecn, now, e.path_id, True)
                 return c
         elif n >= 15 and data[5] == CID_LEN:
             memcpy(&cid, data + 6, 8)
             e = self.lookup(cid)
             if e != NULL:
                 c = <QuicConnection>e.conn
-                c.receive(data, n, src, dst, ecn, now, e.path_id, True)
+                receive_datagram(c, data, n, src, dst, ecn, now, e.path_id, True)
                 return c
         try:
             return self.unknown(data, n, src, dst, ecn, now)
@@ -396,7 +399,7 @@ cdef class QuicEndpoint(Host):
         if known is not None:
             if type(known) is QuicConnection:
                 c = known
-                c.receive(data, n, src, dst, ecn, now, 0, False)
+                receive_datagram(c, data, n, src, dst, ecn, now, 0, False)
                 return c
             i = known
             if i.size + n <= self.incoming_buffer and self.incoming_bytes + n <= self.incoming_total:
@@ -575,14 +578,14 @@ cdef class QuicEndpoint(Host):
         s.remote[0].seq = 0
         s.remote[0].len = 20
         memcpy(s.remote[0].cid, c.odcid, 20)
-        if c.set_initial_keys(c.odcid, 20) < 0:
+        if set_initial_keys(c, c.odcid, 20) < 0:
             raise MemoryError
         if self.session_cache is not None and resume:
             ticket = self.session_cache.take_ticket(expected_peer, self.wall_clock(), alpns)
             token = self.session_cache.take_token(expected_peer)
             c.on_address_token = AddressTokenSink(self.session_cache, expected_peer)
         c.address_token = token
-        parameters = c.parameters(b"")
+        parameters = own_parameters(c, b"")
         self.open_qlog(c, transport, parameters)
         c.tls = (tls or self.tls_class or TlsSession).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
@@ -593,8 +596,8 @@ cdef class QuicEndpoint(Host):
         c.tls.start()
         if ticket is not None:
             c.remembered_parameters = ticket.remembered_parameters()
-            c.adopt_limits(c.remembered_parameters)
-        c.tls_drain()
+            adopt_limits(c, c.remembered_parameters)
+        tls_drain(c)
         self.counters["outgoing_handshakes"] += 1
         self.wake(c)
 
@@ -626,10 +629,10 @@ cdef class QuicEndpoint(Host):
         if p == NULL:
             raise MemoryError
         p.r.validated = i.validated
-        if c.set_initial_keys(<const uint8_t*>PyBytes_AS_STRING(i.dcid), len(i.dcid)) < 0:
+        if set_initial_keys(c, <const uint8_t*>PyBytes_AS_STRING(i.dcid), len(i.dcid)) < 0:
             raise MemoryError
         self.token_for(c.scid, token)
-        parameters = c.parameters(PyBytes_FromStringAndSize(<char*>token, 16))
+        parameters = own_parameters(c, PyBytes_FromStringAndSize(<char*>token, 16))
         self.open_qlog(c, transport, parameters)
         c.tls = (self.tls_class or TlsSession).server(
             self.identity, alpns=alpns,
@@ -662,7 +665,7 @@ cdef class QuicEndpoint(Host):
         if c.failed:
             c.end_failed()
         if n == 0:
-            c.deadline = c.next_deadline()
+            c.deadline = next_deadline(c)
             return None
         extra = [addr_to_tuple(&c.dial[k]) for k in range(1, c.n_dial)] if t.dialing else []
         return (addr_to_tuple(&t.remote), addr_to_tuple(&t.local) if ip_known(&t.local) else None, t.ecn, t.segment,
@@ -676,12 +679,12 @@ cdef class QuicEndpoint(Host):
 
     def timeout(self, QuicConnection c):
         """When `handle_timeout` is due for the connection, or None."""
-        c.deadline = c.next_deadline()
+        c.deadline = next_deadline(c)
         return c.deadline or None
 
     def handle_timeout(self, QuicConnection c, int64_t now):
         """Let time pass for one connection."""
-        c.handle_timeout(now)
+        handle_timeout(c, now)
         c.dispatch()
 
     def known_ids(self):

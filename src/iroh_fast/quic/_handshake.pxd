@@ -1,26 +1,26 @@
-"""Keys and TLS of a connection (RFC 9001)."""
+"""TLS and keys of a connection (RFC 9001)."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint8_t
 
 from iroh_fast._packet cimport LongHeader
-from iroh_fast.quic._loss cimport LossRecovery
 from iroh_fast.quic._paths cimport Path
+from iroh_fast.quic._state cimport ConnectionState
 
 
-cdef class SecuredConnection(LossRecovery):
-    cdef void on_retry(self, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len, const uint8_t* token,
-                       size_t token_len) noexcept
-    cdef bint may_update_keys(self) noexcept nogil
-    cdef void on_version_negotiation(self, const uint8_t* data, size_t n, LongHeader* h) noexcept
-    cdef int set_initial_keys(self, const uint8_t* dcid, size_t n) noexcept nogil
-    cdef int adopt_limits(self, object tp) except -1
-    cdef void drop_0rtt(self, Path* p)
-    cdef int tls_feed(self, int level) noexcept
-    cdef void tls_drain(self)
-    cdef void install(self, bint write, int level, int suite, bytes secret)
-    cdef int apply_parameters(self, object tp) except -1
-    cdef void on_complete(self)
-    cdef void on_confirmed(self)
-    cdef int update_keys(self) noexcept nogil
-    cdef void phase_changed(self, bint remote) noexcept nogil
-    cdef int discard_keys_later(self) noexcept nogil
+cdef bint may_update_keys(ConnectionState conn) noexcept nogil
+cdef int update_keys(ConnectionState conn) noexcept nogil
+cdef void phase_changed(ConnectionState conn, bint remote) noexcept nogil
+cdef int discard_keys_later(ConnectionState conn) noexcept nogil
+cdef int tls_feed(ConnectionState conn, int level) noexcept
+cdef void tls_drain(ConnectionState conn)
+cdef void install_keys(ConnectionState conn, bint write, int level, int suite, bytes secret)
+cdef int apply_parameters(ConnectionState conn, object tp) except -1
+cdef int adopt_limits(ConnectionState conn, object tp) except -1
+cdef void complete_handshake(ConnectionState conn)
+cdef void drop_0rtt(ConnectionState conn, Path* path)
+cdef void confirm_handshake(ConnectionState conn)
+cdef object own_parameters(ConnectionState conn, bytes reset_token)
+cdef void on_retry(ConnectionState conn, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len,
+                   const uint8_t* token, size_t token_len) noexcept
+cdef int set_initial_keys(ConnectionState conn, const uint8_t* dcid, size_t n) noexcept nogil
+cdef void on_version_negotiation(ConnectionState conn, const uint8_t* data, size_t n, LongHeader* header) noexcept

@@ -1,25 +1,26 @@
-"""Keys and TLS of a connection.
+"""TLS and keys of a connection: from the first Initial to a confirmed handshake.
 
-Sources: RFC 9001, RFC 9000 §7, §17.2.5.
+Plain functions over the connection. Sources: RFC 9001, RFC 9000 §7, §17.2.5.
 """
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
-from iroh_fast._packet cimport *
-from iroh_fast.quic._buffers cimport (
-    sendbuf_init, sendbuf_write_copy, sendbuf_rewind, recvbuf_init, recvbuf_take, recvbuf_readable)
+from iroh_fast._packet cimport FT_ACK_FREQUENCY, FT_HANDSHAKE_DONE, LongHeader
+from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_readable, recvbuf_take, sendbuf_rewind, sendbuf_write_copy
 from iroh_fast.quic._congestion cimport mtud_peer_limit
 from iroh_fast.quic._keys cimport (
-    LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial, keys_may_update,
-    keys_update)
-from iroh_fast.quic._paths cimport *
-from iroh_fast.quic._recovery cimport *
-
-from iroh_fast.quic._state cimport *
-from iroh_fast.quic._loss cimport LossRecovery
+    LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial,
+    keys_may_update, keys_update)
+from iroh_fast.quic._loss cimport drop_space, forget_sent
+from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS, RemoteCid
+from iroh_fast.quic._recovery cimport SentRec, frame_recs_free, space_rec, space_remove
+from iroh_fast.quic._state cimport (
+    Config, ConnectionState, INTERNAL_ERROR, Level, PROTOCOL_VIOLATION, ST_ESTABLISHED, ST_HANDSHAKE,
+    TRANSPORT_PARAMETER_ERROR, W_ALPN, W_CONFIRMED, W_HANDSHAKE)
 
 import logging
 
@@ -31,307 +32,319 @@ logger = logging.getLogger("iroh_fast.quic")
 cdef int64_t MS = 1000000
 
 
-cdef class SecuredConnection(LossRecovery):
-    """Third room: the handshake and everything with a key."""
+cdef bint may_update_keys(ConnectionState conn) noexcept nogil:
+    """RFC 9001 §6.1: the handshake is confirmed and the peer has seen the present phase."""
+    return conn.handshake_confirmed and keys_may_update(&conn.keys)
 
-    cdef bint may_update_keys(self) noexcept nogil:
-        """RFC 9001 §6.1: the handshake is confirmed and the peer has seen the present phase."""
-        return self.handshake_confirmed and keys_may_update(&self.keys)
 
-    cdef int update_keys(self) noexcept nogil:
-        """Begin the next key phase; -1 when the connection failed."""
-        if keys_update(&self.keys, self.now) < 0:
-            return self.fail(INTERNAL_ERROR, b"key update failed", 0)
-        self.phase_changed(False)
-        return 0
+cdef int update_keys(ConnectionState conn) noexcept nogil:
+    """Begin the next key phase; -1 when the connection failed."""
+    if keys_update(&conn.keys, conn.now) < 0:
+        return conn.fail(INTERNAL_ERROR, b"key update failed", 0)
+    phase_changed(conn, False)
+    return 0
 
-    cdef void phase_changed(self, bint remote) noexcept nogil:
-        if self.qlog is not None:
-            with gil:
-                self.qlog.key_phase(self.now, remote)
 
-    cdef int discard_keys_later(self) noexcept nogil:
-        """RFC 9001 §4.9.3, §6.5: old keys stay for packets that are still under way."""
-        self.key_discard_at = self.now + 3 * self.pto_max()
+cdef void phase_changed(ConnectionState conn, bint remote) noexcept nogil:
+    if conn.qlog is not None:
+        with gil:
+            conn.qlog.key_phase(conn.now, remote)
 
-    cdef int tls_feed(self, int level) noexcept:
-        """Hand received CRYPTO bytes to TLS and act on what comes out. -1 when the connection failed."""
-        cdef RecvBuf* rx
-        cdef bytes data
-        cdef Level* l
-        try:
-            while True:
-                if level == LEVEL_1RTT:
-                    rx = &self.data_crypto_rx
-                else:
-                    l = self.initial if level == LEVEL_INITIAL else self.handshake
-                    if not l.live:
-                        return 0
-                    rx = &l.rx
-                if not recvbuf_readable(rx):
-                    return 0
-                data = recvbuf_take(rx, 65536)
-                self.tls.receive(level, data)
-                self.tls_drain()
-                if self.err:
-                    return -1
-        except Exception as e:
-            description = getattr(e, "description", None)
-            if description is None:
-                logger.exception("connection %d: TLS failed", self.stable_id)
-                self.close_text = "internal error"
-                return self.fail(INTERNAL_ERROR, NULL, 0)
-            # The alert may come with output (nothing but the close follows).
-            self.close_text = e.reason
-            return self.fail(0x100 + <uint64_t>description, NULL, 0)
 
-    cdef void tls_drain(self):
-        cdef object tls = self.tls
-        cdef Level* l
-        cdef bytes data
-        for write, level, suite, secret in tls.take_secrets():
-            self.install(write, level, suite, secret)
-        for level, data in tls.take_output():
+cdef int discard_keys_later(ConnectionState conn) noexcept nogil:
+    """RFC 9001 §4.9.3, §6.5: old keys stay for packets that are still under way."""
+    conn.key_discard_at = conn.now + 3 * conn.pto_max()
+
+
+cdef int tls_feed(ConnectionState conn, int level) noexcept:
+    """Hand received CRYPTO bytes to TLS and act on what comes out. -1 when the connection failed."""
+    cdef RecvBuf* rx
+    cdef bytes data
+    cdef Level* stage
+    try:
+        while True:
             if level == LEVEL_1RTT:
-                sendbuf_write_copy(&self.data_crypto_tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+                rx = &conn.data_crypto_rx
             else:
-                l = self.initial if level == LEVEL_INITIAL else self.handshake
-                if l.live:
-                    sendbuf_write_copy(&l.tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
-        if self.peer_parameters is None and tls.peer_transport_parameters is not None:
-            try:
-                self.apply_parameters(TransportParameters().decode(tls.peer_transport_parameters, self.is_client))
-            except ParameterError as e:
-                self.close_text = e.reason
-                self.fail(TRANSPORT_PARAMETER_ERROR, NULL, 0)
-                return
-        if self.alpn is None and tls.alpn is not None:
-            self.alpn = tls.alpn
-            self.fire(W_ALPN)
-        if tls.complete and not self.handshake_done and not self.err:
-            self.on_complete()
+                stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
+                if not stage.live:
+                    return 0
+                rx = &stage.rx
+            if not recvbuf_readable(rx):
+                return 0
+            data = recvbuf_take(rx, 65536)
+            conn.tls.receive(level, data)
+            tls_drain(conn)
+            if conn.err:
+                return -1
+    except Exception as e:
+        description = getattr(e, "description", None)
+        if description is None:
+            logger.exception("connection %d: TLS failed", conn.stable_id)
+            conn.close_text = "internal error"
+            return conn.fail(INTERNAL_ERROR, NULL, 0)
+        # The alert may come with output (nothing but the close follows).
+        conn.close_text = e.reason
+        return conn.fail(0x100 + <uint64_t>description, NULL, 0)
 
-    cdef void install(self, bint write, int level, int suite, bytes secret):
-        if level == LEVEL_HANDSHAKE and not self.handshake.live and self.make_level(&self.handshake) < 0:
-            self.fail(INTERNAL_ERROR, b"out of memory", 0)
-            return
-        if keys_install(&self.keys, level, write, suite, <const uint8_t*>PyBytes_AS_STRING(secret),
-                        <size_t>PyBytes_GET_SIZE(secret)) < 0:
-            self.fail(INTERNAL_ERROR, b"key derivation failed", 0)
-            return
-        if self.qlog is not None:
-            self.qlog.key(self.now, write, level)
 
-    cdef int apply_parameters(self, object tp) except -1:
-        """Check and adopt the peer's transport parameters (RFC 9000 §7.3, §7.4)."""
-        cdef Path* p = self.path(0)
-        cdef bytes odcid = PyBytes_FromStringAndSize(<char*>self.odcid, self.odcid_len)
-        cdef bytes scid = PyBytes_FromStringAndSize(<char*>self.dcid0, self.dcid0_len)
-        if tp.initial_source_connection_id != scid:
+cdef void tls_drain(ConnectionState conn):
+    cdef object tls = conn.tls
+    cdef Level* stage
+    cdef bytes data
+    for write, level, suite, secret in tls.take_secrets():
+        install_keys(conn, write, level, suite, secret)
+    for level, data in tls.take_output():
+        if level == LEVEL_1RTT:
+            sendbuf_write_copy(&conn.data_crypto_tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+        else:
+            stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
+            if stage.live:
+                sendbuf_write_copy(&stage.tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+    if conn.peer_parameters is None and tls.peer_transport_parameters is not None:
+        try:
+            apply_parameters(conn, TransportParameters().decode(tls.peer_transport_parameters, conn.is_client))
+        except ParameterError as e:
+            conn.close_text = e.reason
+            conn.fail(TRANSPORT_PARAMETER_ERROR, NULL, 0)
+            return
+    if conn.alpn is None and tls.alpn is not None:
+        conn.alpn = tls.alpn
+        conn.fire(W_ALPN)
+    if tls.complete and not conn.handshake_done and not conn.err:
+        complete_handshake(conn)
+
+
+cdef void install_keys(ConnectionState conn, bint write, int level, int suite, bytes secret):
+    if level == LEVEL_HANDSHAKE and not conn.handshake.live and conn.make_level(&conn.handshake) < 0:
+        conn.fail(INTERNAL_ERROR, b"out of memory", 0)
+        return
+    if keys_install(&conn.keys, level, write, suite, <const uint8_t*>PyBytes_AS_STRING(secret),
+                    <size_t>PyBytes_GET_SIZE(secret)) < 0:
+        conn.fail(INTERNAL_ERROR, b"key derivation failed", 0)
+        return
+    if conn.qlog is not None:
+        conn.qlog.key(conn.now, write, level)
+
+
+cdef int apply_parameters(ConnectionState conn, object tp) except -1:
+    """Check and adopt the peer's transport parameters (RFC 9000 §7.3, §7.4)."""
+    cdef Path* path = conn.path(0)
+    cdef bytes odcid = PyBytes_FromStringAndSize(<char*>conn.odcid, conn.odcid_len)
+    cdef bytes scid = PyBytes_FromStringAndSize(<char*>conn.dcid0, conn.dcid0_len)
+    if tp.initial_source_connection_id != scid:
+        raise ParameterError("CID authentication failure")
+    if conn.is_client:
+        if tp.original_destination_connection_id != odcid:
             raise ParameterError("CID authentication failure")
-        if self.is_client:
-            if tp.original_destination_connection_id != odcid:
-                raise ParameterError("CID authentication failure")
-            retry = PyBytes_FromStringAndSize(<char*>self.retry_scid, self.retry_scid_len) if self.used_retry else None
-            if tp.retry_source_connection_id != retry:
-                raise ParameterError("CID authentication failure")
-            if tp.stateless_reset_token is not None and p != NULL and p.cids.n_remote:
-                memcpy(p.cids.remote[0].token, PyBytes_AS_STRING(tp.stateless_reset_token), 16)
-                p.cids.remote[0].has_token = True
-                self.watch_reset(p.cids)
-        self.peer_parameters = tp
-        if self.qlog is not None:
-            self.qlog.parameters(self.now, False, tp)
-        self.adopt_limits(tp)
-        self.peer_ack_exponent = tp.ack_delay_exponent
-        self.peer_max_ack_delay = <int64_t>tp.max_ack_delay_ms * MS
-        self.peer_cid_limit = tp.active_connection_id_limit
-        self.peer_ack_frequency = tp.min_ack_delay_us is not None
-        if self.peer_ack_frequency:
-            self.peer_min_ack_delay_us = tp.min_ack_delay_us
-        self.peer_udp = tp.max_udp_payload_size if tp.max_udp_payload_size < 65527 else 65527
-        if p != NULL:
-            mtud_peer_limit(&p.r.mtud, <uint16_t>self.peer_udp)
-        idle = <int64_t>tp.max_idle_timeout_ms * MS
-        if idle and (self.idle_timeout == 0 or idle < self.idle_timeout):
-            self.idle_timeout = idle
-        role = tp.address_discovery
-        self.send_observed = self.cfg.observed_send and role is not None and role >= 1
-        self.receive_observed = self.cfg.observed_receive and role is not None and role != 1
-        if self.send_observed and p != NULL:
-            p.observed_due = True
-        return 0
+        retry = PyBytes_FromStringAndSize(<char*>conn.retry_scid, conn.retry_scid_len) if conn.used_retry else None
+        if tp.retry_source_connection_id != retry:
+            raise ParameterError("CID authentication failure")
+        if tp.stateless_reset_token is not None and path != NULL and path.cids.n_remote:
+            memcpy(path.cids.remote[0].token, PyBytes_AS_STRING(tp.stateless_reset_token), 16)
+            path.cids.remote[0].has_token = True
+            conn.watch_reset(path.cids)
+    conn.peer_parameters = tp
+    if conn.qlog is not None:
+        conn.qlog.parameters(conn.now, False, tp)
+    adopt_limits(conn, tp)
+    conn.peer_ack_exponent = tp.ack_delay_exponent
+    conn.peer_max_ack_delay = <int64_t>tp.max_ack_delay_ms * MS
+    conn.peer_cid_limit = tp.active_connection_id_limit
+    conn.peer_ack_frequency = tp.min_ack_delay_us is not None
+    if conn.peer_ack_frequency:
+        conn.peer_min_ack_delay_us = tp.min_ack_delay_us
+    conn.peer_udp = tp.max_udp_payload_size if tp.max_udp_payload_size < 65527 else 65527
+    if path != NULL:
+        mtud_peer_limit(&path.r.mtud, <uint16_t>conn.peer_udp)
+    idle = <int64_t>tp.max_idle_timeout_ms * MS
+    if idle and (conn.idle_timeout == 0 or idle < conn.idle_timeout):
+        conn.idle_timeout = idle
+    role = tp.address_discovery
+    conn.send_observed = conn.cfg.observed_send and role is not None and role >= 1
+    conn.receive_observed = conn.cfg.observed_receive and role is not None and role != 1
+    if conn.send_observed and path != NULL:
+        path.observed_due = True
+    return 0
 
-    cdef int adopt_limits(self, object tp) except -1:
-        self.streams.set_peer_limits(tp.initial_max_data, tp.initial_max_stream_data_bidi_local,
-                                     tp.initial_max_stream_data_bidi_remote, tp.initial_max_stream_data_uni,
-                                     tp.initial_max_streams_bidi, tp.initial_max_streams_uni)
-        self.peer_datagram = tp.max_datagram_frame_size
-        return 0
 
-    cdef void on_complete(self):
-        """The TLS handshake is done on our side."""
-        cdef Path* p = self.path(0)
-        cdef object tls = self.tls
-        if self.peer_parameters is None:
-            self.close_text = "peer misbehaved: MissingQuicTransportParameters"
-            self.fail(0x16d, NULL, 0)
-            return
-        if self.is_client and tls.early_data_offered:
-            self.early_data_accepted = bool(tls.early_data_accepted)
-            if not self.early_data_accepted:
-                self.drop_0rtt(p)
-            elif self.remembered_parameters is not None and not self.peer_parameters.accepts_zero_rtt_of(
-                    self.remembered_parameters):
-                self.close_text = "0-RTT accepted with incompatible transport parameters"
-                self.fail(PROTOCOL_VIOLATION, NULL, 0)
-                return
-        elif not self.is_client:
-            self.early_data_accepted = tls.early_data_accepted
-        self.handshake_done = True
-        self.state = ST_ESTABLISHED
-        self.peer_id = tls.peer_public_key
-        if self.is_client:
-            # 0-RTT keys are of no use once 1-RTT keys exist (RFC 9001 §4.9.3).
-            keys_drop(&self.keys, LEVEL_0RTT)
-        if self.cfg.max_paths and self.peer_parameters.initial_max_path_id is not None:
-            self.multipath = True
-            self.local_max_path = self.cfg.max_paths - 1
-            self.remote_max_path = self.peer_parameters.initial_max_path_id
-            if p != NULL:
-                p.idle_timeout = self.cfg.path_idle
-            if p != NULL and p.cids.n_remote and p.cids.remote[p.cids.active].len == 0:
-                self.fail(PROTOCOL_VIOLATION, b"multipath must not use zero-length CIDs", 0)
-                return
-        self.nat = self.multipath and self.cfg.max_nat > 0 and self.peer_parameters.n0_nat_traversal is not None
-        if p != NULL:
-            if self.is_client:
-                p.r.validated = True
-            self.on_established(p)
-        self.issue_cids(0)
-        self.issue_path_cids()
-        if self.cfg.ack_frequency and self.peer_ack_frequency:
-            self.pend(FT_ACK_FREQUENCY, 0, 0, 0)
-        if not self.is_client:
-            self.pend(FT_HANDSHAKE_DONE, 0, 0, 0)
-            self.on_confirmed()
-        self.fire(W_HANDSHAKE)
+cdef int adopt_limits(ConnectionState conn, object tp) except -1:
+    conn.streams.set_peer_limits(tp.initial_max_data, tp.initial_max_stream_data_bidi_local,
+                                 tp.initial_max_stream_data_bidi_remote, tp.initial_max_stream_data_uni,
+                                 tp.initial_max_streams_bidi, tp.initial_max_streams_uni)
+    conn.peer_datagram = tp.max_datagram_frame_size
+    return 0
 
-    cdef void drop_0rtt(self, Path* p):
-        """Forget everything sent in 0-RTT packets."""
-        cdef uint64_t pn
-        cdef SentRec* r
-        if p != NULL and p.sp.ring != NULL:
-            for pn in range(p.sp.first, p.sp.last + 1):
-                if not p.sp.outstanding:
-                    break
-                r = space_rec(&p.sp, pn)
-                if r != NULL:
-                    if r.size:
-                        p.r.in_flight -= r.size
-                    frame_recs_free(r.frames)
-                    space_remove(&p.sp, pn)
-        self.streams.reject_0rtt()
-        self.adopt_limits(self.peer_parameters)
 
-    cdef void on_confirmed(self):
-        """Both sides have finished the handshake; its state can go."""
-        cdef Path* p = self.path(0)
-        self.handshake_confirmed = True
-        self.peer_validated_us = True
-        if p != NULL:
-            if self.initial.live:
-                self.drop_space(p, &self.initial.sp)
-            if self.handshake.live:
-                self.drop_space(p, &self.handshake.sp)
-        self.drop_level(LEVEL_INITIAL)
-        self.drop_level(LEVEL_HANDSHAKE)
-        self.address_token = None
-        self.remembered_parameters = None
-        free(self.dial)
-        self.dial = NULL
-        self.n_dial = 0
-        self.tls.release_handshake_state()
-        self.fire(W_CONFIRMED)
+cdef void complete_handshake(ConnectionState conn):
+    """The TLS handshake is done on our side."""
+    cdef Path* path = conn.path(0)
+    cdef object tls = conn.tls
+    if conn.peer_parameters is None:
+        conn.close_text = "peer misbehaved: MissingQuicTransportParameters"
+        conn.fail(0x16d, NULL, 0)
+        return
+    if conn.is_client and tls.early_data_offered:
+        conn.early_data_accepted = bool(tls.early_data_accepted)
+        if not conn.early_data_accepted:
+            drop_0rtt(conn, path)
+        elif conn.remembered_parameters is not None and not conn.peer_parameters.accepts_zero_rtt_of(
+                conn.remembered_parameters):
+            conn.close_text = "0-RTT accepted with incompatible transport parameters"
+            conn.fail(PROTOCOL_VIOLATION, NULL, 0)
+            return
+    elif not conn.is_client:
+        conn.early_data_accepted = tls.early_data_accepted
+    conn.handshake_done = True
+    conn.state = ST_ESTABLISHED
+    conn.peer_id = tls.peer_public_key
+    if conn.is_client:
+        # 0-RTT keys are of no use once 1-RTT keys exist (RFC 9001 §4.9.3).
+        keys_drop(&conn.keys, LEVEL_0RTT)
+    if conn.cfg.max_paths and conn.peer_parameters.initial_max_path_id is not None:
+        conn.multipath = True
+        conn.local_max_path = conn.cfg.max_paths - 1
+        conn.remote_max_path = conn.peer_parameters.initial_max_path_id
+        if path != NULL:
+            path.idle_timeout = conn.cfg.path_idle
+        if path != NULL and path.cids.n_remote and path.cids.remote[path.cids.active].len == 0:
+            conn.fail(PROTOCOL_VIOLATION, b"multipath must not use zero-length CIDs", 0)
+            return
+    conn.nat = conn.multipath and conn.cfg.max_nat > 0 and conn.peer_parameters.n0_nat_traversal is not None
+    if path != NULL:
+        if conn.is_client:
+            path.r.validated = True
+        conn.on_established(path)
+    conn.issue_cids(0)
+    conn.issue_path_cids()
+    if conn.cfg.ack_frequency and conn.peer_ack_frequency:
+        conn.pend(FT_ACK_FREQUENCY, 0, 0, 0)
+    if not conn.is_client:
+        conn.pend(FT_HANDSHAKE_DONE, 0, 0, 0)
+        confirm_handshake(conn)
+    conn.fire(W_HANDSHAKE)
 
-    def parameters(self, bytes reset_token):
-        """Our transport parameters, encoded."""
-        cdef Config* c = &self.cfg
-        tp = TransportParameters()
-        if not self.is_client:
-            tp.original_destination_connection_id = PyBytes_FromStringAndSize(<char*>self.odcid, self.odcid_len)
-            tp.stateless_reset_token = reset_token
-            if self.used_retry:
-                tp.retry_source_connection_id = PyBytes_FromStringAndSize(<char*>self.retry_scid, self.retry_scid_len)
-        tp.max_idle_timeout_ms = c.idle_timeout // MS
-        tp.max_udp_payload_size = 1472 if c.mtu_bound <= 1472 else c.mtu_bound
-        tp.initial_max_data = c.receive_window
-        tp.initial_max_stream_data_bidi_local = c.stream_window
-        tp.initial_max_stream_data_bidi_remote = c.stream_window
-        tp.initial_max_stream_data_uni = c.stream_window
-        tp.initial_max_streams_bidi = c.max_bidi
-        tp.initial_max_streams_uni = c.max_uni
-        tp.active_connection_id_limit = REMOTE_CIDS
-        tp.initial_source_connection_id = PyBytes_FromStringAndSize(<char*>self.scid, CID_LEN)
-        tp.max_datagram_frame_size = (65535 if c.datagram_rx > 65535 else c.datagram_rx) if c.datagrams else 0
-        tp.min_ack_delay_us = 1000
-        if c.max_paths:
-            tp.initial_max_path_id = c.max_paths - 1
-        if c.max_nat and c.max_paths:
-            tp.n0_nat_traversal = c.max_nat
-        if c.observed_send or c.observed_receive:
-            tp.address_discovery = 2 if c.observed_send and c.observed_receive else 0 if c.observed_send else 1
-        return tp.encode(not self.is_client, self.host_random)
 
-    cdef void on_retry(self, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len, const uint8_t* token,
-                       size_t token_len) noexcept:
-        """RFC 9000 §17.2.5: start over with the server's token and id, once."""
-        cdef uint8_t tag[16]
-        cdef Path* p = self.path(0)
-        if self.got_first_packet or self.used_retry or n < 16 or token_len == 0:
-            return
-        if retry_integrity_tag(self.odcid, self.odcid_len, data, n - 16, tag) < 0 or not constant_time_equal(tag, data + n - 16, 16):
-            return
-        if scid_len == self.dcid0_len and memcmp(scid, self.dcid0, scid_len) == 0:
-            return
-        self.used_retry = True
-        memcpy(self.retry_scid, scid, scid_len)
-        self.retry_scid_len = scid_len
-        memcpy(self.dcid0, scid, scid_len)
-        self.dcid0_len = scid_len
-        p.cids.n_remote = 1
-        p.cids.active = 0
-        memset(&p.cids.remote[0], 0, sizeof(RemoteCid))
-        p.cids.remote[0].len = scid_len
-        memcpy(p.cids.remote[0].cid, scid, scid_len)
-        self.address_token = PyBytes_FromStringAndSize(<char*>token, token_len)
-        if self.set_initial_keys(scid, scid_len) < 0:
-            self.fail(INTERNAL_ERROR, b"key derivation failed", 0)
-            return
-        # Packet numbers go on; what was sent counts as never sent.
-        self.forget_sent(p, &self.initial.sp)
-        sendbuf_rewind(&self.initial.tx)
-        self.forget_sent(p, &p.sp)
-        self.streams.rewind_0rtt()
-        p.pto_count = 0
-        p.r.in_flight = 0
+cdef void drop_0rtt(ConnectionState conn, Path* path):
+    """Forget everything sent in 0-RTT packets."""
+    cdef uint64_t pn
+    cdef SentRec* sent
+    if path != NULL and path.sp.ring != NULL:
+        for pn in range(path.sp.first, path.sp.last + 1):
+            if not path.sp.outstanding:
+                break
+            sent = space_rec(&path.sp, pn)
+            if sent != NULL:
+                if sent.size:
+                    path.r.in_flight -= sent.size
+                frame_recs_free(sent.frames)
+                space_remove(&path.sp, pn)
+    conn.streams.reject_0rtt()
+    adopt_limits(conn, conn.peer_parameters)
 
-    cdef int set_initial_keys(self, const uint8_t* dcid, size_t n) noexcept nogil:
-        if not self.initial.live and self.make_level(&self.initial) < 0:
-            return -1
-        return keys_install_initial(&self.keys, self.is_client, dcid, n)
 
-    cdef void on_version_negotiation(self, const uint8_t* data, size_t n, LongHeader* h) noexcept:
-        """RFC 9000 §6.2: only before any other packet, and only if our version is missing."""
-        cdef size_t at = 7 + h.dcid_len + h.scid_len
-        if self.got_first_packet or self.state != ST_HANDSHAKE:
+cdef void confirm_handshake(ConnectionState conn):
+    """Both sides have finished the handshake; its state can go."""
+    cdef Path* path = conn.path(0)
+    conn.handshake_confirmed = True
+    conn.peer_validated_us = True
+    if path != NULL:
+        if conn.initial.live:
+            drop_space(conn, path, &conn.initial.sp)
+        if conn.handshake.live:
+            drop_space(conn, path, &conn.handshake.sp)
+    conn.drop_level(LEVEL_INITIAL)
+    conn.drop_level(LEVEL_HANDSHAKE)
+    conn.address_token = None
+    conn.remembered_parameters = None
+    free(conn.dial)
+    conn.dial = NULL
+    conn.n_dial = 0
+    conn.tls.release_handshake_state()
+    conn.fire(W_CONFIRMED)
+
+
+cdef object own_parameters(ConnectionState conn, bytes reset_token):
+    """Our transport parameters, encoded."""
+    cdef Config* config = &conn.cfg
+    tp = TransportParameters()
+    if not conn.is_client:
+        tp.original_destination_connection_id = PyBytes_FromStringAndSize(<char*>conn.odcid, conn.odcid_len)
+        tp.stateless_reset_token = reset_token
+        if conn.used_retry:
+            tp.retry_source_connection_id = PyBytes_FromStringAndSize(<char*>conn.retry_scid, conn.retry_scid_len)
+    tp.max_idle_timeout_ms = config.idle_timeout // MS
+    tp.max_udp_payload_size = 1472 if config.mtu_bound <= 1472 else config.mtu_bound
+    tp.initial_max_data = config.receive_window
+    tp.initial_max_stream_data_bidi_local = config.stream_window
+    tp.initial_max_stream_data_bidi_remote = config.stream_window
+    tp.initial_max_stream_data_uni = config.stream_window
+    tp.initial_max_streams_bidi = config.max_bidi
+    tp.initial_max_streams_uni = config.max_uni
+    tp.active_connection_id_limit = REMOTE_CIDS
+    tp.initial_source_connection_id = PyBytes_FromStringAndSize(<char*>conn.scid, CID_LEN)
+    tp.max_datagram_frame_size = (65535 if config.datagram_rx > 65535 else config.datagram_rx) if config.datagrams else 0
+    tp.min_ack_delay_us = 1000
+    if config.max_paths:
+        tp.initial_max_path_id = config.max_paths - 1
+    if config.max_nat and config.max_paths:
+        tp.n0_nat_traversal = config.max_nat
+    if config.observed_send or config.observed_receive:
+        tp.address_discovery = 2 if config.observed_send and config.observed_receive else 0 if config.observed_send else 1
+    return tp.encode(not conn.is_client, conn.host_random)
+
+
+cdef void on_retry(ConnectionState conn, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len,
+                   const uint8_t* token, size_t token_len) noexcept:
+    """RFC 9000 §17.2.5: start over with the server's token and id, once."""
+    cdef uint8_t tag[16]
+    cdef Path* path = conn.path(0)
+    if conn.got_first_packet or conn.used_retry or n < 16 or token_len == 0:
+        return
+    if retry_integrity_tag(conn.odcid, conn.odcid_len, data, n - 16, tag) < 0 or not constant_time_equal(tag, data + n - 16, 16):
+        return
+    if scid_len == conn.dcid0_len and memcmp(scid, conn.dcid0, scid_len) == 0:
+        return
+    conn.used_retry = True
+    memcpy(conn.retry_scid, scid, scid_len)
+    conn.retry_scid_len = scid_len
+    memcpy(conn.dcid0, scid, scid_len)
+    conn.dcid0_len = scid_len
+    path.cids.n_remote = 1
+    path.cids.active = 0
+    memset(&path.cids.remote[0], 0, sizeof(RemoteCid))
+    path.cids.remote[0].len = scid_len
+    memcpy(path.cids.remote[0].cid, scid, scid_len)
+    conn.address_token = PyBytes_FromStringAndSize(<char*>token, token_len)
+    if set_initial_keys(conn, scid, scid_len) < 0:
+        conn.fail(INTERNAL_ERROR, b"key derivation failed", 0)
+        return
+    # Packet numbers go on; what was sent counts as never sent.
+    forget_sent(conn, path, &conn.initial.sp)
+    sendbuf_rewind(&conn.initial.tx)
+    forget_sent(conn, path, &path.sp)
+    conn.streams.rewind_0rtt()
+    path.pto_count = 0
+    path.r.in_flight = 0
+
+
+cdef int set_initial_keys(ConnectionState conn, const uint8_t* dcid, size_t n) noexcept nogil:
+    if not conn.initial.live and conn.make_level(&conn.initial) < 0:
+        return -1
+    return keys_install_initial(&conn.keys, conn.is_client, dcid, n)
+
+
+cdef void on_version_negotiation(ConnectionState conn, const uint8_t* data, size_t n, LongHeader* header) noexcept:
+    """RFC 9000 §6.2: only before any other packet, and only if our version is missing."""
+    cdef size_t at = 7 + header.dcid_len + header.scid_len
+    if conn.got_first_packet or conn.state != ST_HANDSHAKE:
+        return
+    if header.scid_len != conn.dcid0_len or memcmp(header.scid, conn.dcid0, header.scid_len) != 0:
+        return
+    if header.dcid_len != CID_LEN or memcmp(header.dcid, conn.scid, CID_LEN) != 0:
+        return
+    while at + 4 <= n:
+        if data[at] == 0 and data[at + 1] == 0 and data[at + 2] == 0 and data[at + 3] == 1:
             return
-        if h.scid_len != self.dcid0_len or memcmp(h.scid, self.dcid0, h.scid_len) != 0:
-            return
-        if h.dcid_len != CID_LEN or memcmp(h.dcid, self.scid, CID_LEN) != 0:
-            return
-        while at + 4 <= n:
-            if data[at] == 0 and data[at + 1] == 0 and data[at + 2] == 0 and data[at + 3] == 1:
-                return
-            at += 4
-        self.finish_drained(CloseReason("version_mismatch", 0, b"", True))
+        at += 4
+    conn.finish_drained(CloseReason("version_mismatch", 0, b"", True))

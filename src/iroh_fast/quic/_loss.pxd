@@ -1,6 +1,6 @@
-"""Acknowledgements, losses and deadlines of a connection (RFC 9002)."""
+"""Acknowledgements and losses of a connection (RFC 9002)."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint32_t, uint64_t, int64_t
 
 from iroh_fast._packet cimport Frame
 from iroh_fast.quic._paths cimport Path
@@ -8,23 +8,18 @@ from iroh_fast.quic._recovery cimport FrameRec, PnSpace
 from iroh_fast.quic._state cimport ConnectionState
 
 
-cdef class LossRecovery(ConnectionState):
-    cdef int on_ack(self, Path* p, PnSpace* sp, int level, Frame* f) noexcept nogil
-    cdef void frames_acked_level(self, FrameRec* f, int level) noexcept nogil
-    cdef void frames_lost(self, Path* p, FrameRec* f, int level) noexcept nogil
-    cdef void detect_losses(self, Path* p, PnSpace* sp, int level, bint by_ack) noexcept nogil
-    cdef void declare_lost(self, Path* p, PnSpace* sp, uint64_t pn, int level) noexcept nogil
-    cdef void drop_space(self, Path* p, PnSpace* sp) noexcept nogil
-    cdef int64_t pto_deadline(self, Path* p, PnSpace** sp, int* level) noexcept nogil
-    cdef void check_ecn(self, Path* p, PnSpace* sp, Frame* f, bint raised) noexcept nogil
-    cdef void ack_seen(self, PnSpace* sp, int level, uint32_t path_id, uint64_t upto) noexcept nogil
-    cdef void drop_oversized(self) noexcept nogil
-    cdef int64_t backoff(self, Path* p, int64_t base) noexcept nogil
-    cdef int64_t loss_deadline(self, Path* p) noexcept nogil
-    cdef int64_t idle_since(self) noexcept nogil
-    cdef bint keep_alive_due(self) noexcept nogil
-    cdef void path_timeout(self, Path* p, int64_t now) noexcept nogil
-    cdef void forget_sent(self, Path* p, PnSpace* sp) noexcept nogil
-    cdef void discard_path(self, Path* p) noexcept nogil
-    cdef int64_t next_deadline(self) noexcept nogil
-    cdef void log_metrics(self, Path* p) noexcept nogil
+cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil
+cdef void check_ecn(ConnectionState conn, Path* path, PnSpace* space, Frame* frame, bint raised) noexcept nogil
+cdef void ack_seen(ConnectionState conn, PnSpace* space, int level, uint32_t path_id, uint64_t upto) noexcept nogil
+cdef void frames_acked(ConnectionState conn, FrameRec* record, int level) noexcept nogil
+cdef void frames_lost(ConnectionState conn, Path* path, FrameRec* record, int level) noexcept nogil
+cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_t pn, int level) noexcept nogil
+cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, bint by_ack) noexcept nogil
+cdef void drop_oversized(ConnectionState conn) noexcept nogil
+cdef void drop_space(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil
+cdef void forget_sent(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil
+cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil
+cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept nogil
+cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* level) noexcept nogil
+cdef int64_t loss_deadline(ConnectionState conn, Path* path) noexcept nogil
+cdef void log_metrics(ConnectionState conn, Path* path) noexcept nogil

@@ -1,9 +1,9 @@
 """Building datagrams of a connection."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport uint8_t, uint32_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._state cimport ConnectionState
 
 
 cdef struct Transmit:
@@ -16,4 +16,5 @@ cdef struct Transmit:
 
 
 # Fill `buf` with datagrams for one destination: at most `max_segments`, `cap` bytes. Total bytes, 0: nothing to send.
-cdef size_t poll_transmit(QuicConnection c, int64_t now, uint8_t* buf, size_t cap, int max_segments, Transmit* t) noexcept nogil
+cdef size_t poll_transmit(ConnectionState conn, int64_t now, uint8_t* buf, size_t cap, int max_segments,
+                          Transmit* out) noexcept nogil

@@ -1,0 +1,182 @@
+"""Building packets: header, padding, sealing, header protection, and the record of what was sent.
+
+What goes into a packet is decided in `_transmit` and written by `_write`. Every call that may fail says so; then nothing of
+the datagram may leave. Sources: RFC 9000 §12.2, §14 and §17, RFC 9001 §5.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from iroh_fast._crypto cimport TAG_LEN
+from iroh_fast._packet cimport pn_length, put_varint
+from iroh_fast.quic._congestion cimport pacer_on_sent
+from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
+from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid
+from iroh_fast.quic._recovery cimport (
+    PnSpace, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, space_insert, space_take_pn)
+from iroh_fast.quic._state cimport AEAD_LIMIT_REACHED, ConnectionState, INTERNAL_ERROR
+
+cdef enum:
+    SHORT_PAD = 22                # INTEROP: iroh pads short packets to the DCID length + 22; so do we
+    ACK_ROOM = 64
+
+
+cdef int begin_packet(ConnectionState conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
+    """Write a header into `room` bytes. -1 when it does not fit."""
+    cdef PnSpace* space = space_of(conn, path, level)
+    cdef RemoteCid* dcid
+    cdef const uint8_t* token = NULL
+    cdef size_t token_len = 0
+    cdef uint64_t pn
+    cdef uint8_t first
+    if path.cids.active < 0:
+        return -1
+    dcid = &path.cids.remote[path.cids.active]
+    packet.start = at
+    packet.level = level
+    memset(&packet.sent, 0, sizeof(SentRec))
+    packet.sent.generation = path.r.generation
+    packet.sent.sent_at = conn.now
+    if level == LEVEL_1RTT:
+        if room < <size_t>(1 + dcid.len + 4 + TAG_LEN + ACK_ROOM):
+            return -1
+        pn = space_take_pn(space, conn.host.random)
+        packet.pn = pn
+        packet.pn_len = pn_length(pn, space.largest_acked)
+        at[0] = <uint8_t>(0x40 | (0x20 if path.spin else 0) | (4 if conn.keys.phase else 0) | (packet.pn_len - 1))
+        at += 1
+        memcpy(at, dcid.cid, dcid.len)
+        at += dcid.len
+        packet.length_at = NULL
+    else:
+        if level == LEVEL_INITIAL and conn.address_token is not None:
+            with gil:
+                token = <const uint8_t*>PyBytes_AS_STRING(conn.address_token)
+                token_len = <size_t>PyBytes_GET_SIZE(conn.address_token)
+        if room < 1 + 4 + 2 + MAX_CID_LEN + CID_LEN + 8 + token_len + 2 + 4 + TAG_LEN + ACK_ROOM:
+            return -1
+        pn = space_take_pn(space, conn.host.random) if level == LEVEL_0RTT else space.next_pn
+        if level != LEVEL_0RTT:
+            space.next_pn += 1
+        packet.pn = pn
+        packet.pn_len = pn_length(pn, space.largest_acked)
+        first = 0xc0 if level == LEVEL_INITIAL else 0xd0 if level == LEVEL_0RTT else 0xe0
+        at[0] = <uint8_t>(first | (packet.pn_len - 1))
+        at[1] = 0
+        at[2] = 0
+        at[3] = 0
+        at[4] = 1
+        at[5] = conn.dcid0_len
+        memcpy(at + 6, conn.dcid0, conn.dcid0_len)
+        at += 6 + conn.dcid0_len
+        at[0] = CID_LEN
+        memcpy(at + 1, conn.scid, CID_LEN)
+        at += 1 + CID_LEN
+        if level == LEVEL_INITIAL:
+            at = put_varint(at, token_len)
+            if token_len:
+                memcpy(at, token, token_len)
+                at += token_len
+        packet.length_at = at
+        at += 2
+    packet.pn_at = at
+    at += packet.pn_len
+    packet.payload = at
+    packet.at = at
+    packet.end = packet.start + room - TAG_LEN
+    return 0
+
+
+cdef void drop_packet(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+    """The packet stayed empty: its number is free again."""
+    space_of(conn, path, packet.level).next_pn = packet.pn
+
+
+cdef size_t seal_packet(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+    """Pad to the minimum, encrypt, write the sent record. Header protection is the caller's.
+
+    Packet length; 0 when it must not leave: the connection has failed then.
+    """
+    cdef size_t n, header = <size_t>(packet.payload - packet.start), total
+    cdef int rc
+    cdef uint8_t* tmp
+    cdef int i
+    cdef uint64_t pn = packet.pn
+    cdef PnSpace* space = space_of(conn, path, packet.level)
+    cdef size_t least = SHORT_PAD - 1 - TAG_LEN if packet.level == LEVEL_1RTT else 4
+    # short packets: 1 + dcid + pn + payload + tag >= dcid + 22, and enough for the header protection sample
+    n = <size_t>(packet.at - packet.payload)
+    if n + packet.pn_len < least:
+        pad_packet(packet, least - n - packet.pn_len)
+        n = <size_t>(packet.at - packet.payload)
+    total = header + n + TAG_LEN
+    if packet.length_at != NULL:
+        packet.length_at[0] = <uint8_t>(0x40 | ((packet.pn_len + n + TAG_LEN) >> 8))
+        packet.length_at[1] = <uint8_t>(packet.pn_len + n + TAG_LEN)
+    for i in range(packet.pn_len):
+        packet.pn_at[packet.pn_len - 1 - i] = <uint8_t>pn
+        pn >>= 8
+    if conn.qlog is not None:
+        conn.log_packet(True, packet.level, path.id, packet.pn, total, packet.payload, n)
+    rc = keys_seal(&conn.keys, packet.level, path.id, packet.pn, packet.start, header, packet.payload, n)
+    if rc < 0:
+        frame_recs_free(packet.sent.frames)
+        if rc == KEYS_LIMIT:
+            conn.fail(AEAD_LIMIT_REACHED, b"confidentiality limit reached", 0)
+        else:
+            conn.fail(INTERNAL_ERROR, b"packet protection failed", 0)
+        return 0
+    if packet.level == LEVEL_1RTT and conn.keys.phase:
+        packet.sent.flags |= REC_PHASE
+    if packet.sent.flags & REC_ELICITING:
+        packet.sent.size = <uint16_t>total
+        if space_insert(space, packet.pn, &packet.sent) < 0:
+            frame_recs_free(packet.sent.frames)
+            conn.fail(INTERNAL_ERROR, b"out of memory", 0)
+            return 0
+        path.r.in_flight += total
+        pacer_on_sent(&path.r.pacer, total)
+        if path.permit_idle_reset:
+            path.permit_idle_reset = False
+            path.idle_from = conn.now
+    else:
+        frame_recs_free(packet.sent.frames)
+    return total
+
+
+cdef int protect_headers(ConnectionState conn, Packet* packets, int n) noexcept nogil:
+    """Header protection of n packets of one level. -1: none of them may leave, the connection has failed."""
+    cdef const uint8_t* samples[MAX_BATCH]
+    cdef uint8_t masks[MAX_BATCH * 16]
+    cdef int i, j
+    cdef uint8_t* m
+    for i in range(n):
+        samples[i] = packets[i].pn_at + 4
+    if keys_masks(&conn.keys, packets[0].level, samples, n, masks) < 0:
+        return conn.fail(INTERNAL_ERROR, b"header protection failed", 0)
+    for i in range(n):
+        m = masks + 16 * i
+        packets[i].start[0] ^= m[0] & (0x1f if packets[i].level == LEVEL_1RTT else 0x0f)
+        for j in range(packets[i].pn_len):
+            packets[i].pn_at[j] ^= m[1 + j]
+    return 0
+
+
+cdef size_t seal_one(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+    """`seal_packet` and `protect_headers` of a packet that is the only one of its level. Its length; 0: nothing may leave."""
+    cdef size_t size = seal_packet(conn, path, packet)
+    return 0 if size == 0 or protect_headers(conn, packet, 1) < 0 else size
+
+
+cdef size_t seal_coalesced(ConnectionState conn, Path* path, Packet* packets, int n) noexcept nogil:
+    """The packets of one datagram, each of another level. Their length; 0: nothing may leave."""
+    cdef size_t size, total = 0
+    cdef int i
+    for i in range(n):
+        size = seal_one(conn, path, &packets[i])
+        if size == 0:
+            return 0
+        total += size
+    return total

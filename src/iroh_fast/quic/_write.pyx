@@ -1,0 +1,321 @@
+"""Writing frames into a packet: what is due, as far as there is room.
+
+Sources: RFC 9000 §13 and §19, RFC 9221, the multipath, ACK frequency and address discovery drafts.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+
+from iroh_fast._crypto cimport TAG_LEN
+from iroh_fast._packet cimport (
+    FT_ACK_FREQUENCY, FT_CRYPTO, FT_HANDSHAKE_DONE, FT_IMMEDIATE_ACK, FT_MAX_PATH_ID, FT_NEW_CONNECTION_ID,
+    FT_OBSERVED_ADDR_V4, FT_PATHS_BLOCKED, FT_PATH_ABANDON, FT_PATH_ACK, FT_PATH_CHALLENGE, FT_PATH_CIDS_BLOCKED,
+    FT_PATH_NEW_CONNECTION_ID, FT_PATH_RESPONSE, FT_PATH_RETIRE_CONNECTION_ID, FT_PATH_STATUS_AVAILABLE,
+    FT_PATH_STATUS_BACKUP, FT_PING, FT_RETIRE_CONNECTION_ID, FT_STREAM, MAX_CONTROL_FRAME, MAX_STREAM_HEADER, ack_size,
+    put_ack, put_ack_frequency, put_address, put_crypto_header, put_datagram_header, put_new_cid, put_path_data, put_v1,
+    put_v2, varint_size)
+from iroh_fast.quic._buffers cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
+from iroh_fast.quic._congestion cimport rtt_get, rtt_pto_base
+from iroh_fast.quic._counters cimport (
+    IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_IMMEDIATE_ACK, IDX_OBSERVED_ADDR, IDX_PATH_ACKS, IDX_PATH_CHALLENGE,
+    IDX_PATH_RESPONSE, IDX_PING, frame_index)
+from iroh_fast.quic._datagrams cimport queue_peek, queue_pop
+from iroh_fast.quic._keys cimport LEVEL_1RTT
+from iroh_fast.quic._loss cimport frames_lost
+from iroh_fast.quic._packets cimport Packet
+from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, MAX_CHALLENGES, Path, PathStats, local_cid_find
+from iroh_fast.quic._recovery cimport (
+    FrameRec, PnSpace, REC_ACK, REC_ELICITING, SentRec, frame_rec, frame_recs_free, space_ack_due, space_ack_sent,
+    space_ack_wanted, space_rec)
+from iroh_fast.quic._state cimport ConnectionState, W_DATAGRAM_SPACE
+
+cdef int64_t MS = 1000000
+
+
+cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
+                    PathStats* stats) noexcept nogil:
+    cdef uint64_t delay = 0
+    cdef int first = 0
+    cdef size_t room = <size_t>(packet.end - packet.at)
+    if packet.level == LEVEL_1RTT and conn.now > space.largest_rx_at:
+        delay = <uint64_t>(conn.now - space.largest_rx_at) // 1000 >> 3
+    # Too many ranges for the packet: the newest matter.
+    while ack_size(multipath, path_id, space.starts + first, space.ends + first, space.n_ranges - first, delay, conn.saw_ecn,
+                   space.ect0, space.ect1, space.ce) > room:
+        first += 1
+        if first == space.n_ranges:
+            return
+    packet.at = put_ack(packet.at, multipath, path_id, space.starts + first, space.ends + first, space.n_ranges - first, delay, conn.saw_ecn,
+                  space.ect0, space.ect1, space.ce)
+    if packet.sent.flags & REC_ACK:
+        frame_rec(&packet.sent.frames, FT_PATH_ACK, path_id, 0, space.ends[space.n_ranges - 1] - 1, 0)
+    else:
+        packet.sent.flags |= REC_ACK
+        packet.sent.acked_path = path_id
+        packet.sent.acked_upto = space.ends[space.n_ranges - 1] - 1
+    stats.tx_frames[IDX_PATH_ACKS if multipath else IDX_ACKS] += 1
+    space_ack_sent(space)
+
+
+cdef bint acks_due(ConnectionState conn) noexcept nogil:
+    cdef Path* other = conn.paths
+    while other != NULL:
+        if space_ack_due(&other.sp, conn.now):
+            return True
+        other = other.next
+    return False
+
+
+cdef void write_acks(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+    """Every acknowledgement that is due, of all paths."""
+    cdef Path* other = conn.paths
+    while other != NULL:
+        if space_ack_wanted(&other.sp, conn.now) and (conn.multipath or other.id == 0):
+            write_ack(conn, packet, &other.sp, conn.multipath, other.id, &path.stats)
+        other = other.next
+
+
+cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil:
+    cdef uint64_t offset
+    cdef size_t n, room
+    cdef bint again
+    while sendbuf_has_pending(tx) and packet.end - packet.at > MAX_STREAM_HEADER + 16:
+        room = <size_t>(packet.end - packet.at) - MAX_STREAM_HEADER
+        if not sendbuf_poll(tx, room, &offset, &n, &again):
+            return
+        packet.at = put_crypto_header(packet.at, offset, n)
+        sendbuf_copy(tx, offset, n, packet.at)
+        packet.at += n
+        frame_rec(&packet.sent.frames, FT_CRYPTO, 0, 0, offset, n)
+        packet.sent.flags |= REC_ELICITING
+        stats.tx_frames[IDX_CRYPTO] += 1
+
+
+cdef bint path_frames_due(ConnectionState conn, Path* path) noexcept nogil:
+    return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.response_due or path.observed_due
+            or path.sp.loss_probes > 0)
+
+
+cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bint* want_full) noexcept nogil:
+    """Frames that only this path may carry."""
+    cdef int i, slot
+    cdef int64_t wait
+    if path.ping_due:
+        path.ping_due = False
+        packet.at = put_v0(packet.at, FT_PING)
+        packet.sent.flags |= REC_ELICITING
+        path.stats.tx_frames[IDX_PING] += 1
+    if path.immediate_ack_due:
+        path.immediate_ack_due = False
+        packet.at = put_v0(packet.at, FT_IMMEDIATE_ACK)
+        packet.sent.flags |= REC_ELICITING
+        path.stats.tx_frames[IDX_IMMEDIATE_ACK] += 1
+    if path.challenge_due:
+        path.challenge_due = False
+        slot = 0
+        for i in range(MAX_CHALLENGES):
+            if path.challenge_sent[i] < path.challenge_sent[slot]:
+                slot = i
+        conn.host.random.fill(path.challenges[slot], 8)
+        path.challenge_sent[slot] = conn.now
+        path.challenge_route[slot] = path.r.generation
+        packet.at = put_path_data(packet.at, FT_PATH_CHALLENGE, path.challenges[slot])
+        packet.sent.flags |= REC_ELICITING
+        want_full[0] = True
+        wait = rtt_pto_base(&path.r.rtt) << (path.challenge_lost if path.challenge_lost < 16 else 16)
+        path.challenge_at = conn.now + (wait if wait < 2000 * MS else 2000 * MS)
+        path.stats.tx_frames[IDX_PATH_CHALLENGE] += 1
+    if path.response_due:
+        path.response_due = False
+        packet.at = put_path_data(packet.at, FT_PATH_RESPONSE, path.response)
+        packet.sent.flags |= REC_ELICITING
+        want_full[0] = True
+        path.stats.tx_frames[IDX_PATH_RESPONSE] += 1
+    if path.observed_due:
+        path.observed_due = False
+        if conn.send_observed:
+            packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, conn.observed_tx_seq, path.r.remote.ip, path.r.remote.port)
+            conn.observed_tx_seq += 1
+            frame_rec(&packet.sent.frames, FT_OBSERVED_ADDR_V4, path.id, 0, 0, 0)
+            packet.sent.flags |= REC_ELICITING
+            path.stats.tx_frames[IDX_OBSERVED_ADDR] += 1
+
+
+cdef int64_t ack_frequency_delay(ConnectionState conn) noexcept nogil:
+    cdef int64_t d = conn.cfg.af_max_delay if conn.cfg.af_max_delay else conn.peer_max_ack_delay
+    cdef int64_t least = <int64_t>conn.peer_min_ack_delay_us * 1000
+    cdef int64_t rtt = rtt_get(&conn.paths.r.rtt) if conn.paths != NULL else 0
+    if d < least:
+        d = least
+    if rtt < 25 * MS:
+        rtt = 25 * MS
+    return d if d < rtt else rtt
+
+
+cdef uint8_t* write_pending(ConnectionState conn, uint8_t* at, FrameRec* record, bint* skip) noexcept nogil:
+    """One queued control frame with present values; skip: it has become pointless."""
+    cdef CidSet* ids
+    cdef LocalCid* local
+    cdef uint8_t token[16]
+    cdef Path* other
+    cdef uint64_t kind = record.type
+    skip[0] = False
+    if kind == FT_HANDSHAKE_DONE:
+        return put_v0(at, kind)
+    if kind == FT_PATH_NEW_CONNECTION_ID or kind == FT_NEW_CONNECTION_ID:
+        ids = conn.cidset(<uint32_t>record.path, False)
+        local = local_cid_find(ids, record.id) if ids != NULL else NULL
+        if local == NULL:
+            skip[0] = True
+            return at
+        conn.host.token_for(<uint8_t*>&local.value, token)
+        return put_new_cid(at, kind == FT_PATH_NEW_CONNECTION_ID, record.path, record.id, 0, <uint8_t*>&local.value, CID_LEN, token)
+    if kind == FT_RETIRE_CONNECTION_ID:
+        return put_v1(at, kind, record.id)
+    if kind == FT_PATH_RETIRE_CONNECTION_ID:
+        return put_v2(at, kind, record.path, record.id)
+    if kind == FT_PATH_ABANDON:
+        return put_v2(at, kind, record.path, record.a)
+    if kind == FT_PATH_STATUS_BACKUP or kind == FT_PATH_STATUS_AVAILABLE:
+        other = conn.path(<uint32_t>record.path)
+        if other == NULL or other.abandoned or record.id != other.status_seq:
+            skip[0] = True            # a newer status is queued
+            return at
+        return put_v2(at, kind, record.path, record.id)
+    if kind == FT_MAX_PATH_ID:
+        if conn.local_max_path <= conn.sent_max_path and record.a == 0:
+            skip[0] = True
+            return at
+        conn.sent_max_path = conn.local_max_path
+        record.a = 1                       # a lost one is always repeated
+        return put_v1(at, kind, conn.local_max_path)
+    if kind == FT_PATHS_BLOCKED:
+        if conn.remote_max_path > record.id:
+            skip[0] = True
+            return at
+        return put_v1(at, kind, record.id)
+    if kind == FT_PATH_CIDS_BLOCKED:
+        ids = conn.cidset(<uint32_t>record.path, False)
+        if ids != NULL and ids.n_remote:
+            skip[0] = True
+            return at
+        return put_v2(at, kind, record.path, record.id)
+    if kind == FT_ACK_FREQUENCY:
+        return put_ack_frequency(at, record.id, conn.cfg.af_threshold, <uint64_t>ack_frequency_delay(conn) // 1000, conn.cfg.af_reorder)
+    skip[0] = True
+    return at
+
+
+cdef FrameRec* pending_abandon(ConnectionState conn, uint32_t path_id) noexcept nogil:
+    """The PATH_ABANDON of a path that waits to be sent, or NULL."""
+    cdef FrameRec* record = conn.pending_head
+    while record != NULL and not (record.type == FT_PATH_ABANDON and record.path == path_id):
+        record = record.next
+    return record
+
+
+cdef void write_abandon(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+    """The PATH_ABANDON of a path on that path itself, out of turn."""
+    cdef FrameRec* record = pending_abandon(conn, path.id)
+    cdef FrameRec** at = &conn.pending_head
+    cdef FrameRec* last
+    cdef bint skip
+    if record == NULL or packet.end - packet.at < MAX_CONTROL_FRAME:
+        return
+    packet.at = write_pending(conn, packet.at, record, &skip)
+    while at[0] != record:
+        at = &at[0].next
+    at[0] = record.next
+    conn.n_pending -= 1
+    conn.pending_tail = NULL
+    last = conn.pending_head
+    while last != NULL:
+        conn.pending_tail = last
+        last = last.next
+    record.next = packet.sent.frames
+    packet.sent.frames = record
+    packet.sent.flags |= REC_ELICITING
+    path.stats.tx_frames[frame_index(FT_PATH_ABANDON)] += 1
+
+
+cdef bint general_due(ConnectionState conn) noexcept nogil:
+    """Whether there is anything that any path may carry."""
+    return (conn.pending_head != NULL or conn.streams.ready_head != NULL or conn.dgram_tx.count > 0 or conn.streams.has_control()
+            or sendbuf_has_pending(&conn.data_crypto_tx))
+
+
+cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:  # hot
+    """Control frames, datagrams and stream data, in this order."""
+    cdef FrameRec* record
+    cdef uint8_t* before
+    cdef bint skip
+    cdef uint32_t n
+    if conn.data_crypto_tx.end and sendbuf_has_pending(&conn.data_crypto_tx) and packet.level == LEVEL_1RTT:
+        write_crypto(conn, packet, &conn.data_crypto_tx, &path.stats)
+    while conn.pending_head != NULL and packet.end - packet.at >= MAX_CONTROL_FRAME and packet.level == LEVEL_1RTT:
+        record = conn.pending_head
+        before = packet.at
+        packet.at = write_pending(conn, packet.at, record, &skip)
+        conn.pending_head = record.next
+        if conn.pending_head == NULL:
+            conn.pending_tail = NULL
+        conn.n_pending -= 1
+        record.next = NULL
+        if skip:
+            frame_recs_free(record)
+            continue
+        path.stats.tx_frames[frame_index(record.type)] += 1
+        record.next = packet.sent.frames
+        packet.sent.frames = record
+        packet.sent.flags |= REC_ELICITING
+    if conn.streams.has_control():
+        packet.at = conn.streams.write_control(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
+    while conn.dgram_tx.count:
+        n = queue_peek(&conn.dgram_tx)
+        if <Py_ssize_t>(n + 1 + varint_size(n)) > packet.end - packet.at:
+            if n + 1 + varint_size(n) + (packet.payload - packet.start) + TAG_LEN > path.r.mtud.current:
+                # Too large even for an empty packet: the path's MTU fell below it.
+                queue_pop(&conn.dgram_tx, NULL)
+                continue
+            break
+        packet.at = put_datagram_header(packet.at, n)
+        queue_pop(&conn.dgram_tx, packet.at)
+        packet.at += n
+        packet.sent.flags |= REC_ELICITING
+        path.stats.tx_frames[IDX_DATAGRAM] += 1
+        if conn.datagram_blocked:
+            conn.datagram_blocked = False
+            conn.dirty_events |= <uint32_t>1 << W_DATAGRAM_SPACE
+    if conn.streams.ready_head != NULL and (conn.dgram_tx.count == 0 or packet.at == packet.payload):
+        packet.at = conn.streams.write_data(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
+
+
+cdef void requeue_oldest(ConnectionState conn, Path* path, PnSpace* space, int level) noexcept nogil:
+    """A probe should carry something useful: control and CRYPTO frames of the oldest packet in flight."""
+    cdef SentRec* sent
+    cdef FrameRec* record
+    cdef FrameRec* keep = NULL
+    cdef FrameRec* again = NULL
+    cdef FrameRec* following
+    cdef uint64_t pn
+    if space.outstanding == 0:
+        return
+    pn = space.first
+    while pn <= space.last:
+        sent = space_rec(space, pn)
+        if sent != NULL and sent.frames != NULL:
+            record = sent.frames
+            while record != NULL:
+                following = record.next
+                if record.type == FT_STREAM or record.type == FT_PATH_ACK:
+                    record.next = keep
+                    keep = record
+                else:
+                    record.next = again
+                    again = record
+                record = following
+            sent.frames = keep
+            if again != NULL:
+                frames_lost(conn, path, again, level)
+                return
+            keep = NULL
+        pn += 1
