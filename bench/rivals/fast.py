@@ -28,7 +28,7 @@ from _child import (
 
 import iroh_fast
 from iroh_fast import Connection, Endpoint, EndpointTicket, IrohError, presets
-from iroh_fast.connection import Incoming
+from iroh_fast.incoming import Incoming
 from iroh_fast.streams import RecvStream, SendStream
 
 LIMIT = 1 << 16

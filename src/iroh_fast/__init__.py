@@ -32,19 +32,18 @@ if TYPE_CHECKING:
         QuicTransportConfig,
         ServerConfig,
     )
-    from .connection import (
-        Accepting,
-        Connecting,
-        Connection,
-        Incoming,
-        IncomingZeroRttConnection,
-        OutgoingZeroRttConnection,
-        WeakConnection,
-        ZeroRttStatus,
-    )
+    from .connection import Connection, WeakConnection
     from .endpoint import Endpoint
     from .errors import CloseReason, IrohError, NotAllowed
+    from .handshake import (
+        Accepting,
+        Connecting,
+        IncomingZeroRttConnection,
+        OutgoingZeroRttConnection,
+        ZeroRttStatus,
+    )
     from .hooks import EndpointHooks, Reject
+    from .incoming import Incoming
     from .keys import EndpointId, PublicKey, SecretKey, Signature
     from .router import IncomingOutcome, ProtocolHandler, Router
     from .stats import ConnectionStats, PathInfo, PathStats, RemoteInfo
@@ -55,20 +54,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "AckFrequencyConfig": "config",
-    "BindAddr": "config",
+    "AckFrequencyConfig": "quic.config",
+    "BindAddr": "net.bind",
     "EndpointConfig": "config",
-    "MtuDiscoveryConfig": "config",
-    "QuicTransportConfig": "config",
+    "MtuDiscoveryConfig": "quic.config",
+    "QuicTransportConfig": "quic.config",
     "ServerConfig": "config",
-    "Accepting": "connection",
-    "Connecting": "connection",
+    "Accepting": "handshake",
+    "Connecting": "handshake",
     "Connection": "connection",
-    "Incoming": "connection",
-    "IncomingZeroRttConnection": "connection",
-    "OutgoingZeroRttConnection": "connection",
+    "Incoming": "incoming",
+    "IncomingZeroRttConnection": "handshake",
+    "OutgoingZeroRttConnection": "handshake",
     "WeakConnection": "connection",
-    "ZeroRttStatus": "connection",
+    "ZeroRttStatus": "handshake",
     "CustomAddr": "addr",
     "EndpointAddr": "addr",
     "IpAddr": "addr",

@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from . import presets
-from ._owner import Owner, settled
-from ._pending import Pending
 from .addr import EndpointAddr, IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
+from .aio.owner import Owner, settled
+from .aio.pending import Pending
+from .aio.watcher import Watchable, Watcher
 from .config import (
     EndpointConfig,
     Preset,
@@ -24,7 +25,7 @@ from .config import (
     check_alpns,
     plan_sockets,
 )
-from .connection import Connecting, Connection, Context, Incoming
+from .connection import Connection
 from .errors import (
     BindError,
     ConfigError,
@@ -33,15 +34,17 @@ from .errors import (
     LocallyRejected,
     NoAddress,
     SelfConnect,
+    WatcherEnded,
 )
+from .handshake import Connecting, Context
 from .hooks import run_before_connect
+from .incoming import Incoming
 from .keys import EndpointId, SecretKey
 from .net.driver import Driver
 from .quic._connection import WAIT_DRAINED
 from .quic.tls import Identity
 from .stats import EndpointMetrics, RemoteInfo, TransportAddrInfo
 from .ticket import EndpointTicket, to_endpoint_addr
-from .watcher import Watchable, Watcher, WatcherEnded
 
 if TYPE_CHECKING:
     import sys

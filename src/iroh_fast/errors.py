@@ -64,6 +64,7 @@ __all__ = [
     "TransportViolation",
     "UserDataTooLong",
     "VersionMismatch",
+    "WatcherEnded",
     "WrongIdentity",
     "WrongThread",
     "ZeroRttRejected",
@@ -831,6 +832,12 @@ class NotAllowed(IrohError):
     """A protocol handler or a hook refuses the peer."""
 
     _default = "not allowed"
+
+
+class WatcherEnded(IrohError):
+    """The watched object is closed; the value does not change any more."""
+
+    _default = "the watched object is closed"
 
 
 class WrongThread(IrohError, RuntimeError):

@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from .config import check_alpns
-from .connection import Accepting, Connection, Incoming
+from .connection import Connection
 from .endpoint import Endpoint
 from .errors import ConnectError, ConnectionLost, IrohError, NotAllowed
+from .handshake import Accepting
+from .incoming import Incoming
 
 __all__ = ["IncomingFilter", "IncomingOutcome", "ProtocolHandler", "Router"]
 

@@ -7,11 +7,11 @@ no call waits, makes a future or touches the event loop.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from ._owner import get_ident, settled
+from .aio.owner import get_ident, settled
 from .errors import FinishedEarly, StreamClosed, StreamTooLong
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     else:
         from typing_extensions import Buffer
 
-    from .connection import Connection
+    from .aio.owner import Owner
+    from .errors import CloseReason
+    from .keys import EndpointId
     from .quic._streams import QuicStream
 
-__all__ = ["BiStream", "RecvStream", "SendStream", "StreamId", "UnorderedChunks"]
+__all__ = ["BiStream", "ConnectionLike", "RecvStream", "SendStream", "StreamId", "UnorderedChunks"]
 
 MAX_CODE = 2**62 - 1
 _UNFINISHED = ("ready", "stopped")  # send states in which the peer waits for an end
@@ -37,6 +39,47 @@ def check_code(code: int) -> int:
     if not 0 <= code <= MAX_CODE:
         raise ValueError(f"an error code is an integer from 0 to 2**62 - 1, not {code!r}")
     return code
+
+
+class ConnectionLike(Protocol):
+    """What a stream says of its connection, which is a :class:`~iroh_fast.Connection`."""
+
+    _owner: Owner
+
+    @property
+    def remote_id(self) -> EndpointId:
+        """Who is at the other end."""
+
+    @property
+    def alpn(self) -> bytes:
+        """The protocol that was agreed on."""
+
+    @property
+    def side(self) -> Literal["client", "server"]:
+        """Which side this is."""
+
+    @property
+    def stable_id(self) -> int:
+        """Number of the connection within its endpoint."""
+
+    @property
+    def close_reason(self) -> CloseReason | None:
+        """Why the connection ended; None while it is open."""
+
+    def close(self, code: int = 0, reason: bytes = b"") -> None:
+        """End the connection at once."""
+
+    async def wait_closed(self) -> CloseReason:
+        """Wait until the connection ends."""
+
+    def open_bi(self) -> Awaitable[BiStream]:
+        """Open a stream on which both sides send."""
+
+    def open_uni(self) -> Awaitable[SendStream]:
+        """Open a stream on which only this side sends."""
+
+    def send_datagram(self, data: Buffer, /) -> None:
+        """Send an unreliable message."""
 
 
 class StreamId(int):
@@ -69,7 +112,7 @@ class SendStream:
 
     __slots__ = ("__weakref__", "_conn", "_owner", "_q")
 
-    def __init__(self, conn: Connection, q: QuicStream) -> None:
+    def __init__(self, conn: ConnectionLike, q: QuicStream) -> None:
         self._q = q
         self._conn = conn
         self._owner = conn._owner
@@ -93,7 +136,7 @@ class SendStream:
         return self._q.is_0rtt
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> ConnectionLike:
         """The connection this stream belongs to; kept open while the stream is alive."""
         return self._conn
 
@@ -253,7 +296,7 @@ class RecvStream:
 
     __slots__ = ("__weakref__", "_conn", "_ended", "_kept", "_owner", "_q")
 
-    def __init__(self, conn: Connection, q: QuicStream) -> None:
+    def __init__(self, conn: ConnectionLike, q: QuicStream) -> None:
         self._q = q
         self._conn = conn
         self._owner = conn._owner
@@ -280,7 +323,7 @@ class RecvStream:
         return self._q.is_0rtt
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> ConnectionLike:
         """The connection this stream belongs to; kept open while the stream is alive."""
         return self._conn
 
@@ -595,7 +638,7 @@ class BiStream(NamedTuple):
         return self.send.id
 
     @property
-    def connection(self) -> Connection:
+    def connection(self) -> ConnectionLike:
         """The connection this stream belongs to."""
         return self.send._conn
 

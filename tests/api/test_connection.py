@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from iroh_fast import CloseReason, Endpoint, IncomingZeroRttConnection, QuicTransportConfig
-from iroh_fast.connection import PathEvents
 from iroh_fast.errors import (
     ApplicationClosed,
     DatagramDisabled,
@@ -17,6 +16,7 @@ from iroh_fast.errors import (
     LocallyClosed,
     ZeroRttRejected,
 )
+from iroh_fast.paths import PathEvents
 from iroh_fast.stats import PathClosed, PathsLagged
 from iroh_fast.watcher import WatcherEnded
 

@@ -62,6 +62,7 @@ CASES = [
     (errors.RelayError("x", url="https://a/", status=401), []),
     (errors.PortmapError(), []),
     (errors.NotAllowed(), []),
+    (errors.WatcherEnded(), []),
     (errors.WrongThread(), [RuntimeError]),
     (errors.ConfigError("x"), [ValueError]),
     (errors.UserDataTooLong(300), [ValueError]),

@@ -18,18 +18,23 @@ pytestmark = pytest.mark.source_tree
 # row where `within` allows it.  A folder stands for all modules below it.
 ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("errors",), False),
-    (("keys", "addr", "ticket", "config"), True),
+    (("_check", "keys", "addr", "ticket"), True),
     (("_packet", "_crypto", "_batch", "_relay", "_probe"), False),
     (("quic",), True),
+    (("aio",), True),
     (("net",), True),
-    (("net_report", "portmapper", "relay"), True),
-    (
-        (
-            *("_owner", "_pending", "connection", "endpoint", "hooks", "presets"),
-            *("router", "stats", "streams", "watcher", "lookup"),
-        ),
-        True,
-    ),
+    (("web",), True),
+    (("net_report", "portmapper", "relay", "lookup"), True),
+    (("stats",), False),
+    (("paths", "streams", "watcher"), False),
+    (("connection",), False),
+    (("hooks",), False),
+    (("config",), False),
+    (("presets",), False),
+    (("handshake",), False),
+    (("incoming",), False),
+    (("endpoint",), False),
+    (("router",), False),
     (("dns_server", "blobs", "gossip"), False),
     (("__init__",), False),
     (("cli", "__main__"), True),
@@ -81,17 +86,10 @@ def resolve(path: Path, source: str, names: list[str]) -> Iterator[str]:
         yield inner if is_module(inner) else base
 
 
-def only_for_types(test: ast.expr) -> bool:
-    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
-
-
 def python_imports(path: Path, tree: ast.AST) -> Iterator[str]:
-    """What a Python file imports when it runs, early or late."""
+    """What a Python file imports: early, late, or for type checkers alone."""
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and only_for_types(node.test):
-            for other in node.orelse:
-                yield from python_imports(path, ast.Module([other], []))
-        elif isinstance(node, ast.ImportFrom):
+        if isinstance(node, ast.ImportFrom):
             source = "." * node.level + (node.module or "")
             yield from resolve(path, source, [alias.name for alias in node.names])
         elif isinstance(node, ast.Import):
@@ -167,8 +165,9 @@ def late():
     from .tls import TlsSession
 """
     found = set(python_imports(path, ast.parse(python)))
-    assert found == {"net.driver", "router", "streams", "quic.tls"}
+    assert found == {"endpoint", "net.driver", "router", "streams", "quic.tls"}
     assert violations("quic.example", found) == [
+        "quic.example imports endpoint",
         "quic.example imports net.driver",
         "quic.example imports router",
         "quic.example imports streams",
@@ -187,6 +186,47 @@ from ..connection import Connection
     found = set(cython_imports(path, cython))
     assert found == {"_packet", "quic._buffers", "_crypto", "connection"}
     assert violations("_packet", {"_crypto", "errors"}) == ["_packet imports _crypto"]
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Groups of modules that import each other, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for other in graph[name]:
+            if other not in index:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], index[other])
+        if low[name] == index[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in graph:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def test_layout_no_module_imports_itself_through_others() -> None:
+    """Imports for type checkers count: whoever reads a module reads what its types are."""
+    graph = {
+        module_name(path): imports(path)
+        for path in SOURCES
+        if path.suffix == ".py" and path.name not in ("__init__.py", "__main__.py")
+    }
+    for name, imported in graph.items():
+        graph[name] = {other for other in imported if other in graph}
+    assert circles(graph) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def test_layout_rows_name_every_part_of_the_package() -> None:

@@ -15,10 +15,11 @@ from iroh_fast.net.transport import PRIVATE_PORT, TransportTable
 from iroh_fast.quic._endpoint import QuicEndpoint
 
 if TYPE_CHECKING:
-    from iroh_fast.config import BindAddr, QuicTransportConfig
+    from iroh_fast.net.bind import BindAddr
     from iroh_fast.net.transport import Transport
     from iroh_fast.quic._connection import QuicConnection
     from iroh_fast.quic._endpoint import QuicIncoming
+    from iroh_fast.quic.config import QuicTransportConfig
     from iroh_fast.quic.tls import Identity
     from iroh_fast.quic.x509 import ClientTls, ServerTls
 

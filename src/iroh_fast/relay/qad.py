@@ -17,7 +17,6 @@ import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..addr import SocketAddr
-from ..config import BindAddr, QuicTransportConfig
 from ..errors import (
     AlpnMismatch,
     BindError,
@@ -27,7 +26,9 @@ from ..errors import (
     ConnectTimeout,
     HandshakeFailed,
 )
+from ..net.bind import BindAddr
 from ..net.driver import Driver
+from ..quic.config import QuicTransportConfig
 from ..quic.tls import Identity
 from ..quic.x509 import TrustRoots, X509Client, X509Credentials, X509Server, preload
 

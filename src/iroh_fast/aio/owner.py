@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from threading import get_ident
 
-from .errors import WrongThread
+from ..errors import WrongThread
 
 __all__ = ["Owner", "get_ident", "settled"]
 

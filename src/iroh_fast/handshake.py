@@ -1,0 +1,393 @@
+"""Handshakes that lead to connections, of both sides, and their use before they are complete."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .addr import EndpointAddr, TransportAddr
+from .aio.owner import Owner, settled
+from .connection import Connection
+from .errors import (
+    AlpnMismatch,
+    CloseReason,
+    ConnectError,
+    ConnectionRefused,
+    ConnectTimeout,
+    EndpointClosed,
+    HandshakeFailed,
+    IrohError,
+    LocallyRejected,
+    WrongIdentity,
+)
+from .hooks import EndpointHooks, run_after_handshake
+from .keys import EndpointId
+from .net.remote import RemoteMap
+from .net.transport import is_private
+from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE
+from .stats import EndpointMetrics
+
+if TYPE_CHECKING:
+    from .net.driver import Driver
+    from .quic._connection import QuicConnection
+    from .quic.config import QuicTransportConfig
+    from .relay.transport import RelayTransport
+
+__all__ = [
+    "Accepting",
+    "Connecting",
+    "IncomingZeroRttConnection",
+    "OutgoingZeroRttConnection",
+    "ZeroRttStatus",
+]
+
+TLS_ALERT_BASE = 0x100  # RFC 9001 §4.8
+CODE_NO_ALPN = TLS_ALERT_BASE + 120
+CODE_UNKNOWN_CA = TLS_ALERT_BASE + 48  # what iroh sends for a key that was not expected
+CODE_REFUSED = 0x02
+
+
+class Context:
+    """What connections need to know of their endpoint.
+
+    They do not hold the endpoint itself: it must be free to go while they are in use.
+    """
+
+    __slots__ = (
+        "alpns",
+        "closing",
+        "driver",
+        "hooks",
+        "id",
+        "live",
+        "metrics",
+        "owner",
+        "relay",
+        "remotes",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        driver: Driver,
+        id: EndpointId,
+        alpns: tuple[bytes, ...],
+        transport: QuicTransportConfig,
+        hooks: tuple[EndpointHooks, ...],
+        metrics: EndpointMetrics,
+    ) -> None:
+        self.owner = owner
+        self.driver = driver
+        self.id = id
+        self.alpns = alpns
+        self.transport = transport
+        self.hooks = hooks
+        self.metrics = metrics
+        self.closing = False
+        self.live: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self.remotes = RemoteMap(owner.loop)
+        self.relay: RelayTransport | None = None
+
+    def transport_addr(self, address: tuple[Any, ...]) -> TransportAddr:
+        """Convert an address of the driver."""
+        return self.driver.transports.addr_of(address)
+
+    def sockaddrs(self, target: EndpointAddr) -> list[tuple[Any, ...]]:
+        """Every way to an endpoint that this one can use, as addresses of the driver."""
+        key = bytes(target.id)
+        route = self.driver.transports.route
+        found = [sockaddr for addr in target.addrs if (sockaddr := route(addr, key)) is not None]
+        return sorted(found, key=is_private)  # direct ones first
+
+
+def handshake_error(
+    reason: CloseReason, what: str, *, remote: str | None, alpn: bytes | None, closing: bool
+) -> IrohError:
+    """Say why a handshake failed, chained to the error of the connection.
+
+    Parameters
+    ----------
+    what : beginning of the sentence, "connect to 03a107bff3 (alpn b'x/1')".
+    closing : True when the endpoint was closed meanwhile.
+    """
+    error: IrohError
+    code = reason.code
+    facts: dict[str, Any] = {"remote": remote, "alpn": alpn, "close_reason": reason}
+    if reason.kind == "locally_closed":
+        if closing:
+            error = EndpointClosed(f"{what} failed: the endpoint was closed")
+        else:
+            error = ConnectError(f"{what} failed: closed by this side", **facts)
+    elif reason.kind == "timed_out":
+        error = ConnectTimeout(f"{what} failed: no answer in time", **facts)
+    elif reason.kind == "transport_peer" and code == CODE_REFUSED:
+        error = ConnectionRefused(f"{what} failed: peer refused the connection", **facts)
+    elif reason.kind in ("transport_peer", "transport_local") and 0x100 <= code <= 0x1FF:
+        alert = code - TLS_ALERT_BASE
+        if code == CODE_NO_ALPN:
+            cause = "peer accepts none of our ALPNs" if alpn else "no common ALPN"
+            error = AlpnMismatch(f"{what} failed: {cause}", alert=alert, **facts)
+        elif code == CODE_UNKNOWN_CA:
+            cause = (
+                "peer holds another key than the one dialled"
+                if reason.kind == "transport_local"
+                else "peer did not expect our key"
+            )
+            error = WrongIdentity(f"{what} failed: {cause}", alert=alert, **facts)
+        else:
+            error = HandshakeFailed(f"{what} failed: {reason}", alert=alert, **facts)
+    else:
+        error = ConnectError(f"{what} failed: {reason}", **facts)
+    error.__cause__ = reason.to_error()
+    return error
+
+
+class _Handshake:
+    """Common part of dialling and accepting."""
+
+    __slots__ = ("__weakref__", "_addrs", "_context", "_q", "_remote_id")
+
+    def __init__(self, q: QuicConnection, context: Context, remote_id: EndpointId | None) -> None:
+        self._q: QuicConnection | None = q
+        self._context = context
+        self._remote_id = remote_id
+        self._addrs: list[tuple[Any, ...]] = []  # where the peer was dialled
+
+    def __del__(self) -> None:
+        try:
+            if self._q is not None:
+                self._context.owner.defer(self._q.abandon_handle)
+        except AttributeError:  # the constructor failed
+            pass
+
+    def _peek(self) -> QuicConnection:
+        if self._q is None:
+            raise RuntimeError(f"this {type(self).__name__} was used already")
+        return self._q
+
+    def _take(self) -> QuicConnection:
+        q = self._peek()
+        self._q = None
+        return q
+
+    def _error(self, q: QuicConnection) -> IrohError:
+        raise NotImplementedError
+
+    async def alpn(self) -> bytes:
+        """Wait until the protocol is agreed on, which is before the handshake completes.
+
+        Raises
+        ------
+        ConnectError : the handshake failed.
+        """
+        self._context.owner.check_loop()
+        q = self._peek()
+        while (alpn := q.alpn) is None:
+            if q.close_reason is not None:
+                raise self._error(q)
+            await settled(q.wait(WAIT_ALPN))
+        return alpn
+
+    async def _complete(self, q: QuicConnection) -> None:
+        while not q.handshake_complete:
+            if q.close_reason is not None:
+                raise self._error(q)
+            await settled(q.wait(WAIT_HANDSHAKE))
+
+    async def _admit(self, conn: Connection) -> None:
+        """Run the hooks and count the connection."""
+        context = self._context
+        if context.hooks:
+            reject = await run_after_handshake(context.hooks, conn)
+            if reject is not None:
+                conn._q.close(reject.code, reject.reason)
+                raise LocallyRejected(
+                    f"connection with {conn.remote_id:short} (alpn {conn._q.alpn!r}) was rejected "
+                    f"by a hook with code {reject.code}",
+                    remote=f"{conn.remote_id:short}",
+                    alpn=conn._q.alpn,
+                )
+        context.metrics.opened += 1
+        first = conn._q.path_info(0)
+        context.metrics.direct += first is not None and not is_private(first["remote"])
+        context.live.add(conn)
+        context.remotes.attach(conn._q, self._addrs)
+        conn._warn = True
+
+    async def _establish(self) -> Connection:
+        self._context.owner.check_loop()
+        q = self._take()
+        try:
+            await self._complete(q)
+            conn = Connection(
+                q, self._context.owner, self._context.transport_addr, self._remote_id
+            )
+            conn.remote_id  # noqa: B018 - read once now, so that it is there for ever
+            await self._admit(conn)
+        except BaseException:
+            q.abandon_handle()
+            raise
+        return conn
+
+    def __await__(self) -> Generator[Any, Any, Connection]:
+        return self._establish().__await__()
+
+
+class Connecting(_Handshake):
+    """A dialled connection whose handshake is going on; await it for the connection."""
+
+    __slots__ = ("_alpn",)
+
+    def __init__(
+        self,
+        q: QuicConnection,
+        context: Context,
+        remote_id: EndpointId,
+        alpn: bytes,
+        addrs: list[tuple[Any, ...]],
+    ) -> None:
+        super().__init__(q, context, remote_id)
+        self._alpn = alpn
+        self._addrs = addrs
+
+    @property
+    def remote_id(self) -> EndpointId:
+        """The endpoint that was dialled."""
+        assert self._remote_id is not None
+        return self._remote_id
+
+    def into_0rtt(self) -> OutgoingZeroRttConnection | None:
+        """Use the connection before the handshake is complete, if a ticket allows it.
+
+        What is sent early can be replayed by an attacker: only for requests that may be
+        done twice.
+
+        Returns
+        -------
+        OutgoingZeroRttConnection or None
+            None when there is no ticket of this peer; then await this object as usual.
+        """
+        self._context.owner.check_loop()
+        if not self._peek().has_0rtt:
+            return None
+        return OutgoingZeroRttConnection(self._take(), self._context, self)
+
+    def _error(self, q: QuicConnection) -> IrohError:
+        assert q.close_reason is not None
+        return handshake_error(
+            q.close_reason,
+            f"connect to {self.remote_id:short} (alpn {self._alpn!r})",
+            remote=f"{self.remote_id:short}",
+            alpn=self._alpn,
+            closing=self._context.closing,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Connecting to {self._remote_id:short} alpn={self._alpn!r}>"
+
+
+class Accepting(_Handshake):
+    """An accepted connection whose handshake is going on; await it for the connection."""
+
+    __slots__ = ("_remote",)
+
+    def __init__(self, q: QuicConnection, context: Context, remote: TransportAddr) -> None:
+        super().__init__(q, context, None)
+        self._remote = remote
+
+    @property
+    def remote_addr(self) -> TransportAddr:
+        """Where the peer's first packet came from."""
+        return self._remote
+
+    def into_0rtt(self) -> IncomingZeroRttConnection:
+        """Use the connection before the handshake is complete.
+
+        What the peer sent early may be a replay, and the peer is not known yet; what is
+        sent to it early goes to whoever started the handshake.
+        """
+        self._context.owner.check_loop()
+        return IncomingZeroRttConnection(self._take(), self._context, self)
+
+    def _error(self, q: QuicConnection) -> IrohError:
+        assert q.close_reason is not None
+        return handshake_error(
+            q.close_reason,
+            f"handshake with {self._remote}",
+            remote=str(self._remote),
+            alpn=q.alpn,
+            closing=self._context.closing,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Accepting from {self._remote}>"
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroRttStatus:
+    """What became of early data.
+
+    Attributes
+    ----------
+    accepted : False when the peer refused it: streams opened before the handshake raise
+        ZeroRttRejected and their data must be sent again on new ones.
+    connection : the connection, complete now.
+    """
+
+    accepted: bool
+    connection: Connection
+
+
+class _ZeroRttConnection(Connection):
+    __slots__ = ("_handshake",)
+
+    def __init__(self, q: QuicConnection, context: Context, handshake: _Handshake) -> None:
+        super().__init__(q, context.owner, context.transport_addr, handshake._remote_id)
+        self._handshake: _Handshake | None = handshake
+
+    async def _finish(self) -> None:
+        self._owner.check_loop()
+        handshake = self._handshake
+        if handshake is None:
+            return
+        await handshake._complete(self._q)
+        self._remote_id = None
+        self.remote_id  # noqa: B018 - read once now, so that it is there for ever
+        if self._handshake is not None:
+            self._handshake = None
+            await handshake._admit(self)
+
+
+class OutgoingZeroRttConnection(_ZeroRttConnection):
+    """A dialled connection in use before its handshake is complete."""
+
+    __slots__ = ()
+
+    async def handshake_completed(self) -> ZeroRttStatus:
+        """Wait for the handshake, and learn whether the early data was accepted.
+
+        Raises
+        ------
+        ConnectError : the handshake failed.
+        """
+        await self._finish()
+        return ZeroRttStatus(bool(self._q.early_data_accepted), self)
+
+
+class IncomingZeroRttConnection(_ZeroRttConnection):
+    """An accepted connection in use before its handshake is complete."""
+
+    __slots__ = ()
+
+    async def handshake_completed(self) -> Connection:
+        """Wait for the handshake; from then on the peer is known and data is not a replay.
+
+        Raises
+        ------
+        ConnectError : the handshake failed.
+        """
+        await self._finish()
+        return self

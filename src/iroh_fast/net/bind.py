@@ -1,0 +1,120 @@
+"""Which sockets an endpoint opens."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..addr import SocketAddr
+from ..errors import ConfigError
+
+__all__ = ["BindAddr", "BindAddrLike", "plan_sockets"]
+
+
+@dataclass(frozen=True, slots=True)
+class BindAddr:
+    """One UDP socket to open.
+
+    Parameters
+    ----------
+    host : IPv4 or IPv6 address as text, never a name; ``%<number>`` selects an IPv6 scope.
+    port : 0..65535; 0 lets the system choose.
+    prefix_len : the socket serves destinations in this subnet of ``host``; 0 is everything.
+    required : False lets the endpoint start when this address cannot be bound.
+    default_route : serve destinations no other socket matches; None means
+        ``prefix_len == 0``.  At most one such address per family.
+    """
+
+    host: str
+    port: int = 0
+    prefix_len: int = 0
+    required: bool = True
+    default_route: bool | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            ip = ipaddress.ip_address(self.host)
+        except ValueError as error:
+            raise ConfigError(
+                f"bind address {self.host!r} is not an IP address; names are not resolved"
+            ) from error
+        if isinstance(self.port, bool) or not isinstance(self.port, int):
+            raise ConfigError(f"port is an integer, not {self.port!r}")
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be between 0 and 65535, not {self.port}")
+        if not isinstance(self.prefix_len, int) or not 0 <= self.prefix_len <= ip.max_prefixlen:
+            raise ConfigError(
+                f"prefix length of an IPv{ip.version} address must be between 0 and "
+                f"{ip.max_prefixlen}, not {self.prefix_len!r}"
+            )
+        if self.default_route is None:
+            object.__setattr__(self, "default_route", self.prefix_len == 0)
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return 6 if ":" in self.host else 4
+
+    @classmethod
+    def parse(cls, value: BindAddrLike) -> BindAddr:
+        """Read ``"1.2.3.4:5"``, ``"[::1]:0"``, ``(host, port)``, a SocketAddr or a BindAddr."""
+        if isinstance(value, BindAddr):
+            return value
+        if isinstance(value, str):
+            host, colon, port = value.rpartition(":")
+            if host.startswith("[") and host.endswith("]"):
+                host = host[1:-1]
+                if ":" not in host:
+                    raise ConfigError(f"bind address {value!r}: brackets are for IPv6")
+            elif ":" in host:
+                raise ConfigError(f"bind address {value!r}: write IPv6 as [address]:port")
+            if not colon or not (port.isascii() and port.isdigit() and len(port) <= 6):
+                raise ConfigError(f"bind address {value!r} is not of the form address:port")
+            return cls(host, int(port))
+        if isinstance(value, tuple):
+            if len(value) == 2:
+                return cls(str(value[0]), value[1])
+            raise ConfigError(f"bind address {value!r} is not a (host, port) pair")
+        ip = getattr(value, "ip", None)
+        if isinstance(ip, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
+            host = str(ip)
+            if value.scope_id and "%" not in host:
+                host += f"%{value.scope_id}"
+            return cls(host, value.port)
+        raise ConfigError(f"bind address {value!r} is not an address")
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if self.version == 6 else f"{self.host}:{self.port}"
+
+
+BindAddrLike: TypeAlias = "str | tuple[str, int] | SocketAddr | BindAddr"
+
+
+def plan_sockets(addrs: Iterable[BindAddrLike]) -> list[BindAddr]:
+    """Work out which sockets to open for the addresses a user gave.
+
+    The built-in wildcard socket of a family is replaced by a default-route address of that
+    family and kept otherwise: an IPv4 address alone still opens ``[::]:0``.
+
+    Raises
+    ------
+    ConfigError : two default-route addresses of one family.
+    """
+    chosen = [BindAddr.parse(addr) for addr in addrs]
+    routes: dict[int, BindAddr] = {}
+    for addr in chosen:
+        if addr.default_route:
+            other = routes.setdefault(addr.version, addr)
+            if other is not addr:
+                raise ConfigError(
+                    f"{other} and {addr} are both default-route addresses of IPv{addr.version}; "
+                    "give one of them a prefix length"
+                )
+    builtin = [
+        BindAddr(host, 0, required=required)
+        for host, required, version in (("0.0.0.0", True, 4), ("::", False, 6))
+        if version not in routes
+    ]
+    return chosen + builtin
