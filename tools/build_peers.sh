@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Builds the programs that some tests and benches have as peers: an endpoint on the released Rust
+# crates (tests/rust_peer) and the relay server of the same release. Needs cargo, and some minutes once.
+#
+#     bash tools/build_peers.sh
+#
+# IROH_FAST_PEERS=DIR   where they are kept, outside of any tree (default: iroh_fast/peers in the
+#                       user's cache); tests look in the same place
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+place=${IROH_FAST_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/iroh_fast/peers}
+relay=1.4.1 # iroh-relay; tests/rust_peer/Cargo.toml names the rest
+
+command -v cargo >/dev/null || { echo "no cargo: the peers in Rust are not built" >&2; exit 1; }
+mkdir -p "$place/bin"
+
+state=$(cat tests/rust_peer/Cargo.toml tests/rust_peer/src/*.rs | cksum)
+if [ ! -x "$place/bin/peer" ] || [ "$(cat "$place/peer.state" 2>/dev/null)" != "$state" ]; then
+    echo "== building the peer (some minutes)"
+    # Copied, so that no lock file and nothing built gets into the tree.
+    rm -rf "$place/source"
+    cp -r tests/rust_peer "$place/source"
+    cargo build --release --quiet --manifest-path "$place/source/Cargo.toml" --target-dir "$place/target"
+    cp "$place/target/release/peer" "$place/bin/peer"
+    printf '%s' "$state" >"$place/peer.state"
+fi
+if [ ! -x "$place/bin/iroh-relay" ] || [ "$(cat "$place/relay.state" 2>/dev/null)" != "$relay" ]; then
+    echo "== building iroh-relay $relay (some minutes)"
+    CARGO_TARGET_DIR=$place/target cargo install --quiet --force --root "$place" \
+        iroh-relay --version "=$relay" --features server
+    printf '%s' "$relay" >"$place/relay.state"
+fi
+echo "== peers in $place/bin"
