@@ -16,7 +16,7 @@ import tracemalloc
 from collections.abc import Callable
 
 from iroh_fast.quic.parameters import TransportParameters
-from iroh_fast.quic.session_cache import ResumptionTicket, ServerTicketStore
+from iroh_fast.quic.tls.sessions import ResumptionTicket, ServerTicketStore
 from iroh_fast.quic.tls import Identity, TlsSession
 
 PARAMETERS = TransportParameters(

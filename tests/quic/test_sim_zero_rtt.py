@@ -6,7 +6,7 @@ import pytest
 from sim import ALPN, CLIENT, MS, SECOND, SERVER, calm, frames, read_all, transfer
 
 from iroh_fast.errors import StreamClosed, ZeroRttRejected
-from iroh_fast.quic.session_cache import ServerTicketStore
+from iroh_fast.quic.tls.sessions import ServerTicketStore
 
 covers = pytest.mark.covers
 

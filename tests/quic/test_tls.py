@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iroh_fast.quic import tls
+from iroh_fast.quic.tls import rawkey as tls
 from iroh_fast.quic.parameters import TransportParameters
-from iroh_fast.quic.session_cache import (
+from iroh_fast.quic.tls.sessions import (
     ClientSessionCache,
     ResumptionTicket,
     ServerTicketStore,

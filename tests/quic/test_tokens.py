@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iroh_fast.quic.session_cache import (
+from iroh_fast.quic.tls.sessions import (
     MAX_TOKEN_BYTES,
     ClientSessionCache,
     ResumptionTicket,
     ServerTicket,
     ServerTicketStore,
 )
-from iroh_fast.quic.tokens import (
+from iroh_fast.quic.tls.tokens import (
     RetryToken,
     TokenCheck,
     TokenKey,

@@ -42,7 +42,7 @@ from iroh_fast.quic._connection import WAIT_CLOSED
 from iroh_fast.quic._endpoint import QuicEndpoint
 from iroh_fast.quic.parameters import TransportParameters
 from iroh_fast.quic.tls import Identity, TlsAlert
-from iroh_fast.quic.x509 import (
+from iroh_fast.quic.tls.x509 import (
     TrustRoots,
     X509Client,
     X509Credentials,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from iroh_fast.quic._endpoint import QuicIncoming
     from iroh_fast.quic.config import QuicTransportConfig
     from iroh_fast.quic.tls import Identity
-    from iroh_fast.quic.x509 import ClientTls, ServerTls
+    from iroh_fast.quic.tls.x509 import ClientTls, ServerTls
 
 __all__ = ["Driver"]
 
@@ -67,7 +67,7 @@ class Driver:
         OSError
             A required address cannot be bound; those already bound are closed again.
         """
-        from iroh_fast.quic.session_cache import ClientSessionCache, ServerTicketStore
+        from iroh_fast.quic.tls.sessions import ClientSessionCache, ServerTicketStore
 
         loop = loop or asyncio.get_running_loop()
         endpoint = QuicEndpoint(

@@ -319,7 +319,7 @@ cdef class QuicEndpoint(Host):
 
     def tokens(self):
         if self.token_key is None:
-            from iroh_fast.quic.tokens import TokenKey
+            from iroh_fast.quic.tls.tokens import TokenKey
             self.token_key = TokenKey(self.random_source(32), self.random_source)
         return self.token_key
 
@@ -423,7 +423,7 @@ cdef class QuicEndpoint(Host):
         cdef bytes scid = PyBytes_FromStringAndSize(<char*>h.scid, h.scid_len)
         cdef object odcid = None, check
         if h.token_len:
-            from iroh_fast.quic.tokens import TokenOutcome, validate
+            from iroh_fast.quic.tls.tokens import TokenOutcome, validate
             check = validate(self.tokens(), PyBytes_FromStringAndSize(<char*>h.token, h.token_len),
                              PyBytes_FromStringAndSize(<char*>src.ip, 16), src.port, int(self.wall_clock()))
             if check.outcome is TokenOutcome.INVALID:

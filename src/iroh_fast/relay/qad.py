@@ -30,7 +30,7 @@ from ..net.bind import BindAddr
 from ..net.driver import Driver
 from ..quic.config import QuicTransportConfig
 from ..quic.tls import Identity
-from ..quic.x509 import TrustRoots, X509Client, X509Credentials, X509Server, preload
+from ..quic.tls.x509 import TrustRoots, X509Client, X509Credentials, X509Server, preload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -28,8 +28,8 @@ from nacl.bindings import (
     crypto_sign_seed_keypair,
 )
 
-from .parameters import ParameterError, TransportParameters
-from .session_cache import (
+from ..parameters import ParameterError, TransportParameters
+from .sessions import (
     MAX_TICKET_AGE_SKEW_S,
     MAX_TICKET_LIFETIME_S,
     SERVER_TICKET_LIFETIME_S,
@@ -413,8 +413,8 @@ def _certificate_entries(message: bytes) -> list[bytes]:
 def _verify_signature(public_key: bytes, message: bytes, signature: bytes) -> None:
     """Verify strictly (no small-order key or R, canonical S); TlsAlert on failure."""
     # Imported here: keys.py is a sibling layer and not needed to build a ClientHello.
-    from ..errors import SignatureError
-    from ..keys import PublicKey
+    from ...errors import SignatureError
+    from ...keys import PublicKey
 
     if len(signature) != 64:
         raise TlsAlert(Alert.DECRYPT_ERROR, _BAD_SIGNATURE)

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
-from .tls import (
+from .rawkey import (
     DEFAULT_SUITES,
     EPOCH_HANDSHAKE,
     EPOCH_INITIAL,

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Container
 from dataclasses import dataclass
 
-from .parameters import TransportParameters
+from ..parameters import TransportParameters
 
 MAX_TICKET_LIFETIME_S = 604_800  # RFC 8446 §4.6.1: seven days
 SERVER_TICKET_LIFETIME_S = 86_400  # what iroh announces
