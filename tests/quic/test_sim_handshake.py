@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sim import ALPN, CLIENT, MS, SECOND, SERVER, Pair, calm, frames, kinds, transfer
 
+from iroh_fast._crypto import PacketProtection
 from iroh_fast.errors import ConnectionLost, IrohError
 
 covers = pytest.mark.covers
@@ -607,3 +608,42 @@ def test_a_dial_that_cannot_start_leaves_nothing(make_pair):
             ep.connect([remote], expected_peer=bytes(32), alpns=[alpn], **options)
         assert ep.known_ids() == 0
         assert not ep.connections
+
+
+def handshake_pings(lines, p, number):
+    """Handshake packets of the client with a PING, which it is able to make but does not send."""
+    secret = next(line for line in lines if line.startswith("CLIENT_HANDSHAKE")).split()[2]
+    suite = 0x1301 if len(secret) == 64 else 0x1302
+    keys = PacketProtection(suite, bytes.fromhex(secret))
+    data = p.server.sent[0].data
+    client_id = data[6 : 6 + data[5]]
+    server_id = data[7 + len(client_id) : 15 + len(client_id)]
+    for pn in range(1000, 1000 + number):
+        header = b"\xe3\0\0\0\1\x08" + server_id + bytes([len(client_id)]) + client_id
+        header += (0x4000 | 4 + 20 + 16).to_bytes(2, "big") + pn.to_bytes(4, "big")
+        sealed = keys.seal(0, pn, header, b"\1" + bytes(19))
+        mask = keys.header_mask(sealed[:16])
+        number_at = len(header) - 4
+        masked = bytes(a ^ b for a, b in zip(header[number_at:], mask[1:5], strict=True))
+        yield bytes([header[0] ^ mask[0] & 15]) + header[1:number_at] + masked + sealed
+
+
+@pytest.mark.parametrize(("idle", "limit"), [(None, 60), (1e6, 60), (30, 30), (2, 10)])
+def test_half_open_handshake_ends_however_lively_the_client_is(make_pair, idle, limit):
+    lines = []
+    p = make_pair(
+        transport=calm(max_idle_timeout=idle), client_options={"keylog": lines.append}
+    )
+    p.verbose = False
+    p.dial()
+    p.filters.append(lambda d: d.to_server and d.has("handshake"))
+    p.run_for(40 * MS)
+    server, began = p.server.accepted[0], p.now
+    for packet in handshake_pings(lines, p, 100):
+        p.inject(True, packet)
+        p.run_for(SECOND)
+        if server.close_reason is not None:
+            break
+    assert server.close_reason.kind == "timed_out"
+    assert (p.now - began) / SECOND == pytest.approx(limit, abs=1.5)
+    assert p.server.endpoint.known_ids() == 0

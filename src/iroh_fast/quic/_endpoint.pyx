@@ -42,8 +42,11 @@ cdef enum:
     MIN_INITIAL_DCID = 8
     MIN_RESET = 22                # shortest datagram that a stateless reset answers
     RESET_INTERVAL_MS = 20
+    MIN_HANDSHAKE_S = 10
+    MAX_HANDSHAKE_S = 60
 
 cdef int64_t MS = 1000000
+cdef int64_t SECOND = 1000000000
 cdef PyObject* DELETED = <PyObject*>1
 
 DEFAULT_MAX_INCOMING = 65536
@@ -493,6 +496,7 @@ cdef class QuicEndpoint(Host):
         c.stable_id = self.next_id
         load_config(transport, &c.cfg)
         c.idle_timeout = c.cfg.idle_timeout
+        c.handshake_until = now + handshake_limit(&c.cfg)
         c.peer_udp = 65527
         # RFC 9000 §17.4: disabled on one of 16 connections even where it is allowed, so that its absence tells nothing.
         c.spinning = c.cfg.spin and (self.random.word() & 15) != 0
@@ -703,6 +707,13 @@ class AddressTokenSink:
 
     def __call__(self, token):
         self.cache.put_token(self.peer, token)
+
+
+cdef int64_t handshake_limit(const Config* cfg) noexcept nogil:
+    """How long a handshake may take, whatever the peer sends meanwhile: the idle timeout within bounds."""
+    if cfg.idle_timeout == 0 or cfg.idle_timeout > MAX_HANDSHAKE_S * SECOND:
+        return MAX_HANDSHAKE_S * SECOND
+    return cfg.idle_timeout if cfg.idle_timeout > MIN_HANDSHAKE_S * SECOND else MIN_HANDSHAKE_S * SECOND
 
 
 cdef HeaderKey* block_key(bytes key) except NULL:

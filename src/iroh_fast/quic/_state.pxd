@@ -116,6 +116,7 @@ cdef class ConnectionState(StreamOwner):
     cdef list reset_tokens            # tokens registered at the endpoint
     cdef uint32_t peer_udp            # peer's max_udp_payload_size
     cdef int64_t created_at
+    cdef int64_t handshake_until     # when a handshake that is not complete is given up
     cdef Config cfg
     cdef int state
     cdef readonly bint handshake_confirmed

@@ -34,6 +34,8 @@ cdef int64_t next_deadline(ConnectionState conn) noexcept nogil:
     if conn.state >= ST_CLOSING:
         return conn.drained_at
     three = 3 * conn.pto_max()
+    if not conn.handshake_done and conn.handshake_until < d:
+        d = conn.handshake_until
     if conn.idle_timeout:
         t = idle_since(conn) + (conn.idle_timeout if conn.idle_timeout > three else three)
         if t < d:
@@ -196,6 +198,11 @@ cdef void handle_timeout(ConnectionState conn, int64_t now) noexcept:
             conn.finish_drained(None)
         return
     three = 3 * conn.pto_max()
+    if not conn.handshake_done and now >= conn.handshake_until:
+        # Packets that only keep us awake are no progress.
+        logger.debug("connection %d: the handshake took too long", conn.stable_id)
+        conn.finish_drained(CloseReason("timed_out"))
+        return
     if conn.idle_timeout:
         t = idle_since(conn) + (conn.idle_timeout if conn.idle_timeout > three else three)
         if now >= t:
