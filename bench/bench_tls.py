@@ -16,8 +16,8 @@ import tracemalloc
 from collections.abc import Callable
 
 from iroh_fast.quic.parameters import TransportParameters
-from iroh_fast.quic.tls.sessions import ResumptionTicket, ServerTicketStore
 from iroh_fast.quic.tls import Identity, TlsSession
+from iroh_fast.quic.tls.sessions import ResumptionTicket, ServerTicketStore
 
 PARAMETERS = TransportParameters(
     max_idle_timeout_ms=30_000,

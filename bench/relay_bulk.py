@@ -38,8 +38,8 @@ async def hear() -> dict[str, Any]:
 
 
 async def relay(tls: bool) -> None:
-    from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
-    from iroh_fast.relay.server import RelayServer
+    from iroh_fast.relay.server.config import RelayServerConfig, RelayTlsConfig
+    from iroh_fast.relay.server.server import RelayServer
 
     config = RelayServerConfig.dev()
     if tls:
@@ -57,7 +57,7 @@ async def relay(tls: bool) -> None:
 
 async def bind(said: dict[str, Any]) -> Any:
     from iroh_fast import Endpoint
-    from iroh_fast.relay.dial import CaConfig
+    from iroh_fast.web.ca import CaConfig
 
     ca = CaConfig(roots="none", extra=[said["pem"]]) if said["pem"] else None
     endpoint = await Endpoint.bind(

@@ -30,8 +30,8 @@ from pathlib import Path
 
 from iroh_fast import SecretKey
 from iroh_fast._relay import ClientWriter, WsReader, build_frame
-from iroh_fast.relay.handshake import ClientHandshake
-from iroh_fast.relay.tls import self_signed
+from iroh_fast.relay.wire import ClientHandshake
+from iroh_fast.web.tls_files import self_signed
 
 BENCH = Path(__file__).parent
 CONTENTS = 1200
@@ -41,8 +41,8 @@ TICK = os.sysconf("SC_CLK_TCK")
 FAST = """
 import asyncio, sys, uvloop
 from pathlib import Path
-from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.config import RelayServerConfig, RelayTlsConfig
+from iroh_fast.relay.server.server import RelayServer
 async def main():
     config = RelayServerConfig.dev()
     if len(sys.argv) > 1:

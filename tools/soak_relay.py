@@ -32,8 +32,8 @@ sys.path.append(str(Path(__file__).parent.parent / "src"))
 
 from iroh_fast import Connection, Endpoint, EndpointAddr
 from iroh_fast.errors import ConnectionLost, IrohError
-from iroh_fast.relay.config import RelayServerConfig
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.config import RelayServerConfig
+from iroh_fast.relay.server.server import RelayServer
 
 ALPN = b"soak/1"
 LARGEST = 100_000

@@ -14,7 +14,7 @@ from typing import Any
 
 import uvloop
 
-from iroh_fast.relay.handshake import PROTOCOLS, ServerHandshake
+from iroh_fast.relay.wire import PROTOCOLS, ServerHandshake
 
 clients: dict[bytes, Any] = {}
 

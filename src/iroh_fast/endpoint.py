@@ -53,8 +53,8 @@ if TYPE_CHECKING:
 
     from .config import BindAddrLike
     from .hooks import EndpointHooks
-    from .relay.relay_map import RelayConfig, RelayStatus
-    from .relay.transport import RelayTransport
+    from .relay.client.transport import RelayTransport
+    from .relay.map import RelayConfig, RelayStatus
 
     if sys.version_info >= (3, 12):
         from collections.abc import Buffer
@@ -689,9 +689,9 @@ def _count_open(context: Context) -> int:
 def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTransport:
     """Connect to relays; their modules load only now."""
     try:
-        from .relay.dial import proxy_from_env
-        from .relay.relay_map import relay_map
-        from .relay.transport import RelayTransport
+        from .relay.client.transport import RelayTransport
+        from .relay.map import relay_map
+        from .web.proxy import proxy_from_env
     except ImportError as error:
         raise ConfigError(
             f"relays need {error.name}: pip install 'iroh-fast[relay]'"

@@ -32,6 +32,8 @@ __all__ = [
     "DatagramError",
     "DatagramTooLarge",
     "DatagramUnsupported",
+    "DialError",
+    "DialErrorKind",
     "EndpointClosed",
     "FinishedEarly",
     "HandshakeFailed",
@@ -45,7 +47,9 @@ __all__ = [
     "NotAllowed",
     "PeerAborted",
     "PortmapError",
+    "RelayClientError",
     "RelayError",
+    "RelayErrorKind",
     "RelayUrlError",
     "SelfConnect",
     "SignatureError",
@@ -820,6 +824,105 @@ class RelayError(IrohError):
         super().__init__(message)
         self.url = url
         self.status = status
+
+
+DialErrorKind = Literal[
+    "invalid_tls_servername",
+    "dns",
+    "timeout",
+    "io",
+    "tls",
+    "closed",
+    "proxy_invalid_url",
+    "proxy_invalid_target_port",
+    "proxy_invalid_tls_servername",
+    "proxy_connect",
+    "proxy_connect_invalid_status",
+]
+"""The step of dialling a server that failed; see `DialError`."""
+
+
+class DialError(IrohError):
+    """No stream to a server could be opened: name, address, TLS or proxy.
+
+    Attributes
+    ----------
+    kind : DialErrorKind
+        The step that failed.
+    status : int or None
+        HTTP status that a proxy answered.
+    """
+
+    _default = "cannot connect"
+    kind: DialErrorKind
+    status: int | None
+
+    def __init__(
+        self, kind: DialErrorKind, message: str | None = None, *, status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+
+
+RelayErrorKind = Literal[
+    "invalid_relay_url",
+    "invalid_auth_token",
+    "invalid_tls_servername",
+    "dns",
+    "timeout",
+    "io",
+    "tls",
+    "no_local_addr",
+    "proxy_invalid_url",
+    "proxy_invalid_target_port",
+    "proxy_invalid_tls_servername",
+    "proxy_connect",
+    "proxy_connect_invalid_status",
+    "unexpected_upgrade_status",
+    "bad_version_header",
+    "websocket",
+    "handshake",
+    "protocol",
+    "closed",
+    "ping_timeout",
+    "send_timeout",
+    "network_changed",
+]
+"""What went wrong with a relay; see `RelayClientError`."""
+
+
+class RelayClientError(RelayError):
+    """A relay could not be reached, refused us, or its connection ended.
+
+    Attributes
+    ----------
+    kind : RelayErrorKind
+        The step that failed.  From dialling: everything up to ``"handshake"``.  From a
+        connection that was up: ``"protocol"`` the relay broke the protocol, ``"closed"`` it
+        ended the connection, ``"ping_timeout"`` it did not answer, ``"send_timeout"`` it did
+        not read, ``"network_changed"`` our address is gone, or ``"io"``.
+    denied_reason : str or None
+        What the relay said when it refused this endpoint.
+    url, status :
+        As in `RelayError`.
+    """
+
+    kind: RelayErrorKind
+    denied_reason: str | None
+
+    def __init__(
+        self,
+        kind: RelayErrorKind,
+        message: str | None = None,
+        *,
+        url: str = "",
+        status: int | None = None,
+        denied_reason: str | None = None,
+    ) -> None:
+        super().__init__(message, url=url, status=status)
+        self.kind = kind
+        self.denied_reason = denied_reason
 
 
 class PortmapError(IrohError):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .net.driver import Driver
     from .quic._connection import QuicConnection
     from .quic.config import QuicTransportConfig
-    from .relay.transport import RelayTransport
+    from .relay.client.transport import RelayTransport
 
 __all__ = [
     "Accepting",

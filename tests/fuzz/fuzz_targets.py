@@ -33,8 +33,8 @@ from iroh_fast._packet import (
 from iroh_fast.errors import AddrError, CustomAddrError, KeyParsingError, RelayUrlError, TicketError
 from iroh_fast.keys import SecretKey
 from iroh_fast.quic.parameters import ParameterError, TransportParameters
-from iroh_fast.quic.tls.sessions import ResumptionTicket, ServerTicketStore
 from iroh_fast.quic.tls import Identity, TlsAlert, TlsSession
+from iroh_fast.quic.tls.sessions import ResumptionTicket, ServerTicketStore
 from iroh_fast.quic.tls.tokens import TokenKey, validate
 
 VECTORS = Path(__file__).parent.parent / "vectors"

@@ -10,8 +10,8 @@ import pytest
 
 from iroh_fast import Endpoint, EndpointAddr, EndpointId, QuicTransportConfig
 from iroh_fast.addr import IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
-from iroh_fast.relay.config import RelayServerConfig
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.config import RelayServerConfig
+from iroh_fast.relay.server.server import RelayServer
 
 from . import pattern
 from .links import ALPN, V4, Link, Links, RealEndpoint, loopback

@@ -19,8 +19,8 @@ from iroh_fast.config import QuicTransportConfig
 from iroh_fast.errors import IrohError
 from iroh_fast.quic._connection import QuicConnection
 from iroh_fast.quic._endpoint import QuicEndpoint, QuicIncoming
-from iroh_fast.quic.tls.sessions import ClientSessionCache, ServerTicketStore
 from iroh_fast.quic.tls import Identity
+from iroh_fast.quic.tls.sessions import ClientSessionCache, ServerTicketStore
 
 US = 1_000
 MS = 1_000_000

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iroh_fast.quic.tls import rawkey as tls
 from iroh_fast.quic.parameters import TransportParameters
+from iroh_fast.quic.tls import Identity, TlsAlert, TlsSession
+from iroh_fast.quic.tls import rawkey as tls
 from iroh_fast.quic.tls.sessions import (
     ClientSessionCache,
     ResumptionTicket,
     ServerTicketStore,
 )
-from iroh_fast.quic.tls import Identity, TlsAlert, TlsSession
 
 VECTORS = Path(__file__).parent.parent / "vectors"
 CLIENT = Identity(bytes(range(1, 33)))

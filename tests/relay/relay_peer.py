@@ -12,9 +12,9 @@ from typing import Any
 
 from iroh_fast import SecretKey
 from iroh_fast._relay import WsReader, build_message, decode_frame, encode_frame
-from iroh_fast.relay.config import RelayLimits, RelayServerConfig
-from iroh_fast.relay.handshake import ClientHandshake
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.config import RelayLimits, RelayServerConfig
+from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.relay.wire import ClientHandshake
 
 PATIENCE_S = 10.0
 UPGRADE = {

@@ -24,11 +24,11 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from relay_peer import config, head, request, until, where
 
 from iroh_fast.errors import ConfigError
-from iroh_fast.relay import acme as acme_module
-from iroh_fast.relay.acme import CHALLENGE_PATH, AcmeCertificate, cache_name, directory_url
-from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
-from iroh_fast.relay.server import RelayServer
-from iroh_fast.relay.tls import self_signed, self_signed_context, server_context
+from iroh_fast.relay.server.config import RelayServerConfig, RelayTlsConfig
+from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.web import acme as acme_module
+from iroh_fast.web.acme import CHALLENGE_PATH, AcmeCertificate, cache_name
+from iroh_fast.web.tls_files import self_signed, self_signed_context, server_context
 
 VECTORS = json.loads(
     (Path(__file__).parents[1] / "vectors" / "relay_frames.json").read_text(encoding="utf-8")
@@ -548,7 +548,7 @@ def test_waits_grow_up_to_a_day(virtual, tmp_path):
 
     async def main():
         tls = RelayTlsConfig("LetsEncrypt", cert_dir=tmp_path, hostname=(NAME,), contact="a@b")
-        certificate = AcmeCertificate(server_context(), tls, sleep=sleep)
+        certificate = AcmeCertificate(server_context(), tls.acme(), sleep=sleep)
 
         async def fail():
             raise OSError("no network")
@@ -570,12 +570,12 @@ def test_cache_names(item):
 def test_directory_and_environment():
     text = '[tls]\ncert_mode = "LetsEncrypt"\nhostname = "a.example"\ncontact = "a@b"\n'
     tls = RelayServerConfig.from_toml(text, env={}).tls
-    assert directory_url(tls) == "https://acme-v02.api.letsencrypt.org/directory"
+    assert tls.acme().directory == "https://acme-v02.api.letsencrypt.org/directory"
     tls = RelayServerConfig.from_toml(text + "prod_tls = false", env={}).tls
-    assert directory_url(tls) == "https://acme-staging-v02.api.letsencrypt.org/directory"
+    assert tls.acme().directory == "https://acme-staging-v02.api.letsencrypt.org/directory"
     env = {"IROH_RELAY_ACME_URL": "https://acme.example/", "IROH_RELAY_ACME_CA": "ca.pem"}
     tls = RelayServerConfig.from_toml(text, env=env).tls
-    assert (directory_url(tls), tls.acme_ca) == ("https://acme.example/", Path("ca.pem"))
+    assert (tls.acme().directory, tls.acme_ca) == ("https://acme.example/", Path("ca.pem"))
 
 
 @pytest.mark.parametrize(

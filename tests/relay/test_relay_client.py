@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -17,12 +16,19 @@ from hypothesis import strategies as st
 from iroh_fast import SecretKey
 from iroh_fast._relay import WsReader, build_frame, build_message, decode_frame
 from iroh_fast.addr import RelayUrl
-from iroh_fast.relay import client as client_module
-from iroh_fast.relay.actor import RelayPool
-from iroh_fast.relay.client import Backoff, PingTracker, RelayConnection, connect_relay, fits
-from iroh_fast.relay.dial import Dialer, RelayClientError, accept_value
-from iroh_fast.relay.handshake import ServerHandshake
-from iroh_fast.relay.relay_map import RelayConfig, RelayMap, RelayStatus
+from iroh_fast.errors import RelayClientError
+from iroh_fast.relay.client import connection as client_module
+from iroh_fast.relay.client.connection import (
+    Backoff,
+    PingTracker,
+    RelayConnection,
+    connect_relay,
+    fits,
+)
+from iroh_fast.relay.client.link import Dialer
+from iroh_fast.relay.client.pool import RelayPool
+from iroh_fast.relay.map import RelayConfig, RelayMap, RelayStatus
+from iroh_fast.relay.wire import ServerHandshake, accept_value
 
 VECTORS = json.loads(
     Path(__file__).parents[1].joinpath("vectors", "relay_frames.json").read_text(encoding="utf-8")
@@ -108,7 +114,7 @@ class Peer:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
         _, *lines = head.rstrip().split("\r\n")
         self.headers = dict(line.split(": ", 1) for line in lines)
-        accept = accept_value(base64.b64decode(self.headers["Sec-WebSocket-Key"]))
+        accept = accept_value(self.headers["Sec-WebSocket-Key"].encode())
         self.writer.write(
             f"HTTP/1.1 101 Switching Protocols\r\nsec-websocket-protocol: iroh-relay-v{version}\r\n"
             f"sec-websocket-accept: {accept}\r\n\r\n".encode()
@@ -1136,7 +1142,7 @@ async def test_number_of_relays_is_bounded() -> None:
 
 
 async def test_endpoints_remembered_per_relay_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iroh_fast.relay.actor.MAX_PRESENT", 2)
+    monkeypatch.setattr("iroh_fast.relay.client.pool.MAX_PRESENT", 2)
     inbox = Inbox()
 
     async def never(*_: Any) -> Any:

@@ -11,12 +11,13 @@ import pytest
 
 from iroh_fast import SecretKey
 from iroh_fast.addr import RelayUrl
-from iroh_fast.relay.access import AllowList, SharedToken
-from iroh_fast.relay.actor import RelayPool
-from iroh_fast.relay.config import RelayLimits, RelayServerConfig, RelayTlsConfig
-from iroh_fast.relay.dial import CaConfig, RelayClientError
-from iroh_fast.relay.relay_map import RelayConfig, RelayMap
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.errors import RelayClientError
+from iroh_fast.relay.client.pool import RelayPool
+from iroh_fast.relay.map import RelayConfig, RelayMap
+from iroh_fast.relay.server.access import AllowList, SharedToken
+from iroh_fast.relay.server.config import RelayLimits, RelayServerConfig, RelayTlsConfig
+from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.web.ca import CaConfig
 
 pytestmark = pytest.mark.timeout(30)
 

@@ -24,9 +24,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iroh_fast.addr import RelayUrl
-from iroh_fast.errors import ConfigError, RelayError
-from iroh_fast.relay import dial
-from iroh_fast.relay.dial import CaConfig, Dialer, Link, Proxy, RelayClientError, Target
+from iroh_fast.errors import ConfigError, DialError, RelayClientError, RelayError
+from iroh_fast.relay.client import link as link_module
+from iroh_fast.relay.client.link import Dialer, Target
+from iroh_fast.relay.client.link import RelayLink as Link
+from iroh_fast.relay.wire import accept_value
+from iroh_fast.web import race as race_module
+from iroh_fast.web.ca import CaConfig
+from iroh_fast.web.proxy import Proxy, proxy_from_env
 
 VECTORS = json.loads(
     Path(__file__).parents[1].joinpath("vectors", "relay_frames.json").read_text(encoding="utf-8")
@@ -117,7 +122,7 @@ class Net:
 
     async def race(self, *, prefer_ipv6: bool, host: str = "name") -> tuple[float, list[str]]:
         """Time of the end, and which sockets are open then."""
-        sock = await dial.race(
+        sock = await race_module.race(
             host, 443, prefer_ipv6=prefer_ipv6, resolve=self.resolve, connect=self.connect
         )
         at = round(asyncio.get_running_loop().time(), 6)
@@ -196,7 +201,7 @@ def test_race_each_attempt_has_its_own_limit(virtual: Run) -> None:
     net = Net({V4: (0.0, ["1.1.1.1", "1.1.1.2"])}, {"1.1.1.1": NEVER, "1.1.1.2": NEVER})
 
     async def main() -> float:
-        with pytest.raises(RelayClientError) as caught:
+        with pytest.raises(DialError) as caught:
             await net.race(prefer_ipv6=False)
         assert caught.value.kind == "timeout"
         return asyncio.get_running_loop().time()
@@ -210,7 +215,7 @@ def test_race_reports_the_last_failure(virtual: Run) -> None:
         {V4: (0.0, ["1.1.1.1", "1.1.1.2"])},
         {"1.1.1.1": REFUSED, "1.1.1.2": (0.0, OSError("no route"))},
     )
-    with pytest.raises(RelayClientError, match="no route") as caught:
+    with pytest.raises(DialError, match="no route") as caught:
         virtual(net.race(prefer_ipv6=False))
     assert caught.value.kind == "io" and isinstance(caught.value.__cause__, OSError)
 
@@ -220,7 +225,7 @@ def test_race_without_any_address_is_a_dns_error(virtual: Run, delay: float) -> 
     net = Net({V4: (delay, OSError("none")), V6: (delay, OSError("none"))}, {})
 
     async def main() -> float:
-        with pytest.raises(RelayClientError) as caught:
+        with pytest.raises(DialError) as caught:
             await net.race(prefer_ipv6=False)
         assert caught.value.kind == "dns"
         return asyncio.get_running_loop().time()
@@ -233,11 +238,11 @@ def test_race_resolves_no_literals_and_ignores_double_and_surplus_addresses(virt
     assert virtual(net.race(prefer_ipv6=False, host="::1")) == (0.0, ["::1"])
     many = [f"1.1.{i // 250}.{i % 250}" for i in range(1000)]
     net = Net({V4: (0.0, many)}, dict.fromkeys(many, REFUSED))
-    with pytest.raises(RelayClientError):
+    with pytest.raises(DialError):
         virtual(net.race(prefer_ipv6=False))
-    assert len(net.started) == dial.MAX_ADDRESSES
+    assert len(net.started) == race_module.MAX_ADDRESSES
     net = Net({V4: (0.0, ["1.1.1.1"] * 5)}, {"1.1.1.1": REFUSED})
-    with pytest.raises(RelayClientError):
+    with pytest.raises(DialError):
         virtual(net.race(prefer_ipv6=False))
     assert len(net.started) == 1
 
@@ -271,10 +276,10 @@ def test_proxy_is_taken_from_the_environment_in_order() -> None:
     names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"]
     environ = {name: f"http://proxy{index}:{3000 + index}" for index, name in enumerate(names)}
     for index, name in enumerate(names):
-        found = dial.proxy_from_env(environ)
+        found = proxy_from_env(environ)
         assert found is not None and found.host == f"proxy{index}"
         environ[name] = ""
-    assert dial.proxy_from_env(environ) is None
+    assert proxy_from_env(environ) is None
 
 
 def test_proxy_from_the_environment_skips_cgi_input_and_nonsense() -> None:
@@ -283,10 +288,10 @@ def test_proxy_from_the_environment_skips_cgi_input_and_nonsense() -> None:
         "REQUEST_METHOD": "GET",
         "https_proxy": "http://good:2",
     }
-    found = dial.proxy_from_env(environ)
+    found = proxy_from_env(environ)
     assert found is not None and found.host == "good"
     environ = {"HTTP_PROXY": "localhost:3128", "http_proxy": "http://", "HTTPS_PROXY": "https://p"}
-    found = dial.proxy_from_env(environ)
+    found = proxy_from_env(environ)
     assert found == Proxy("p", 443, True)
 
 
@@ -319,7 +324,7 @@ def test_proxy_url(text: str, proxy: Proxy) -> None:
     ],
 )
 def test_proxy_url_that_cannot_be_used(text: str, kind: str) -> None:
-    with pytest.raises(RelayClientError) as caught:
+    with pytest.raises(DialError) as caught:
         Proxy.parse(text)
     assert caught.value.kind == kind
     assert "secret" not in str(caught.value)
@@ -336,9 +341,9 @@ def test_upgrade_request_is_the_one_iroh_sends() -> None:
     wanted = HTTP["observed_client_request"]
     key = base64.b64decode(wanted.partition("Sec-WebSocket-Key: ")[2].partition("\r\n")[0])
     target = Target.of(RelayUrl("http://127.0.0.1:38341"))
-    assert dial.upgrade_request(target, key, "tok-1") == wanted.encode()
+    assert link_module.upgrade_request(target, key, "tok-1") == wanted.encode()
     without = wanted.replace("authorization: Bearer tok-1\r\n", "")
-    assert dial.upgrade_request(target, key, None) == without.encode()
+    assert link_module.upgrade_request(target, key, None) == without.encode()
 
 
 KEY = base64.b64decode(ACCEPT["key"])
@@ -368,7 +373,7 @@ def response(status: str = "101 Switching Protocols", **headers: str | None) -> 
     ],
 )
 def test_upgrade_answer_is_accepted(head: bytes, version: int) -> None:
-    assert dial.check_upgrade(head, KEY) == version
+    assert link_module.check_upgrade(head, KEY) == version
 
 
 @pytest.mark.parametrize(
@@ -394,14 +399,14 @@ def test_upgrade_answer_is_accepted(head: bytes, version: int) -> None:
 )
 def test_upgrade_answer_is_refused(head: bytes, kind: str) -> None:
     with pytest.raises(RelayClientError) as caught:
-        dial.check_upgrade(head, KEY)
+        link_module.check_upgrade(head, KEY)
     assert caught.value.kind == kind
 
 
 @given(st.one_of(st.binary(), st.binary().map(lambda tail: response() + b"\r\n" + tail)))
 def test_any_head_is_parsed_or_refused(head: bytes) -> None:
     try:
-        version = dial.check_upgrade(head, KEY)
+        version = link_module.check_upgrade(head, KEY)
     except RelayClientError as err:
         assert err.kind in ("websocket", "unexpected_upgrade_status", "bad_version_header")
     else:
@@ -480,7 +485,7 @@ async def read_request(reader: asyncio.StreamReader) -> tuple[str, dict[str, str
 async def upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> dict[str, str]:
     first, headers = await read_request(reader)
     assert first.startswith("GET /relay")
-    accept = dial.accept_value(base64.b64decode(headers["Sec-WebSocket-Key"]))
+    accept = accept_value(headers["Sec-WebSocket-Key"].encode())
     writer.write(
         b"HTTP/1.1 101 Switching Protocols\r\nsec-websocket-protocol: iroh-relay-v2\r\n"
         b"sec-websocket-accept: " + accept.encode() + b"\r\n\r\n"

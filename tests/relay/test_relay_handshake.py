@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iroh_fast import SecretKey
-from iroh_fast.relay.handshake import (
+from iroh_fast.relay.wire import (
     ClientHandshake,
     RelayDenied,
     RelayHandshakeError,

@@ -9,7 +9,7 @@ import pytest
 
 from iroh_fast.addr import RelayUrl
 from iroh_fast.errors import ConfigError, RelayUrlError
-from iroh_fast.relay.relay_map import RelayConfig, RelayMap, RelayMode, RelayStatus, relay_map
+from iroh_fast.relay.map import RelayConfig, RelayMap, RelayMode, RelayStatus, relay_map
 
 VECTORS = json.loads(
     Path(__file__).parents[1].joinpath("vectors", "relay_frames.json").read_text(encoding="utf-8")

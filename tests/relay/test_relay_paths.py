@@ -27,12 +27,12 @@ from iroh_fast.errors import (
     RelayUrlError,
 )
 from iroh_fast.net.transport import is_private
-from iroh_fast.relay.access import AllowList, SharedToken
-from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
-from iroh_fast.relay.dial import CaConfig
-from iroh_fast.relay.relay_map import RelayConfig
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.map import RelayConfig
+from iroh_fast.relay.server.access import AllowList, SharedToken
+from iroh_fast.relay.server.config import RelayServerConfig, RelayTlsConfig
+from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.stats import PathClosed, PathOpened, PathsLagged
+from iroh_fast.web.ca import CaConfig
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -48,11 +48,11 @@ from iroh_fast.quic.tls.x509 import (
     X509Credentials,
     X509TlsSession,
 )
-from iroh_fast.relay import qad
-from iroh_fast.relay.config import RelayServerConfig, RelayTlsConfig
-from iroh_fast.relay.dial import CaConfig
-from iroh_fast.relay.qad import ALPN, QadClient, QadServer, probe, trust_roots
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server import qad
+from iroh_fast.relay.server.config import RelayServerConfig, RelayTlsConfig
+from iroh_fast.relay.server.qad import ALPN, QadClient, QadServer, probe, trust_roots
+from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.web.ca import CaConfig
 
 PATIENCE_S = 15.0
 OBSERVED_V4 = 0x9F81A6

@@ -11,7 +11,7 @@ from relay_peer import RawClient, authenticate, config, connected, until, upgrad
 
 from iroh_fast import SecretKey
 from iroh_fast.errors import ConfigError
-from iroh_fast.relay.access import (
+from iroh_fast.relay.server.access import (
     ALLOW,
     AccessControl,
     AllowList,
@@ -20,8 +20,8 @@ from iroh_fast.relay.access import (
     HttpAccess,
     SharedToken,
 )
-from iroh_fast.relay.handshake import ClientHandshake, RelayDenied
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.relay.wire import ClientHandshake, RelayDenied
 
 
 async def admitted(

@@ -17,10 +17,10 @@ from relay_peer import RawClient, config, connected, until, upgraded, where
 
 from iroh_fast import PublicKey, SecretKey
 from iroh_fast._relay import build_message, decode_frame
-from iroh_fast.relay._forward import HEALTH_DUPLICATE, HEALTH_RESTORED, TokenBucket
-from iroh_fast.relay.config import RelayTlsConfig
-from iroh_fast.relay.handshake import ClientHandshake
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server._forward import HEALTH_DUPLICATE, HEALTH_RESTORED, TokenBucket
+from iroh_fast.relay.server.config import RelayTlsConfig
+from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.relay.wire import ClientHandshake
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "relay_frames.json").read_text())
 SECRETS = [SecretKey(bytes.fromhex(item["secret"])) for item in VECTORS["keys"]]

@@ -19,10 +19,10 @@ from relay_peer import config, connected, head, request, where
 import iroh_fast
 from iroh_fast import SecretKey
 from iroh_fast.errors import BindError, ConfigError
-from iroh_fast.relay.access import AllowList, DenyList, Everyone, HttpAccess, SharedToken
-from iroh_fast.relay.config import RelayServerConfig
-from iroh_fast.relay.metrics import UniqueKeys
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.access import AllowList, DenyList, Everyone, HttpAccess, SharedToken
+from iroh_fast.relay.server.config import RelayServerConfig
+from iroh_fast.relay.server.metrics import UniqueKeys
+from iroh_fast.relay.server.server import RelayServer
 
 read = RelayServerConfig.from_toml
 KEY = SecretKey.generate().public
@@ -243,7 +243,7 @@ def test_unique_keys_are_counted_once_a_day(monkeypatch):
         def now(cls, tz=None):
             return datetime.datetime(2999, 1, 1, tzinfo=tz)
 
-    monkeypatch.setattr("iroh_fast.relay.metrics.datetime.datetime", Tomorrow)
+    monkeypatch.setattr("iroh_fast.relay.server.metrics.datetime.datetime", Tomorrow)
     keys.add(b"a")
     assert keys.count == 3
 

@@ -10,9 +10,11 @@ import pytest
 from relay_peer import config, connected, head, opened, read_answer, request, until, upgraded
 
 from iroh_fast import __version__
-from iroh_fast.relay.config import RelayTlsConfig
-from iroh_fast.relay.http import MAX_HEAD_BYTES, Request, Response, accept_key, auth_token
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.config import RelayTlsConfig
+from iroh_fast.relay.server.routes import auth_token
+from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.relay.wire import accept_value
+from iroh_fast.web.http import MAX_HEAD_BYTES, Request, Response
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "relay_frames.json").read_text())
 HTTP = VECTORS["http"]
@@ -146,7 +148,7 @@ async def test_additional_routes_of_an_embedder():
 
 async def test_upgrade_answer_has_what_clients_check():
     ws = VECTORS["websocket"]["accept"]
-    assert accept_key(ws["key"].encode()) == ws["accept"]
+    assert accept_value(ws["key"].encode()) == ws["accept"]
     async with RelayServer(config()) as server:
         answer = await request(server, head())
         assert answer.status == 101

@@ -14,8 +14,8 @@ import pytest
 from relay_peer import config, connected, until
 
 from iroh_fast import PublicKey, SecretKey
-from iroh_fast.relay.access import AllowList, SharedToken
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.access import AllowList, SharedToken
+from iroh_fast.relay.server.server import RelayServer
 
 pytest.importorskip("iroh")
 

@@ -11,8 +11,8 @@ from relay_peer import RawClient, config, connected, until
 
 from iroh_fast import SecretKey
 from iroh_fast._relay import build_message
-from iroh_fast.relay.config import RelayTlsConfig
-from iroh_fast.relay.server import RelayServer
+from iroh_fast.relay.server.config import RelayTlsConfig
+from iroh_fast.relay.server.server import RelayServer
 
 SELF_SIGNED = RelayTlsConfig("SelfSigned", ("127.0.0.1", 0))
 

@@ -11,10 +11,10 @@ import pytest
 from relay_peer import config, connected, head, request, until, where
 
 from iroh_fast.errors import ConfigError
-from iroh_fast.relay import server as server_module
-from iroh_fast.relay.config import RelayTlsConfig
-from iroh_fast.relay.server import RelayServer
-from iroh_fast.relay.tls import self_signed
+from iroh_fast.relay.server import server as server_module
+from iroh_fast.relay.server.config import RelayTlsConfig
+from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.web.tls_files import self_signed
 
 
 def write(folder):

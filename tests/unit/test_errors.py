@@ -60,6 +60,8 @@ CASES = [
     (errors.DatagramDisabled(), [errors.DatagramError]),
     (errors.AddressLookupError("x", provenance="dns"), []),
     (errors.RelayError("x", url="https://a/", status=401), []),
+    (errors.RelayClientError("handshake", "x", url="https://a/", denied_reason="no"), [errors.RelayError]),
+    (errors.DialError("proxy_connect_invalid_status", "x", status=407), []),
     (errors.PortmapError(), []),
     (errors.NotAllowed(), []),
     (errors.WatcherEnded(), []),

@@ -53,8 +53,7 @@ def read_config(path: Path | None) -> str:
 
 
 async def _serve(text: str, dev: bool) -> None:
-    from ..relay.config import RelayServerConfig
-    from ..relay.server import RelayServer
+    from ..relay import RelayServer, RelayServerConfig
 
     log = logging.getLogger("iroh_fast.relay")
     server = RelayServer(RelayServerConfig.from_toml(text, dev=dev))

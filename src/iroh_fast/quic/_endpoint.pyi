@@ -8,8 +8,8 @@ from typing_extensions import Buffer, disjoint_base
 from iroh_fast.config import QuicTransportConfig
 from iroh_fast.quic._connection import QuicConnection
 from iroh_fast.quic._state import Host
-from iroh_fast.quic.tls.sessions import ClientSessionCache, ServerTicketStore
 from iroh_fast.quic.tls import Identity
+from iroh_fast.quic.tls.sessions import ClientSessionCache, ServerTicketStore
 from iroh_fast.quic.tls.tokens import TokenKey
 from iroh_fast.quic.tls.x509 import ClientTls, ServerTls
 

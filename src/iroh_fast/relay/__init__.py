@@ -1,5 +1,101 @@
 """Relays: servers that pass packets between endpoints which cannot reach each other.
 
-`iroh_fast.relay.server.RelayServer` is a relay to embed or to run by
-``python -m iroh_fast relay``; it needs the extra ``relay``.
+`RelayServer` is a relay to embed or to run by ``python -m iroh_fast relay``; `RelayConfig`,
+`RelayMap` and `CaConfig` are what endpoints are told about relays. All of it needs the extra
+``relay``. Names are loaded when first used.
 """
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..errors import RelayClientError, RelayError
+    from ..web.ca import CaConfig
+    from ..web.http import Request, Response
+    from ..web.proxy import Proxy
+    from .client.connection import connect_relay
+    from .client.link import Dialer
+    from .map import RelayConfig, RelayMap, RelayMode, RelayStatus
+    from .server.access import (
+        AccessControl,
+        AccessRequest,
+        AllowList,
+        Decision,
+        DenyList,
+        Everyone,
+        HttpAccess,
+        SharedToken,
+    )
+    from .server.config import RelayLimits, RelayServerConfig, RelayTlsConfig
+    from .server.server import RelayServer
+
+_MODULE_OF = {
+    "AccessControl": ".server.access",
+    "AccessRequest": ".server.access",
+    "AllowList": ".server.access",
+    "CaConfig": "..web.ca",
+    "Decision": ".server.access",
+    "DenyList": ".server.access",
+    "Dialer": ".client.link",
+    "Everyone": ".server.access",
+    "HttpAccess": ".server.access",
+    "Proxy": "..web.proxy",
+    "RelayClientError": "..errors",
+    "RelayConfig": ".map",
+    "RelayError": "..errors",
+    "RelayLimits": ".server.config",
+    "RelayMap": ".map",
+    "RelayMode": ".map",
+    "RelayServer": ".server.server",
+    "RelayServerConfig": ".server.config",
+    "RelayStatus": ".map",
+    "RelayTlsConfig": ".server.config",
+    "Request": "..web.http",
+    "Response": "..web.http",
+    "SharedToken": ".server.access",
+    "connect_relay": ".client.connection",
+}
+
+__all__ = [
+    "AccessControl",
+    "AccessRequest",
+    "AllowList",
+    "CaConfig",
+    "Decision",
+    "DenyList",
+    "Dialer",
+    "Everyone",
+    "HttpAccess",
+    "Proxy",
+    "RelayClientError",
+    "RelayConfig",
+    "RelayError",
+    "RelayLimits",
+    "RelayMap",
+    "RelayMode",
+    "RelayServer",
+    "RelayServerConfig",
+    "RelayStatus",
+    "RelayTlsConfig",
+    "Request",
+    "Response",
+    "SharedToken",
+    "connect_relay",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(module, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -29,19 +29,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from .. import __version__
 from ..errors import ConfigError
-from . import tls as _tls
-from .config import RelayTlsConfig
+from . import tls_files as _tls
+from .acme_config import AcmeConfig
 
 if TYPE_CHECKING:
     from acme import messages
 
-__all__ = ["CHALLENGE_PATH", "AcmeCertificate", "AcmeError", "cache_name", "directory_url"]
+__all__ = ["CHALLENGE_PATH", "AcmeCertificate", "AcmeError", "cache_name"]
 
-logger = logging.getLogger("iroh_fast.relay")
+logger = logging.getLogger("iroh_fast.web.acme")
 
 CHALLENGE_PATH: Final = "/.well-known/acme-challenge/"
-PRODUCTION: Final = "https://acme-v02.api.letsencrypt.org/directory"
-STAGING: Final = "https://acme-staging-v02.api.letsencrypt.org/directory"
 EXTRA: Final = (
     "cert_mode = \"LetsEncrypt\" needs further packages ({name}): pip install 'iroh-fast[acme]'"
 )
@@ -57,11 +55,6 @@ _ZERO: Final = datetime.timedelta(0)
 
 class AcmeError(Exception):
     """The server did not give a certificate this time."""
-
-
-def directory_url(tls: RelayTlsConfig) -> str:
-    """Where the ACME server's directory is (RFC 8555 §7.1.1)."""
-    return tls.acme_url or (PRODUCTION if tls.prod_tls else STAGING)
 
 
 def cache_name(kind: str, items: Iterable[str], directory: str) -> str:
@@ -108,7 +101,7 @@ def _pkcs8(key: ec.EllipticCurvePrivateKey, encoding: serialization.Encoding) ->
 
 
 class AcmeCertificate:
-    """The certificate of a relay server's host names, kept valid.
+    """The certificate of a server's host names, kept valid.
 
     `load_cached` uses what an earlier run left behind, `run` gets the first certificate and all
     later ones. Until there is one, TLS handshakes with the context fail.
@@ -117,7 +110,7 @@ class AcmeCertificate:
     ----------
     context : ssl.SSLContext
         New handshakes use the newest certificate.
-    tls : RelayTlsConfig
+    config : AcmeConfig
     on_change : callable
         Called after another certificate has been loaded into the context.
     sleep, now : callable
@@ -137,7 +130,7 @@ class AcmeCertificate:
     def __init__(
         self,
         context: ssl.SSLContext,
-        tls: RelayTlsConfig,
+        config: AcmeConfig,
         *,
         on_change: Callable[[], object] = lambda: None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -149,26 +142,26 @@ class AcmeCertificate:
             import requests  # noqa: F401
         except ImportError as err:
             raise ConfigError(EXTRA.format(name=err.name)) from err
-        if not tls.hostname or not tls.contact:
-            raise ConfigError("Let's Encrypt needs tls.hostname and tls.contact")
-        for name in tls.hostname:
+        if not config.hostnames or not config.contact:
+            raise ConfigError("an ACME server needs a host name and a contact")
+        for name in config.hostnames:
             _check_name(name)
-        self._directory = directory_url(tls)
+        self._directory = config.directory
         if not self._directory.startswith("https://"):
             raise ConfigError(f"the URL of an ACME server begins with https://: {self._directory}")
-        self._contact = f"mailto:{tls.contact}"
-        self._names = tls.hostname
-        self._roots = tls.acme_ca
+        self._contact = f"mailto:{config.contact}"
+        self._names = config.hostnames
+        self._roots = config.roots
         if self._roots is not None:
             _root_context(self._roots)
         try:
-            tls.cert_dir.mkdir(parents=True, exist_ok=True)
+            config.cert_dir.mkdir(parents=True, exist_ok=True)
         except OSError as err:
-            raise ConfigError(f"cannot make tls.cert_dir {tls.cert_dir}: {err}") from err
-        if not os.access(tls.cert_dir, os.W_OK):
-            raise ConfigError(f"tls.cert_dir {tls.cert_dir} is not writable")
-        self._account = tls.cert_dir / cache_name("account", [self._contact], self._directory)
-        cached = tls.cert_dir / cache_name("cert", self._names, self._directory)
+            raise ConfigError(f"cannot make cert_dir {config.cert_dir}: {err}") from err
+        if not os.access(config.cert_dir, os.W_OK):
+            raise ConfigError(f"cert_dir {config.cert_dir} is not writable")
+        self._account = config.cert_dir / cache_name("account", [self._contact], self._directory)
+        cached = config.cert_dir / cache_name("cert", self._names, self._directory)
         self.files = _tls.CertificateFiles(context, cached, cached)
         self._renewal: datetime.datetime | None = None
         self._on_change = on_change
@@ -193,7 +186,7 @@ class AcmeCertificate:
             self.files.load()
             self._renewal = renewal_time(self.files.cert.read_bytes())
         except (ConfigError, OSError, ValueError) as err:
-            logger.warning("relay: cached certificate not used: %s", err)
+            logger.warning("cached certificate not used: %s", err)
             return False
         return True
 
@@ -209,13 +202,13 @@ class AcmeCertificate:
             except Exception as err:  # whatever is wrong with a server out there, we go on
                 delay = 2.0 ** min(failures, RETRY_EXPONENT_MAX)
                 failures += 1
-                logger.warning("relay: no certificate, next attempt in %g s: %s", delay, err)
-                logger.debug("relay: how it failed", exc_info=True)
+                logger.warning("no certificate, next attempt in %g s: %s", delay, err)
+                logger.debug("how it failed", exc_info=True)
                 await self._sleep(delay)
 
     async def _obtain(self) -> None:
         names = ", ".join(self._names)
-        logger.info("relay: asking %s for a certificate of %s", self._directory, names)
+        logger.info("asking %s for a certificate of %s", self._directory, names)
         session = _Session(self._directory, await asyncio.to_thread(self._account_key), self._roots)
         try:
             await asyncio.to_thread(session.begin, self._contact)
@@ -231,7 +224,7 @@ class AcmeCertificate:
         self.files.load()
         self._renewal = renewal_time(chain)
         self._on_change()
-        logger.info("relay: new certificate of %s, renewal at %s", names, self._renewal)
+        logger.info("new certificate of %s, renewal at %s", names, self._renewal)
 
     async def _authorize(
         self, session: _Session, authorization: messages.AuthorizationResource
@@ -264,11 +257,11 @@ class AcmeCertificate:
             key = serialization.load_der_private_key(self._account.read_bytes(), None)
             if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == "secp256r1":
                 return key
-            logger.warning("relay: cached account key not used: not ECDSA P-256")
+            logger.warning("cached account key not used: not ECDSA P-256")
         except FileNotFoundError:
             pass
         except (TypeError, ValueError) as err:
-            logger.warning("relay: cached account key not used: %s", err)
+            logger.warning("cached account key not used: %s", err)
         key = ec.generate_private_key(ec.SECP256R1())
         part = self._account.with_name(self._account.name + ".part")
         _private_file(part, _pkcs8(key, serialization.Encoding.DER))

@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from ..addr import RelayUrl
-from ..keys import SecretKey
-from .client import Backoff, ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
-from .dial import CaConfig, Dialer, Proxy, RelayClientError
-from .relay_map import RelayMap, RelayState, RelayStatus
+from ...addr import RelayUrl
+from ...errors import RelayClientError
+from ...keys import SecretKey
+from ...web.ca import CaConfig
+from ...web.proxy import Proxy
+from ..map import RelayMap, RelayState, RelayStatus
+from .connection import Backoff, ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
+from .link import Dialer
 
 __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
 
@@ -276,7 +279,7 @@ class RelayPool:
         the last may be shorter.
     on_home_status : callable, optional
         Gets the `RelayStatus` of the home relay at each change, None when there is none.
-    ca, proxy, prefer_ipv6 : see `iroh_fast.relay.dial.Dialer`
+    ca, proxy, prefer_ipv6 : see `iroh_fast.web.dial.StreamDialer`
     loop : event loop, optional
         The running one by default.
     connector, uniform : optional

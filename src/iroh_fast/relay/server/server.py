@@ -5,7 +5,7 @@
         print(server.url)
         await server.wait_stopped()
 
-Clients are served by compiled code (`iroh_fast.relay._forward`); here is what happens once per
+Clients are served by compiled code (`iroh_fast.relay.server._forward`); here is what happens once per
 connection: listeners, TLS, routes, authentication, access control, limits, start and stop.
 """
 
@@ -20,40 +20,32 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
-from .. import __version__
-from ..errors import BindError, ConfigError
-from ..keys import EndpointId, PublicKey
-from . import tls as _tls
-from ._forward import Forwarder, RelayConnection, RelayProtocol
-from .access import AccessRequest, Decision
-from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig, RelayTlsConfig
-from .handshake import (
+from ... import __version__
+from ...errors import BindError, ConfigError
+from ...keys import EndpointId, PublicKey
+from ...web import tls_files as _tls
+from ...web.http import HEAD_TIMEOUT_S, HttpProtocol, Request, Response, query_pairs
+from ..wire import (
     AUTH_HEADER,
     PROTOCOLS,
     Exporter,
     RelayHandshakeError,
     ServerHandshake,
+    accept_value,
     choose_protocol,
 )
-from .http import (
-    HEAD_TIMEOUT_S,
-    SECURITY_HEADERS,
-    HttpProtocol,
-    Request,
-    Response,
-    accept_key,
-    auth_token,
-    challenge_response,
-    query_pairs,
-)
+from ._forward import Forwarder, RelayConnection, RelayProtocol
+from .access import AccessRequest, Decision
+from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig, RelayTlsConfig
 from .metrics import HttpCounters, UniqueKeys, exposition
+from .routes import SECURITY_HEADERS, auth_token, challenge_response
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from .acme import AcmeCertificate
+    from ...web.acme import AcmeCertificate
 
 __all__ = ["QadFactory", "QadService", "RelayServer", "Route"]
 
@@ -294,12 +286,12 @@ class RelayServer:
         return context
 
     def _acme_context(self, tls: RelayTlsConfig) -> ssl.SSLContext:
-        from .acme import AcmeCertificate
+        from ...web.acme import AcmeCertificate
 
         if tls.http_only:
             raise ConfigError("Let's Encrypt cannot be used while TLS is off")
         context = _tls.server_context()
-        self._acme = AcmeCertificate(context, tls, on_change=self._certificate_changed)
+        self._acme = AcmeCertificate(context, tls.acme(), on_change=self._certificate_changed)
         self._files = self._acme.files
         self._acme.load_cached()
         self._run(self._acme.run)
@@ -734,7 +726,7 @@ class RelayServer:
         headers = (
             ("upgrade", "websocket"),
             ("connection", "upgrade"),
-            ("sec-websocket-accept", accept_key(key)),
+            ("sec-websocket-accept", accept_value(key)),
             ("sec-websocket-protocol", name),
             *SECURITY_HEADERS,
         )

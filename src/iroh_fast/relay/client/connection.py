@@ -1,6 +1,6 @@
 """One connection to one relay: authentication, frames, pings, limits.
 
-A connection never reconnects; `iroh_fast.relay.actor` does that.
+A connection never reconnects; `iroh_fast.relay.client.pool` does that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from .._relay import (
+from ..._relay import (
     DATAGRAM,
     DATAGRAM_BATCH,
     ENDPOINT_GONE,
@@ -34,13 +34,13 @@ from .._relay import (
     build_frame,
     build_message,
 )
-from ..errors import RelayError
-from ..keys import SecretKey
-from .dial import Dialer, Link, RelayClientError, RelayErrorKind, Target
-from .handshake import ClientHandshake, RelayDenied
+from ...errors import RelayClientError, RelayError, RelayErrorKind
+from ...keys import SecretKey
+from ..wire import ClientHandshake, RelayDenied
+from .link import Dialer, RelayLink, Target
 
 if TYPE_CHECKING:
-    from ..addr import RelayUrl
+    from ...addr import RelayUrl
 
 __all__ = ["Backoff", "ConnectionOwner", "PingTracker", "RelayConnection", "connect_relay", "fits"]
 
@@ -151,7 +151,7 @@ class ConnectionOwner(Protocol):
         """`RelayConnection.send` takes datagrams again."""
 
 
-class RelayConnection(Link):
+class RelayConnection(RelayLink):
     """An authenticated connection to a relay.
 
     Made by `connect_relay`; from `serve` on it runs by itself.

@@ -1,4 +1,4 @@
-"""Certificates of a relay server."""
+"""Certificates of a server: PEM files that may change while in use, and self-signed ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..errors import ConfigError
 
 __all__ = ["CertificateFiles", "self_signed", "self_signed_context", "server_context"]
 
-logger = logging.getLogger("iroh_fast.relay")
+logger = logging.getLogger("iroh_fast.web.tls")
 
 
 def server_context() -> ssl.SSLContext:
@@ -77,9 +77,9 @@ class CertificateFiles:
         try:
             self.load()
         except ConfigError as err:
-            logger.warning("relay: certificate not reloaded: %s", err)
+            logger.warning("certificate not reloaded: %s", err)
             return False
-        logger.info("relay: certificate reloaded from %s", self.cert)
+        logger.info("certificate reloaded from %s", self.cert)
         return True
 
 

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from ..errors import ConfigError
-from ..keys import EndpointId
+from ...errors import ConfigError
+from ...keys import EndpointId
 
 if TYPE_CHECKING:
     import aiohttp

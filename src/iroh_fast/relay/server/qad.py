@@ -16,8 +16,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..addr import SocketAddr
-from ..errors import (
+from ...addr import SocketAddr
+from ...errors import (
     AlpnMismatch,
     BindError,
     ConfigError,
@@ -26,11 +26,11 @@ from ..errors import (
     ConnectTimeout,
     HandshakeFailed,
 )
-from ..net.bind import BindAddr
-from ..net.driver import Driver
-from ..quic.config import QuicTransportConfig
-from ..quic.tls import Identity
-from ..quic.tls.x509 import TrustRoots, X509Client, X509Credentials, X509Server, preload
+from ...net.bind import BindAddr
+from ...net.driver import Driver
+from ...quic.config import QuicTransportConfig
+from ...quic.tls import Identity
+from ...quic.tls.x509 import TrustRoots, X509Client, X509Credentials, X509Server, preload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from ..quic._connection import QuicConnection
-    from ..quic._endpoint import QuicIncoming
-    from .dial import CaConfig
+    from ...quic._connection import QuicConnection
+    from ...quic._endpoint import QuicIncoming
+    from ...web.ca import CaConfig
 
 __all__ = [
     "ALPN",
@@ -262,7 +262,7 @@ class QadServer:
             return
         self._counters["qad_incoming"] += 1
         connection = incoming.accept([ALPN], self._transport)
-        from ..quic._connection import WAIT_CLOSED, WAIT_HANDSHAKE
+        from ...quic._connection import WAIT_CLOSED, WAIT_HANDSHAKE
 
         self._unfinished += 1
 
@@ -295,7 +295,7 @@ class QadServer:
 
 async def _clients_told(driver: Driver) -> None:
     """Wait until connections that this side closed are over; the others need nothing any more."""
-    from ..quic._connection import WAIT_DRAINED
+    from ...quic._connection import WAIT_DRAINED
 
     for connection in list(driver.endpoint.connections.values()):
         reason = connection.close_reason
@@ -440,7 +440,7 @@ class QadClient:
             await asyncio.to_thread(_load, trust)
         except (OSError, ValueError) as err:
             raise ConfigError(f"cannot load the roots to trust: {err}") from err
-        from ..quic._connection import WAIT_HANDSHAKE
+        from ...quic._connection import WAIT_HANDSHAKE
 
         connection = driver.connect(
             [addr.as_tuple()],

@@ -1,4 +1,4 @@
-"""Authentication of a relay connection, both sides, without I/O.
+"""What both ends of a relay connection share: sub-protocols, and authentication without I/O.
 
 The messages are payloads of binary WebSocket messages. A client proves that it owns its key by a
 signature over a challenge, or in the request head over keying material exported from the TLS
@@ -35,6 +35,7 @@ __all__ = [
     "RelayDenied",
     "RelayHandshakeError",
     "ServerHandshake",
+    "accept_value",
     "choose_protocol",
     "export_tls13",
 ]
@@ -46,6 +47,7 @@ AUTH_HEADER: Final = "x-iroh-relay-client-auth-v1"
 EXPORTER_LABEL: Final = b"iroh-relay handshake v1"
 CHALLENGE_CONTEXT: Final = "iroh-relay handshake v1 challenge signature"
 
+_WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 CHALLENGE_SIZE: Final = 16
 EXPORT_SIZE: Final = 32
 _SIGNATURE_SIZE: Final = 64
@@ -93,6 +95,12 @@ def choose_protocol(offered: str) -> tuple[str, int] | None:
     """
     names = {name.strip(" \t") for name in offered.split(",")}
     return next(((name, version) for name, version in PROTOCOLS.items() if name in names), None)
+
+
+def accept_value(key: bytes) -> str:
+    """What a server answers to the text of ``Sec-WebSocket-Key`` (RFC 6455 §4.2.2)."""
+    digest = hashlib.sha1(key.strip() + _WEBSOCKET_GUID, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode("ascii")
 
 
 def export_tls13(secret: bytes, label: bytes, context: bytes, length: int, hash_name: str) -> bytes:

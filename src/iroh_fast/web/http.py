@@ -1,4 +1,4 @@
-"""The small HTTP/1.1 server under a relay: request heads, plain answers, hand-over to WebSocket.
+"""A small HTTP/1.1 server: request heads, plain answers, hand-over to another protocol.
 
 Heads are parsed by `httptools`. There are no request bodies, no HTTP/2, and nothing that waits:
 an answer is made at once or the connection is handed to another protocol.
@@ -7,9 +7,7 @@ an answer is made at once or the connection is handed to another protocol.
 from __future__ import annotations
 
 import asyncio
-import base64
 import functools
-import hashlib
 import socket
 import time
 from collections.abc import Callable
@@ -24,31 +22,15 @@ import httptools
 __all__ = [
     "MAX_HEADERS",
     "MAX_HEAD_BYTES",
-    "SECURITY_HEADERS",
     "HttpProtocol",
     "Request",
     "Response",
-    "accept_key",
-    "auth_token",
-    "challenge_response",
+    "query_pairs",
 ]
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 64
 HEAD_TIMEOUT_S: Final = 10.0
-SECURITY_HEADERS: Final = (
-    ("strict-transport-security", "max-age=63072000; includeSubDomains"),
-    (
-        "content-security-policy",
-        "default-src 'none'; frame-ancestors 'none'; form-action 'none'; base-uri 'self'; "
-        "block-all-mixed-content; plugin-types 'none'",
-    ),
-)
-
-_WS_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
-_CHALLENGE_SYMBOLS: Final = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
-)
 
 
 @dataclass(slots=True)
@@ -97,31 +79,6 @@ class Response:
 @functools.lru_cache(1)
 def _date(second: int) -> str:
     return formatdate(second, usegmt=True)
-
-
-def accept_key(key: bytes) -> str:
-    """The value of ``Sec-WebSocket-Accept`` for a key (RFC 6455 §4.2.2)."""
-    return base64.b64encode(hashlib.sha1(key.strip() + _WS_GUID).digest()).decode("ascii")
-
-
-def challenge_response(challenge: bytes | None) -> str | None:
-    """The value of ``X-Iroh-Response`` by which a client knows that no captive portal answers."""
-    if challenge and len(challenge) < 64 and _CHALLENGE_SYMBOLS.issuperset(challenge):
-        return "response " + challenge.decode("ascii")
-    return None
-
-
-def auth_token(request: Request) -> str | None:
-    """The token of a request: of the header ``Authorization``, else of the query."""
-    for name, value in request.headers:
-        if name != "authorization":
-            continue
-        if not all(0x20 <= byte < 0x7F or byte == 0x09 for byte in value):
-            return None
-        scheme, space, token = value.decode("ascii").partition(" ")
-        if space and scheme.lower() == "bearer":
-            return token
-    return next((value for name, value in query_pairs(request) if name == "token"), None)
 
 
 def query_pairs(request: Request) -> list[tuple[str, str]]:

@@ -28,14 +28,14 @@ import asyncio
 import logging
 import os
 
-from .._relay import WsProtocolError, WsReader, build_message
+from ..._relay import WsProtocolError, WsReader, build_message
 
 logger = logging.getLogger("iroh_fast.relay")
 
-cdef extern from "../native/clock.h" nogil:
+cdef extern from "../../native/clock.h" nogil:
     int64_t clock_now_ns()
 
-cdef extern from "../native/relay_ws.h" nogil:
+cdef extern from "../../native/relay_ws.h" nogil:
     ctypedef struct ws_head:
         uint64_t len
         uint32_t mask
@@ -56,7 +56,7 @@ cdef extern from "../native/relay_ws.h" nogil:
     void ws_xor(uint8_t* dst, const uint8_t* src, size_t n, uint32_t mask)
     uint64_t relay_hash(const uint64_t* seed, const uint8_t* key)
 
-cdef extern from "../native/relay_send.h" nogil:
+cdef extern from "../../native/relay_send.h" nogil:
     long relay_send(int fd, const void* data, size_t n)
 
 cdef enum:

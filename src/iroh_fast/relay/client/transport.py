@@ -7,17 +7,18 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from iroh_fast.addr import RelayAddr, RelayUrl, TransportAddr
-from iroh_fast.net.transport import RELAY_SUBNET, PrivateAddrs, SockAddr
-from iroh_fast.relay.actor import RelayPool
-from iroh_fast.relay.relay_map import RelayConfig, RelayMap, RelayStatus
+from ...addr import RelayAddr, RelayUrl, TransportAddr
+from ...net.transport import RELAY_SUBNET, PrivateAddrs, SockAddr
+from ..map import RelayConfig, RelayMap, RelayStatus
+from .pool import RelayPool
 
 if TYPE_CHECKING:
     import ssl
 
-    from iroh_fast.keys import SecretKey
-    from iroh_fast.net.driver import Driver
-    from iroh_fast.relay.dial import CaConfig, Proxy
+    from ...keys import SecretKey
+    from ...net.driver import Driver
+    from ...web.ca import CaConfig
+    from ...web.proxy import Proxy
 
 __all__ = ["RelayTransport"]
 

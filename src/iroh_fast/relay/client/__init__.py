@@ -1,0 +1,1 @@
+"""The relays that an endpoint uses."""

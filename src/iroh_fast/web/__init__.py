@@ -1,0 +1,1 @@
+"""What services that speak HTTP or TLS share: names, dialling, trust, and serving."""
