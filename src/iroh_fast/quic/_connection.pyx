@@ -13,7 +13,7 @@ from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known
+from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known
 from iroh_fast.quic._state cimport (
     APPLICATION_ABANDON_PATH, ConnectionState, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
     W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS, ns,
@@ -276,7 +276,6 @@ cdef class QuicConnection(ConnectionState):
         cdef uint32_t top = self.local_max_path if self.local_max_path < self.remote_max_path else self.remote_max_path
         cdef int64_t id = self.max_path_used + 1
         cdef int64_t now = self.host.clock_ns()
-        cdef int i
         cdef CidSet* c
         self.check()
         if now:
@@ -289,9 +288,8 @@ cdef class QuicConnection(ConnectionState):
         memset(&l, 0, sizeof(UdpAddr))
         if local is not None:
             addr_from_tuple(local, &l)
-        for i in range(self.n_abandoned):
-            if <int64_t>self.abandoned[i] >= id:
-                id = <int64_t>self.abandoned[i] + 1
+        if <int64_t>ids_end(&self.abandoned) > id:
+            id = <int64_t>ids_end(&self.abandoned)
         if id > top:
             self.pend(FT_PATHS_BLOCKED, 0, self.remote_max_path, 0)
             self.host.wake(self)

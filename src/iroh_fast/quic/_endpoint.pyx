@@ -512,7 +512,7 @@ cdef class QuicEndpoint(Host):
         s.local[0].seq = 0
         s.local[0].value = value
         s.n_local = 1
-        s.next_seq = 1
+        s.next_seq = s.sent = 1
         self.cid_add(value, c, 0)
         self.connections[c.stable_id] = c
         return c

@@ -189,7 +189,7 @@ cdef int control_frame(ConnectionState conn, Path* path, int level, Frame* frame
     elif kind == FT_PATH_RESPONSE:
         on_path_response(conn, path, frame.data, src)
     elif kind == FT_NEW_CONNECTION_ID:
-        return new_cid_frame(conn, 0, frame)
+        return new_cid_frame(conn, 0, frame) if not conn.was_abandoned(0) else 0
     elif kind == FT_RETIRE_CONNECTION_ID:
         return retire_cid_frame(conn, 0, frame.id)
     elif kind == FT_HANDSHAKE_DONE:
@@ -278,7 +278,8 @@ cdef int retire_cid_frame(ConnectionState conn, uint32_t path_id, uint64_t seq) 
     cdef LocalCid* local
     if ids == NULL:
         return 0
-    if seq >= ids.next_seq:
+    if seq >= ids.sent:
+        # Ids wait for room in the congestion window: issued is not sent (RFC 9000 §19.16).
         return conn.fail(PROTOCOL_VIOLATION, b"RETIRE_CONNECTION_ID for unissued sequence number", 0)
     local = local_cid_find(ids, seq)
     if local == NULL:
@@ -297,7 +298,7 @@ cdef int multipath_frame(ConnectionState conn, Path* path, Frame* frame) noexcep
     cdef Path* other
     cdef CidSet* ids
     if kind == FT_PATH_NEW_CONNECTION_ID:
-        if frame.path > conn.local_max_path:
+        if frame.path > conn.sent_max_path:
             return conn.fail(PROTOCOL_VIOLATION, b"PATH_NEW_CONNECTION_ID contains path_id exceeding current max", 0)
         if conn.was_abandoned(<uint32_t>frame.path):
             return 0
@@ -307,22 +308,20 @@ cdef int multipath_frame(ConnectionState conn, Path* path, Frame* frame) noexcep
     if kind == FT_PATH_ABANDON:
         other = conn.path(<uint32_t>frame.path)
         if other == NULL:
-            if not conn.is_client and frame.path <= conn.local_max_path and not conn.was_abandoned(<uint32_t>frame.path):
+            if frame.path > conn.sent_max_path:
+                return conn.fail(PROTOCOL_VIOLATION, b"PATH_ABANDON contains path_id exceeding current max", 0)
+            if not conn.is_client and not conn.was_abandoned(<uint32_t>frame.path):
                 # Opened by the client but never seen here. Without an answer its id would be lost for both.
                 conn.note_abandoned(<uint32_t>frame.path)
                 conn.drop_cidset(<uint32_t>frame.path)
                 conn.pend(FT_PATH_ABANDON, frame.path, 0, frame.value)
-                conn.local_max_path += 1
-                conn.pend(FT_MAX_PATH_ID, 0, 0, 0)
-                conn.issue_path_cids()
+                conn.grant_path()
             return 0
         if not other.abandon_received:
             other.abandon_received = True
             conn.abandon(other, frame.value)
             other.drained_at = conn.now + 3 * (rtt_pto_base(&other.r.rtt) + conn.peer_max_ack_delay)
-            conn.local_max_path += 1
-            conn.pend(FT_MAX_PATH_ID, 0, 0, 0)
-            conn.issue_path_cids()
+            conn.grant_path()
             if conn.open_paths() == 0 and conn.no_path_at == 0:
                 conn.no_path_at = conn.now + 3 * (conn.cfg.initial_rtt * 3 + MAX_ACK_DELAY_MS * MS)
         return 0

@@ -203,7 +203,7 @@ cdef void complete_handshake(ConnectionState conn):
         keys_drop(&conn.keys, LEVEL_0RTT)
     if conn.cfg.max_paths and conn.peer_parameters.initial_max_path_id is not None:
         conn.multipath = True
-        conn.local_max_path = conn.cfg.max_paths - 1
+        conn.local_max_path = conn.sent_max_path = conn.cfg.max_paths - 1
         conn.remote_max_path = conn.peer_parameters.initial_max_path_id
         if path != NULL:
             path.idle_timeout = conn.cfg.path_idle

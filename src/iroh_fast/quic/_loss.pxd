@@ -18,6 +18,7 @@ cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int le
 cdef void drop_oversized(ConnectionState conn) noexcept nogil
 cdef void drop_space(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil
 cdef void forget_sent(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil
+cdef void discard_oldest(ConnectionState conn) noexcept nogil
 cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil
 cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept nogil
 cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* level) noexcept nogil

@@ -365,9 +365,21 @@ cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil:
     while at[0] != path:
         at = &at[0].next
     at[0] = path.next
+    conn.n_draining -= 1
     if conn.last_path == path:
         conn.last_path = NULL
     path_free(path)
+
+
+cdef void discard_oldest(ConnectionState conn) noexcept nogil:
+    """Too many abandoned paths wait for late packets: the one with the lowest id waits no longer."""
+    cdef Path* path = conn.paths
+    while not path.abandoned:
+        path = path.next
+    if not path.abandon_received:
+        # The peer's answer will find no path any more.
+        conn.grant_path()
+    discard_path(conn, path)
 
 
 cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept nogil:

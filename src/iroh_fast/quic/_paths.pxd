@@ -16,6 +16,8 @@ cdef enum:
     LOCAL_CIDS = 12               # ids we keep active per path at most
     MAX_CHALLENGES = 4            # unanswered PATH_CHALLENGE values remembered per path
 
+    MAX_DRAINING = 32             # abandoned paths that still listen for late packets
+
     STATUS_AVAILABLE = 0
     STATUS_BACKUP = 1
 
@@ -39,12 +41,24 @@ cdef struct CidSet:
     uint32_t path_id
     int n_local
     uint64_t next_seq             # of the next id we issue
+    uint64_t sent                 # ids below this number were written to a packet
     LocalCid local[12]
     int n_remote
     int active                    # index into remote, -1: none
     uint64_t retire_prior_to
     RemoteCid remote[5]
     uint64_t given_up             # one above the highest sequence number of the peer that we retired by ourselves
+
+
+# Path ids, as ascending half-open intervals that do not touch: as many as there are gaps between abandoned paths.
+cdef struct IdRange:
+    uint64_t start
+    uint64_t end
+
+
+cdef struct IdRanges:
+    IdRange* ranges
+    int n, cap
 
 
 # What belongs to the present 4-tuple of a path.
@@ -110,6 +124,13 @@ cdef struct Path:
     UdpAddr observed              # our address as last reported
     PathStats stats
 
+
+# 1 added, 0 it was there, -1 out of memory.
+cdef int ids_add(IdRanges* ids, uint32_t id) noexcept nogil
+cdef bint ids_have(const IdRanges* ids, uint32_t id) noexcept nogil
+# One above the highest id; 0 when there is none.
+cdef inline uint64_t ids_end(const IdRanges* ids) noexcept nogil:
+    return ids.ranges[ids.n - 1].end if ids.n else 0
 
 cdef Path* path_new(uint32_t id) noexcept nogil
 cdef void path_free(Path* p) noexcept nogil

@@ -1,10 +1,48 @@
 """Paths and connection IDs of one connection. Sources: RFC 9000 §5.1, §9, the multipath draft."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
 from iroh_fast.quic._recovery cimport space_free
+
+
+cdef bint ids_have(const IdRanges* ids, uint32_t id) noexcept nogil:
+    cdef int i = ids.n - 1
+    while i >= 0 and ids.ranges[i].start > id:
+        i -= 1
+    return i >= 0 and id < ids.ranges[i].end
+
+
+cdef int ids_add(IdRanges* ids, uint32_t id) noexcept nogil:
+    cdef int i = ids.n
+    cdef IdRange* grown
+    while i > 0 and ids.ranges[i - 1].start > id:
+        i -= 1
+    # interval i-1 starts at or below id, interval i above
+    if i > 0 and id < ids.ranges[i - 1].end:
+        return 0
+    if i > 0 and ids.ranges[i - 1].end == id:
+        ids.ranges[i - 1].end += 1
+        if i < ids.n and ids.ranges[i].start == ids.ranges[i - 1].end:
+            ids.ranges[i - 1].end = ids.ranges[i].end
+            memmove(&ids.ranges[i], &ids.ranges[i + 1], (ids.n - i - 1) * sizeof(IdRange))
+            ids.n -= 1
+        return 1
+    if i < ids.n and ids.ranges[i].start == <uint64_t>id + 1:
+        ids.ranges[i].start = id
+        return 1
+    if ids.n == ids.cap:
+        grown = <IdRange*>realloc(ids.ranges, (ids.cap + 8) * sizeof(IdRange))
+        if grown == NULL:
+            return -1
+        ids.ranges = grown
+        ids.cap += 8
+    memmove(&ids.ranges[i + 1], &ids.ranges[i], (ids.n - i) * sizeof(IdRange))
+    ids.ranges[i].start = id
+    ids.ranges[i].end = <uint64_t>id + 1
+    ids.n += 1
+    return 1
 
 
 cdef Path* path_new(uint32_t id) noexcept nogil:
@@ -113,3 +151,24 @@ cdef void local_cid_remove(CidSet* c, LocalCid* l) noexcept nogil:
     cdef long i = l - &c.local[0]
     memmove(&c.local[i], &c.local[i + 1], (c.n_local - i - 1) * sizeof(LocalCid))
     c.n_local -= 1
+
+
+cdef class PathIds:
+    """A set of path ids as intervals (for tests)."""
+
+    cdef IdRanges ids
+
+    def __dealloc__(self):
+        free(self.ids.ranges)
+
+    def add(self, uint32_t id):
+        """Whether the id is new."""
+        return ids_add(&self.ids, id) == 1
+
+    def __contains__(self, uint32_t id):
+        return ids_have(&self.ids, id)
+
+    @property
+    def ranges(self):
+        """Half-open ranges, ascending."""
+        return [(self.ids.ranges[i].start, self.ids.ranges[i].end) for i in range(self.ids.n)]

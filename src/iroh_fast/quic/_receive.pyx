@@ -17,8 +17,8 @@ from iroh_fast.quic._handshake cimport discard_keys_later, on_retry, on_version_
 from iroh_fast.quic._keys cimport (
     FOLLOW_UPDATED, KEYS_LIMIT, KEYS_MISUSED, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, Opened,
     keys_can_open, keys_follow, keys_open, keys_phase_news, keys_unmask)
-from iroh_fast.quic._loss cimport drop_space
-from iroh_fast.quic._paths cimport CID_LEN, Path, Route, ip_known, same_addr, same_ip
+from iroh_fast.quic._loss cimport discard_oldest, drop_space
+from iroh_fast.quic._paths cimport CID_LEN, MAX_DRAINING, Path, Route, ip_known, same_addr, same_ip
 from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_received, space_on_processed
 from iroh_fast.quic._state cimport (
     AEAD_LIMIT_REACHED, ConnectionState, INTERNAL_ERROR, KEY_UPDATE_ERROR, Level, MIN_DATAGRAM, PROTOCOL_VIOLATION,
@@ -36,6 +36,8 @@ cdef void receive_datagram(ConnectionState conn, uint8_t* data, size_t n, const 
     conn.now = now
     if conn.state >= ST_DRAINING:
         return
+    if conn.n_draining > MAX_DRAINING:
+        discard_oldest(conn)
     path = conn.path(path_id)
     if path != NULL and same_addr(&path.r.remote, src):
         path.r.received += n

@@ -7,7 +7,7 @@ from iroh_fast._packet cimport Frame, LongHeader
 from iroh_fast.quic._buffers cimport SendBuf, RecvBuf
 from iroh_fast.quic._datagrams cimport MessageQueue
 from iroh_fast.quic._keys cimport KeyRing
-from iroh_fast.quic._paths cimport Path, CidSet, Route, PathStats
+from iroh_fast.quic._paths cimport Path, CidSet, IdRanges, Route, PathStats
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._recovery cimport PnSpace, SentRec, FrameRec
 from iroh_fast.quic._streams cimport StreamOwner, Streams
@@ -155,8 +155,9 @@ cdef class ConnectionState(StreamOwner):
     cdef Path* last_path              # cache
     cdef uint32_t local_max_path, remote_max_path, sent_max_path
     cdef int64_t max_path_used
-    cdef uint32_t* abandoned
-    cdef int n_abandoned
+    cdef uint64_t issued_paths        # path ids below this have had their connection ids
+    cdef IdRanges abandoned
+    cdef int n_draining               # abandoned paths in `paths`
     cdef uint32_t generation
     cdef OffPath* off_path
     cdef int n_off_path
@@ -208,6 +209,7 @@ cdef class ConnectionState(StreamOwner):
     cdef bint any_usable(self) noexcept nogil
     cdef bint irreplaceable(self, Path* p) noexcept nogil
     cdef void note_abandoned(self, uint32_t id) noexcept nogil
+    cdef void grant_path(self) noexcept nogil
     cdef void drop_cidset(self, uint32_t id) noexcept nogil
     cdef bint must_abandon_itself(self, Path* p) noexcept nogil
     cdef void end_failed(self) noexcept

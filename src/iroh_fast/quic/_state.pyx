@@ -32,7 +32,6 @@ logger = logging.getLogger("iroh_fast.quic")
 cdef int64_t MS = 1000000
 
 cdef enum:
-    MAX_ABANDONED = 1024
     MAX_PATH_LOG = 64
     MAX_ACK_DELAY_MS = 25
 
@@ -169,7 +168,7 @@ cdef class ConnectionState(StreamOwner):
         frame_recs_free(self.pending_head)
         queue_free(&self.dgram_rx)
         queue_free(&self.dgram_tx)
-        free(self.abandoned)
+        free(self.abandoned.ranges)
         free(self.off_path)
         free(self.dial)
 
@@ -263,11 +262,7 @@ cdef class ConnectionState(StreamOwner):
         return p
 
     cdef bint was_abandoned(self, uint32_t id) noexcept nogil:
-        cdef int i
-        for i in range(self.n_abandoned):
-            if self.abandoned[i] == id:
-                return True
-        return False
+        return ids_have(&self.abandoned, id)
 
     cdef int open_paths(self) noexcept nogil:
         cdef Path* p = self.paths
@@ -312,6 +307,7 @@ cdef class ConnectionState(StreamOwner):
         if p.abandoned:
             return
         p.abandoned = True
+        self.n_draining += 1
         p.abandon_code = code
         p.challenge_due = False
         p.challenge_at = 0
@@ -344,13 +340,15 @@ cdef class ConnectionState(StreamOwner):
 
     cdef void note_abandoned(self, uint32_t id) noexcept nogil:
         """A path id must not come back."""
-        cdef uint32_t* grown
-        if self.n_abandoned < MAX_ABANDONED:
-            grown = <uint32_t*>realloc(self.abandoned, (self.n_abandoned + 1) * sizeof(uint32_t))
-            if grown != NULL:
-                self.abandoned = grown
-                self.abandoned[self.n_abandoned] = id
-                self.n_abandoned += 1
+        if ids_add(&self.abandoned, id) < 0:
+            self.fail(INTERNAL_ERROR, b"out of memory", 0)
+
+    cdef void grant_path(self) noexcept nogil:
+        """Both sides gave up a path id: allow the peer another one."""
+        if self.local_max_path < <uint32_t>0xffffffff:
+            self.local_max_path += 1
+            self.pend(FT_MAX_PATH_ID, 0, 0, 0)
+            self.issue_path_cids()
 
     cdef void drop_cidset(self, uint32_t id) noexcept nogil:
         """Forget all connection ids of a path id, ours and the peer's."""
@@ -389,16 +387,16 @@ cdef class ConnectionState(StreamOwner):
             c.next_seq += 1
 
     cdef void issue_path_cids(self) noexcept nogil:
-        cdef uint32_t top = self.local_max_path if self.local_max_path < self.remote_max_path else self.remote_max_path
-        cdef uint32_t id
-        cdef CidSet* c
+        """Give ids for every path id that both sides allow, once for each."""
+        cdef uint64_t top = self.local_max_path if self.local_max_path < self.remote_max_path else self.remote_max_path
         if not self.multipath:
             return
-        for id in range(1, top + 1):
-            if not self.was_abandoned(id):
-                c = self.cidset(id, False)
-                if c == NULL or c.next_seq == 0:
-                    self.issue_cids(id)
+        if self.issued_paths == 0:
+            self.issued_paths = 1
+        while self.issued_paths <= top:
+            if not self.was_abandoned(<uint32_t>self.issued_paths):
+                self.issue_cids(<uint32_t>self.issued_paths)
+            self.issued_paths += 1
 
     cdef void rotate_cid(self, Path* p) noexcept nogil:
         cdef uint64_t old

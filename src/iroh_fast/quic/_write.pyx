@@ -168,6 +168,8 @@ cdef uint8_t* write_pending(ConnectionState conn, uint8_t* at, FrameRec* record,
             skip[0] = True
             return at
         conn.host.token_for(<uint8_t*>&local.value, token)
+        if ids.sent <= record.id:
+            ids.sent = record.id + 1
         return put_new_cid(at, kind == FT_PATH_NEW_CONNECTION_ID, record.path, record.id, 0, <uint8_t*>&local.value, CID_LEN, token)
     if kind == FT_RETIRE_CONNECTION_ID:
         return put_v1(at, kind, record.id)
