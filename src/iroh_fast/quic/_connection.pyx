@@ -16,9 +16,10 @@ from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
 from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known
 from iroh_fast.quic._state cimport (
     APPLICATION_ABANDON_PATH, ConnectionState, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
-    W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS, ns,
+    W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS,
     path_stats)
 from iroh_fast.quic._streams cimport QuicStream
+from iroh_fast.quic._time cimport ns_of
 
 from iroh_fast.errors import (
     CloseReason, ConfigError, DatagramDisabled, DatagramTooLarge, DatagramUnsupported, IrohError)
@@ -330,7 +331,7 @@ cdef class QuicConnection(ConnectionState):
         """Idle timeout of one path in seconds; None for none."""
         cdef Path* p = self.path(id)
         if p != NULL:
-            p.idle_timeout = ns(seconds)
+            p.idle_timeout = ns_of(seconds)
             self.host.wake(self)
 
     def stats(self):

@@ -32,14 +32,14 @@ from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._state cimport (
     CONNECTION_ID_LIMIT_ERROR, CRYPTO_BUFFER_EXCEEDED, ConnectionState, FRAME_ENCODING_ERROR, INTERNAL_ERROR, Level,
     PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM, W_PATHS)
+from iroh_fast.quic._time cimport MS, ns_from_us
 
 from iroh_fast.errors import CloseReason
-
-cdef int64_t MS = 1000000
 
 cdef enum:
     MAX_RETIRE_PENDING = 50
     MAX_ACK_DELAY_MS = 25
+    MAX_ACK_DELAY_US = 16383000   # RFC 9000 §18.2: larger ones cannot be announced
 
 
 cdef int read_frames(ConnectionState conn, Path* path, PnSpace* space, int level, const uint8_t* at, const uint8_t* end,
@@ -216,7 +216,7 @@ cdef int control_frame(ConnectionState conn, Path* path, int level, Frame* frame
             conn.ack_frequency_seq = <int64_t>frame.id
             conn.ack_threshold = frame.value
             conn.ack_reorder = frame.offset
-            conn.max_ack_delay = <int64_t>(frame.value2 if frame.value2 < 16383000 else 16383000) * 1000
+            conn.max_ack_delay = ns_from_us(frame.value2 if frame.value2 < MAX_ACK_DELAY_US else MAX_ACK_DELAY_US)
     elif kind == FT_OBSERVED_ADDR_V4 or kind == FT_OBSERVED_ADDR_V6:
         if not conn.receive_observed:
             return conn.fail(PROTOCOL_VIOLATION, b"received OBSERVED_ADDRESS frame when not negotiated", 0)

@@ -21,6 +21,7 @@ from iroh_fast.quic._recovery cimport SentRec, frame_recs_free, space_rec, space
 from iroh_fast.quic._state cimport (
     Config, ConnectionState, INTERNAL_ERROR, Level, PROTOCOL_VIOLATION, ST_ESTABLISHED, ST_HANDSHAKE,
     TRANSPORT_PARAMETER_ERROR, W_ALPN, W_CONFIRMED, W_HANDSHAKE)
+from iroh_fast.quic._time cimport MS, ns_from_ms
 
 import logging
 
@@ -28,8 +29,6 @@ from iroh_fast.errors import CloseReason
 from iroh_fast.quic.parameters import ParameterError, TransportParameters
 
 logger = logging.getLogger("iroh_fast.quic")
-
-cdef int64_t MS = 1000000
 
 
 cdef bint may_update_keys(ConnectionState conn) noexcept nogil:
@@ -149,7 +148,7 @@ cdef int apply_parameters(ConnectionState conn, object tp) except -1:
         conn.qlog.parameters(conn.now, False, tp)
     adopt_limits(conn, tp)
     conn.peer_ack_exponent = tp.ack_delay_exponent
-    conn.peer_max_ack_delay = <int64_t>tp.max_ack_delay_ms * MS
+    conn.peer_max_ack_delay = ns_from_ms(tp.max_ack_delay_ms)
     conn.peer_cid_limit = tp.active_connection_id_limit
     conn.peer_ack_frequency = tp.min_ack_delay_us is not None
     if conn.peer_ack_frequency:
@@ -157,7 +156,7 @@ cdef int apply_parameters(ConnectionState conn, object tp) except -1:
     conn.peer_udp = tp.max_udp_payload_size if tp.max_udp_payload_size < 65527 else 65527
     if path != NULL:
         mtud_peer_limit(&path.r.mtud, <uint16_t>conn.peer_udp)
-    idle = <int64_t>tp.max_idle_timeout_ms * MS
+    idle = ns_from_ms(tp.max_idle_timeout_ms)
     if idle and (conn.idle_timeout == 0 or idle < conn.idle_timeout):
         conn.idle_timeout = idle
     role = tp.address_discovery

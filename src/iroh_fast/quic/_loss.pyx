@@ -22,9 +22,7 @@ from iroh_fast.quic._recovery cimport (
     FrameRec, PnSpace, REC_ACK, REC_ELICITING, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, SentRec, frame_recs_free,
     space_forget_acked, space_free, space_rec, space_remember_lost, space_remove, space_unlose)
 from iroh_fast.quic._state cimport ConnectionState, Level, PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
-
-cdef int64_t MS = 1000000
-cdef int64_t SECOND = 1000000000
+from iroh_fast.quic._time cimport MS, SECOND, doubled, ns_from_us, times
 
 
 cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
@@ -116,7 +114,7 @@ cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Fra
         if newly_eliciting and newest_sent >= 0:
             delay = 0
             if level == LEVEL_1RTT:
-                delay = <int64_t>(frame.delay << conn.peer_ack_exponent) * 1000 if frame.delay < (<uint64_t>1 << 30) else conn.peer_max_ack_delay
+                delay = times(ns_from_us(frame.delay), <int64_t>1 << conn.peer_ack_exponent)
                 if delay > conn.peer_max_ack_delay:
                     delay = conn.peer_max_ack_delay
             rtt_sample(&path.r.rtt, conn.now, delay, conn.now - newest_sent)
@@ -260,7 +258,8 @@ cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int le
     if delay < MS:
         delay = MS
     lost_before = conn.now - delay
-    span = conn.cfg.persistent_threshold * (rtt_pto_base(&path.r.rtt) + (conn.peer_max_ack_delay if level == LEVEL_1RTT else 0))
+    span = times(rtt_pto_base(&path.r.rtt) + (conn.peer_max_ack_delay if level == LEVEL_1RTT else 0),
+                 conn.cfg.persistent_threshold)
     pn = space.first
     while space.outstanding and pn <= <uint64_t>space.largest_acked and pn <= space.last:
         sent = space_rec(space, pn)
@@ -384,7 +383,7 @@ cdef void discard_oldest(ConnectionState conn) noexcept nogil:
 
 cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept nogil:
     """Probe timeout after pto_count expiries, growing at most by a cap each time."""
-    cdef int64_t cap, d = base, doubled
+    cdef int64_t cap, d = base, grown
     cdef int i
     cdef int64_t rtt = rtt_get(&path.r.rtt)
     if rtt > 1333 * MS:
@@ -394,8 +393,8 @@ cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept no
     else:
         cap = 2 * SECOND
     for i in range(1, (path.pto_count if path.pto_count < 60 else 60) + 1):
-        doubled = base << (i if i < 16 else 16)
-        d = doubled if doubled < d + cap else d + cap
+        grown = doubled(base, i if i < 16 else 16)
+        d = grown if grown < d + cap else d + cap
     return d
 
 

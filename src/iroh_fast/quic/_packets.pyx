@@ -21,6 +21,7 @@ from iroh_fast.quic._state cimport AEAD_LIMIT_REACHED, ConnectionState, INTERNAL
 cdef enum:
     SHORT_PAD = 22                # INTEROP: iroh pads short packets to the DCID length + 22; so do we
     ACK_ROOM = 64
+    MAX_LONG = 16383              # what two bytes of a long header's Length can say, and more than any such packet needs
 
 
 cdef int begin_packet(ConnectionState conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
@@ -51,6 +52,8 @@ cdef int begin_packet(ConnectionState conn, Path* path, int level, uint8_t* at, 
         at += dcid.len
         packet.length_at = NULL
     else:
+        if room > MAX_LONG:
+            room = MAX_LONG
         if level == LEVEL_INITIAL and conn.address_token is not None:
             with gil:
                 token = <const uint8_t*>PyBytes_AS_STRING(conn.address_token)

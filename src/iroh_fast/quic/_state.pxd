@@ -60,9 +60,9 @@ cdef struct Config:
     int64_t idle_timeout, keep_alive, path_idle, path_keep_alive, initial_rtt
     uint64_t max_bidi, max_uni, stream_window, receive_window, send_window
     bint fair, spin, mtud, pad_to_mtu, gso, observed_send, observed_receive
-    int packet_threshold
+    uint64_t packet_threshold
     double time_threshold
-    int persistent_threshold
+    int64_t persistent_threshold
     uint16_t initial_mtu, min_mtu, mtu_bound, mtu_min_change
     int64_t mtu_interval, mtu_cooldown
     uint64_t crypto_buffer, datagram_rx, datagram_tx
@@ -253,4 +253,3 @@ cdef class ConnectionState(StreamOwner):
 cdef int load_config(object t, Config* c) except -1
 cdef bytes addr_bytes(const UdpAddr* a)
 cdef object path_stats(Path* p)
-cdef int64_t ns(object seconds) except? -1

@@ -20,6 +20,7 @@ from iroh_fast.quic._datagrams cimport queue_free
 from iroh_fast.quic._keys cimport LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_clear, keys_drop, keys_init
 from iroh_fast.quic._paths cimport *
 from iroh_fast.quic._recovery cimport *
+from iroh_fast.quic._time cimport MS, ns_of
 from iroh_fast.quic._streams cimport EV_OPENED_BI, EV_OPENED_UNI, EV_AVAILABLE_BI, EV_AVAILABLE_UNI
 
 import logging
@@ -28,8 +29,6 @@ from collections import deque
 from iroh_fast.errors import CloseReason
 
 logger = logging.getLogger("iroh_fast.quic")
-
-cdef int64_t MS = 1000000
 
 cdef enum:
     MAX_PATH_LOG = 64
@@ -77,18 +76,15 @@ cdef class Host:
     cdef int64_t clock_ns(self) noexcept nogil:
         return 0
 
-cdef int64_t ns(object seconds) except? -1:
-    return 0 if seconds is None else <int64_t>(<double>seconds * 1e9)
-
 cdef int load_config(object t, Config* c) except -1:
     """Read a QuicTransportConfig once per connection."""
     cdef object m = t.mtu_discovery, af = t.ack_frequency
     memset(c, 0, sizeof(Config))
-    c.idle_timeout = ns(t.max_idle_timeout)
-    c.keep_alive = ns(t.keep_alive_interval)
-    c.path_idle = ns(t.default_path_max_idle_timeout)
-    c.path_keep_alive = ns(t.default_path_keep_alive_interval)
-    c.initial_rtt = ns(t.initial_rtt)
+    c.idle_timeout = ns_of(t.max_idle_timeout)
+    c.keep_alive = ns_of(t.keep_alive_interval)
+    c.path_idle = ns_of(t.default_path_max_idle_timeout)
+    c.path_keep_alive = ns_of(t.default_path_keep_alive_interval)
+    c.initial_rtt = ns_of(t.initial_rtt)
     c.max_bidi = t.max_concurrent_bidi_streams
     c.max_uni = t.max_concurrent_uni_streams
     c.stream_window = t.stream_receive_window
@@ -108,8 +104,8 @@ cdef int load_config(object t, Config* c) except -1:
     c.min_mtu = t.min_mtu
     if m is not None:
         c.mtu_bound = m.upper_bound
-        c.mtu_interval = ns(m.interval)
-        c.mtu_cooldown = ns(m.black_hole_cooldown)
+        c.mtu_interval = ns_of(m.interval)
+        c.mtu_cooldown = ns_of(m.black_hole_cooldown)
         c.mtu_min_change = m.minimum_change
     else:
         c.mtu_bound = c.initial_mtu
@@ -124,7 +120,7 @@ cdef int load_config(object t, Config* c) except -1:
         c.ack_frequency = True
         c.af_threshold = af.ack_eliciting_threshold
         c.af_reorder = af.reordering_threshold
-        c.af_max_delay = ns(af.max_ack_delay)
+        c.af_max_delay = ns_of(af.max_ack_delay)
     return 0
 
 

@@ -13,14 +13,13 @@ from iroh_fast.quic._paths cimport Path
 from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._state cimport (
     ConnectionState, NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED)
+from iroh_fast.quic._time cimport NEVER
 
 import logging
 
 from iroh_fast.errors import CloseReason
 
 logger = logging.getLogger("iroh_fast.quic")
-
-cdef int64_t NEVER = <int64_t>0x7fffffffffffffff
 
 
 cdef int64_t next_deadline(ConnectionState conn) noexcept nogil:

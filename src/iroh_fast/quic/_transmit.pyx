@@ -130,7 +130,7 @@ cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Trans
     cdef PnSpace* space
     cdef int n = 0, level, i
     cdef uint8_t* at = buf
-    cdef size_t room, total = 0, cap = conn.cfg.initial_mtu
+    cdef size_t room, total = 0, cap = path.r.mtud.current
     cdef bint has_initial = False, full = False, probe
     cdef Packet* packet
     if not conn.is_client and not path.r.validated:

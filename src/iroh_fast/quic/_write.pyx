@@ -27,8 +27,7 @@ from iroh_fast.quic._recovery cimport (
     FrameRec, PnSpace, REC_ACK, REC_ELICITING, SentRec, frame_rec, frame_recs_free, space_ack_due, space_ack_sent,
     space_ack_wanted, space_rec)
 from iroh_fast.quic._state cimport ConnectionState, W_DATAGRAM_SPACE
-
-cdef int64_t MS = 1000000
+from iroh_fast.quic._time cimport MS, doubled, ns_from_us
 
 
 cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
@@ -121,7 +120,7 @@ cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bi
         packet.at = put_path_data(packet.at, FT_PATH_CHALLENGE, path.challenges[slot])
         packet.sent.flags |= REC_ELICITING
         want_full[0] = True
-        wait = rtt_pto_base(&path.r.rtt) << (path.challenge_lost if path.challenge_lost < 16 else 16)
+        wait = doubled(rtt_pto_base(&path.r.rtt), path.challenge_lost)
         path.challenge_at = conn.now + (wait if wait < 2000 * MS else 2000 * MS)
         path.stats.tx_frames[IDX_PATH_CHALLENGE] += 1
     if path.response_due:
@@ -142,7 +141,7 @@ cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bi
 
 cdef int64_t ack_frequency_delay(ConnectionState conn) noexcept nogil:
     cdef int64_t d = conn.cfg.af_max_delay if conn.cfg.af_max_delay else conn.peer_max_ack_delay
-    cdef int64_t least = <int64_t>conn.peer_min_ack_delay_us * 1000
+    cdef int64_t least = ns_from_us(conn.peer_min_ack_delay_us)
     cdef int64_t rtt = rtt_get(&conn.paths.r.rtt) if conn.paths != NULL else 0
     if d < least:
         d = least
