@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         OutgoingZeroRttConnection,
         ZeroRttStatus,
     )
-    from .hooks import EndpointHooks, Reject
+    from .hooks import EndpointHooks, HookOutcome, Reject
     from .incoming import Incoming
     from .keys import EndpointId, PublicKey, SecretKey, Signature
     from .router import IncomingOutcome, ProtocolHandler, Router
@@ -80,6 +80,7 @@ _MODULE_OF = {
     "IrohError": "errors",
     "NotAllowed": "errors",
     "EndpointHooks": "hooks",
+    "HookOutcome": "hooks",
     "Reject": "hooks",
     "EndpointId": "keys",
     "PublicKey": "keys",
@@ -117,6 +118,7 @@ __all__ = [
     "EndpointHooks",
     "EndpointId",
     "EndpointTicket",
+    "HookOutcome",
     "Incoming",
     "IncomingOutcome",
     "IncomingZeroRttConnection",

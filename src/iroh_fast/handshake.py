@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import weakref
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ TLS_ALERT_BASE = 0x100  # RFC 9001 §4.8
 CODE_NO_ALPN = TLS_ALERT_BASE + 120
 CODE_UNKNOWN_CA = TLS_ALERT_BASE + 48  # what iroh sends for a key that was not expected
 CODE_REFUSED = 0x02
+
+HOOK_FAILED = 1  # the code a connection is closed with when a hook raised or was cancelled
 
 
 class Context:
@@ -198,18 +201,31 @@ class _Handshake:
             await settled(q.wait(WAIT_HANDSHAKE))
 
     async def _admit(self, conn: Connection) -> None:
-        """Run the hooks and count the connection."""
+        """Run the hooks, once for each connection, and count it.
+
+        Raises
+        ------
+        LocallyRejected : a hook refuses.
+        ConnectionLost : the connection ended while a hook was thinking.
+        """
         context = self._context
         if context.hooks:
-            reject = await run_after_handshake(context.hooks, conn)
+            q = conn._q
+            try:
+                reject = await run_after_handshake(context.hooks, conn)
+            except BaseException:
+                q.close(HOOK_FAILED, b"")
+                raise
             if reject is not None:
-                conn._q.close(reject.code, reject.reason)
+                q.close(reject.code, reject.reason)
                 raise LocallyRejected(
-                    f"connection with {conn.remote_id:short} (alpn {conn._q.alpn!r}) was rejected "
+                    f"connection with {conn.remote_id:short} (alpn {q.alpn!r}) was rejected "
                     f"by a hook with code {reject.code}",
                     remote=f"{conn.remote_id:short}",
-                    alpn=conn._q.alpn,
+                    alpn=q.alpn,
                 )
+            if (reason := q.close_reason) is not None:
+                raise reason.to_error()
         context.metrics.opened += 1
         first = conn._q.path_info(0)
         context.metrics.direct += first is not None and not is_private(first["remote"])
@@ -341,24 +357,45 @@ class ZeroRttStatus:
     connection: Connection
 
 
+async def _admission(
+    ref: weakref.ref[_ZeroRttConnection], q: QuicConnection, handshake: _Handshake
+) -> None:
+    """Wait for the handshake of a connection in early use, then ask the hooks.
+
+    A task of its own: what the application waits for, or stops waiting for, does not matter.
+    It holds the connection only while the hooks look at it.
+    """
+    await handshake._complete(q)
+    if (conn := ref()) is None:
+        return  # the application let go of it
+    conn._remote_id = None
+    conn.remote_id  # noqa: B018 - read once now, so that it is there for ever
+    await handshake._admit(conn)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    """Nobody has to ask for the outcome."""
+    if not task.cancelled():
+        task.exception()
+
+
 class _ZeroRttConnection(Connection):
-    __slots__ = ("_handshake",)
+    __slots__ = ("_admission",)
 
     def __init__(self, q: QuicConnection, context: Context, handshake: _Handshake) -> None:
         super().__init__(q, context.owner, context.transport_addr, handshake._remote_id)
-        self._handshake: _Handshake | None = handshake
+        self._admission: asyncio.Task[None] = context.owner.loop.create_task(
+            _admission(weakref.ref(self), q, handshake)
+        )
+        self._admission.add_done_callback(_seen)
 
-    async def _finish(self) -> None:
+    async def _admitted(self) -> None:
+        """Wait for the one decision about this connection; everybody gets the same."""
         self._owner.check_loop()
-        handshake = self._handshake
-        if handshake is None:
-            return
-        await handshake._complete(self._q)
-        self._remote_id = None
-        self.remote_id  # noqa: B018 - read once now, so that it is there for ever
-        if self._handshake is not None:
-            self._handshake = None
-            await handshake._admit(self)
+        task = self._admission
+        if not task.done():
+            await asyncio.wait({task})
+        task.result()
 
 
 class OutgoingZeroRttConnection(_ZeroRttConnection):
@@ -372,8 +409,14 @@ class OutgoingZeroRttConnection(_ZeroRttConnection):
         Raises
         ------
         ConnectError : the handshake failed.
+        LocallyRejected : a hook refuses the connection, which is closed then.
+        ConnectionLost : it ended while a hook was thinking.
+
+        Notes
+        -----
+        Cancel-safe: hooks run once, whether or not somebody waits here.
         """
-        await self._finish()
+        await self._admitted()
         return ZeroRttStatus(bool(self._q.early_data_accepted), self)
 
 
@@ -388,6 +431,12 @@ class IncomingZeroRttConnection(_ZeroRttConnection):
         Raises
         ------
         ConnectError : the handshake failed.
+        LocallyRejected : a hook refuses the connection, which is closed then.
+        ConnectionLost : it ended while a hook was thinking.
+
+        Notes
+        -----
+        Cancel-safe: hooks run once, whether or not somebody waits here.
         """
-        await self._finish()
+        await self._admitted()
         return self

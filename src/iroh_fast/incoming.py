@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DecryptedInitial", "Incoming"]
 
+MAX_HANDSHAKES = 1024  # attempts of one endpoint that are being answered at the same time
+
 
 @dataclass(frozen=True, slots=True)
 class DecryptedInitial:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import inspect
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from .config import check_alpns
 from .connection import Connection
 from .endpoint import Endpoint
-from .errors import ConnectError, ConnectionLost, IrohError, NotAllowed
+from .errors import ConnectionLost, EndpointClosed, IrohError, NotAllowed
 from .handshake import Accepting
-from .incoming import Incoming
+from .incoming import MAX_HANDSHAKES, Incoming
+
+if TYPE_CHECKING:
+    from .quic._connection import QuicConnection
 
 __all__ = ["IncomingFilter", "IncomingOutcome", "ProtocolHandler", "Router"]
 
 log = logging.getLogger(__name__)
+
+HANDLER_FAILED = 1  # the code a connection is closed with whose handler raised
+NOT_ALLOWED = 2  # the same for NotAllowed
 
 
 @runtime_checkable
@@ -32,15 +40,18 @@ class ProtocolHandler(Protocol):
         Instead of waiting for the handshake.  It may use 0-RTT; with None it has dealt with
         the connection itself.
     ``async def shutdown(self) -> None``
-        When the router shuts down, before running handlers are cancelled.
+        When the router shuts down, before running handlers are cancelled.  A plain method
+        is fine too.
     """
 
     async def accept(self, conn: Connection, /) -> None:
         """Serve a connection, in a task of its own.
 
         When it returns, the connection is closed with code 0 unless somebody still holds
-        it: wait for the peer's close to be sure that it got everything.  An exception is
-        logged and given to the router's `on_error`.
+        it, once the peer has acknowledged the streams that were finished.  Wait for the
+        peer's close to be sure that its application got everything.  An exception closes
+        the connection with code 1 (NotAllowed: 2), is logged and given to the router's
+        `on_error`.
         """
 
 
@@ -55,7 +66,7 @@ class IncomingOutcome(enum.Enum):
 
 
 Handler: TypeAlias = "ProtocolHandler | Callable[[Connection], Awaitable[None]]"
-IncomingFilter: TypeAlias = Callable[[Incoming], IncomingOutcome]
+IncomingFilter: TypeAlias = Callable[[Incoming], IncomingOutcome | Awaitable[IncomingOutcome]]
 ErrorCallback: TypeAlias = Callable[[BaseException], None]
 
 
@@ -67,8 +78,14 @@ class Router:
     endpoint : its ALPNs are replaced by those of `protocols` when the router starts.
     protocols : handler per ALPN: a :class:`ProtocolHandler` or an async function that takes
         the connection.
-    incoming_filter : called for every attempt before any cryptography.
-    on_error : called with each exception of a handler, after it was logged.
+    incoming_filter : called for every attempt before any cryptography; a function, async or
+        not, that returns an :class:`IncomingOutcome`.
+    on_error : called with each exception of a handler or filter, after it was logged.
+
+    Raises
+    ------
+    TypeError : an argument is of the wrong kind.
+    ConfigError : a protocol name is not one.
 
     ``async with Router(ep, {...}):`` starts it, and shuts it down together with the endpoint
     at the end of the block; or use :meth:`start` and :meth:`shutdown`.  A started router
@@ -77,12 +94,15 @@ class Router:
 
     __slots__ = (
         "__weakref__",
+        "_cancelling",
         "_endpoint",
         "_filter",
         "_loop_task",
         "_on_error",
         "_protocols",
+        "_room",
         "_shutdown",
+        "_stoppers",
         "_tasks",
     )
 
@@ -94,13 +114,27 @@ class Router:
         incoming_filter: IncomingFilter | None = None,
         on_error: ErrorCallback | None = None,
     ) -> None:
+        if not isinstance(endpoint, Endpoint):
+            raise TypeError(
+                f"endpoint is an Endpoint, not {endpoint!r}: await Endpoint.bind() first"
+            )
+        if protocols is not None and not isinstance(protocols, Mapping):
+            raise TypeError(f"protocols maps each ALPN to its handler, not {protocols!r}")
+        for name, value in (("incoming_filter", incoming_filter), ("on_error", on_error)):
+            if value is not None and (not callable(value) or isinstance(value, type)):
+                raise TypeError(f"{name} is a function, not {value!r}")
+        if on_error is not None and _is_async(on_error):
+            raise TypeError(f"on_error is a plain function, not the async {on_error!r}")
         self._endpoint = endpoint
         self._protocols: dict[bytes, Handler] = {}
         self._filter = incoming_filter
         self._on_error = on_error
         self._loop_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stoppers: set[asyncio.Task[Any]] = set()  # handlers that called shutdown()
+        self._cancelling = False
         self._shutdown: asyncio.Task[None] | None = None
+        self._room: asyncio.Semaphore | None = None  # for attempts not yet given to a handler
         for alpn, handler in (protocols or {}).items():
             self.accept(alpn, handler)
 
@@ -115,87 +149,147 @@ class Router:
         return self._shutdown is not None or self._endpoint.closed
 
     def accept(self, alpn: bytes, handler: Handler, /) -> Router:
-        """Add a protocol, or replace its handler; allowed at any time.  Returns self."""
+        """Add a protocol, or replace its handler; allowed at any time.  Returns self.
+
+        Raises
+        ------
+        TypeError : `handler` is neither an async function nor an object with an async
+            method ``accept``.
+        ConfigError : `alpn` is not 1 to 255 bytes.
+        """
         (alpn,) = check_alpns([alpn])
-        if not callable(handler) and not callable(getattr(handler, "accept", None)):
-            raise TypeError(f"a handler is a function or has a method accept, not {handler!r}")
+        _check_handler(alpn, handler)
         self._protocols[alpn] = handler
         if self._loop_task is not None:
             self._endpoint.set_alpns(self._protocols)
         return self
 
     def start(self) -> Router:
-        """Begin to accept connections.  Returns self."""
+        """Begin to accept connections.  Returns self.
+
+        Raises
+        ------
+        EndpointClosed, WrongThread
+        RuntimeError : it was started already.
+        """
+        self._endpoint._owner.check_loop()
         if self._loop_task is not None:
             raise RuntimeError("the router was started already")
+        if self.is_shutdown:
+            raise EndpointClosed("the endpoint of this router is closed")
         self._endpoint.set_alpns(self._protocols)
-        self._loop_task = asyncio.get_running_loop().create_task(self._accept_loop())
+        self._room = asyncio.Semaphore(MAX_HANDSHAKES)
+        self._loop_task = asyncio.get_running_loop().create_task(self._accept_loop(self._room))
         return self
 
-    async def _accept_loop(self) -> None:
+    # --- one attempt
+
+    async def _accept_loop(self, room: asyncio.Semaphore) -> None:
         loop = asyncio.get_running_loop()
         async for incoming in self._endpoint.incoming():
-            try:
-                accepting = self._screen(incoming)
-            except IrohError as error:  # a garbage packet
-                log.debug("ignoring a connection attempt: %s", error)
-                continue
-            except Exception as error:
-                log.exception("the incoming filter failed; refusing %r", incoming)
-                if not incoming.is_answered:
-                    incoming.refuse()
-                self._report(error)
-                continue
-            if accepting is not None:
-                task = loop.create_task(self._serve(accepting))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            await room.acquire()
+            task = loop.create_task(self._serve(incoming, _Place(room)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            del incoming
 
-    def _screen(self, incoming: Incoming) -> Accepting | None:
-        outcome = IncomingOutcome.ACCEPT
-        if self._filter is not None:
-            outcome = self._filter(incoming)
-        if outcome is IncomingOutcome.ACCEPT:
-            return incoming.accept()
-        if outcome is IncomingOutcome.IGNORE:
-            incoming.ignore()
-        elif outcome is IncomingOutcome.RETRY and not incoming.remote_addr_validated:
-            incoming.retry()
-        else:
-            incoming.refuse()
+    async def _serve(self, incoming: Incoming, place: _Place) -> None:
+        """Take an attempt through filter and handshake, and hand it to its handler."""
+        try:
+            where = incoming.remote_addr
+            accepting = await self._screen(incoming)
+            del incoming
+            if accepting is None:
+                return
+            taken = await self._shake_hands(accepting)
+            del accepting
+            if taken is None:
+                return
+        finally:
+            place.leave()
+        handler, holder = taken
+        q = holder[0]._q
+        try:
+            # The handler gets the only reference, so that it can let go of the connection.
+            await _serving(handler)(holder.pop())
+        except (ConnectionLost, NotAllowed) as error:
+            log.info("connection from %s: %s", where, error)
+            self._failed(error, q)
+        except Exception as error:
+            log.exception("the handler of a connection from %s failed", where)
+            self._failed(error, q)
+
+    async def _screen(self, incoming: Incoming) -> Accepting | None:
+        """Ask the filter and answer the attempt accordingly."""
+        try:
+            outcome: object = IncomingOutcome.ACCEPT
+            if self._filter is not None:
+                outcome = self._filter(incoming)
+                if inspect.isawaitable(outcome):
+                    outcome = await outcome
+                if not isinstance(outcome, IncomingOutcome):
+                    raise TypeError(
+                        f"the incoming_filter {self._filter!r} returned {outcome!r}, "
+                        "which is not an IncomingOutcome"
+                    )
+            if incoming.is_answered:
+                return None  # by the filter itself
+            if outcome is IncomingOutcome.ACCEPT:
+                return incoming.accept()
+            if outcome is IncomingOutcome.IGNORE:
+                incoming.ignore()
+            elif outcome is IncomingOutcome.RETRY and not incoming.remote_addr_validated:
+                incoming.retry()
+            else:
+                incoming.refuse()
+        except IrohError as error:  # a garbage packet
+            log.debug("ignoring a connection attempt: %s", error)
+        except Exception as error:
+            log.exception("the incoming filter failed; refusing %r", incoming)
+            if not incoming.is_answered:
+                incoming.refuse()
+            self._report(error)
         return None
 
-    async def _serve(self, accepting: Accepting) -> None:
+    async def _shake_hands(self, accepting: Accepting) -> tuple[Handler, list[Connection]] | None:
+        """Wait for the handshake; gives the handler, and the connection as the one in a list."""
         where = accepting.remote_addr
+        early = None
         try:
             alpn = await accepting.alpn()
             handler = self._protocols.get(alpn)
             if handler is None:
                 log.warning("no handler for ALPN %r of %s", alpn, where)
-                return
+                return None
             early = getattr(handler, "on_accepting", None)
             conn = await (accepting if early is None else early(accepting))
-            del accepting
-            if conn is None:
-                return
-            conn._warn = False  # letting go of it is how a handler ends
-            serve: Callable[[Connection], Awaitable[None]]
-            serve = getattr(handler, "accept", None) or cast("Any", handler)
-            # The handler gets the only reference, so that it can let go of the connection.
-            holder = [conn]
-            del conn
-            await serve(holder.pop())
-        except ConnectError as error:
-            log.warning("%s", error)
-        except (ConnectionLost, NotAllowed) as error:
-            log.info("connection from %s: %s", where, error)
-            self._report(error)
-            traceback.clear_frames(error.__traceback__)
+        except EndpointClosed:
+            return None
+        except IrohError as error:
+            self._endpoint.metrics.accept_failed += 1
+            log.warning("%s", error, exc_info=early is not None)
+            if early is not None:
+                self._report(error)
+            return None
         except Exception as error:
-            log.exception("the handler of a connection from %s failed", where)
+            log.exception("on_accepting for a connection from %s failed", where)
             self._report(error)
-            # Whoever keeps the error must not keep the connection open with it.
             traceback.clear_frames(error.__traceback__)
+            return None
+        if conn is None:
+            return None
+        conn._warn = False  # letting go of it is how a handler ends
+        return handler, [conn]
+
+    def _failed(self, error: Exception, q: QuicConnection) -> None:
+        """A handler raised: its peer must not take that for success."""
+        if isinstance(error, NotAllowed):
+            q.close(NOT_ALLOWED, b"not allowed")
+        else:
+            q.close(HANDLER_FAILED, b"the handler failed")
+        self._report(error)
+        # Whoever keeps the error must not keep the connection open with it.
+        traceback.clear_frames(error.__traceback__)
 
     def _report(self, error: BaseException) -> None:
         if self._on_error is not None:
@@ -204,45 +298,65 @@ class Router:
             except Exception:
                 log.exception("on_error failed")
 
+    # --- the end
+
     async def shutdown(self) -> None:
         """Stop accepting, call all ``shutdown`` methods, cancel handlers, close the endpoint.
 
         A second call waits for the first.  As with :meth:`Endpoint.close`, cancelling the
-        caller does not interrupt it.
+        caller does not interrupt it.  A handler may call it: that one is not cancelled, and
+        goes on when the endpoint is closed.
         """
+        self._endpoint._owner.check_loop()
+        if _ending.get() is self:
+            return  # called by what it waits for
+        caller = asyncio.current_task()
+        assert caller is not None
         if self._shutdown is None:
             self._shutdown = asyncio.get_running_loop().create_task(self._run_shutdown())
+        self._stoppers.add(caller)
         cancelled: asyncio.CancelledError | None = None
-        while not self._shutdown.done():
-            try:
-                await asyncio.shield(self._shutdown)
-            except asyncio.CancelledError as error:
-                cancelled = error
+        try:
+            while not self._shutdown.done():
+                try:
+                    await asyncio.shield(self._shutdown)
+                except asyncio.CancelledError as error:
+                    if self._cancelling:
+                        raise  # perhaps by what it waits for
+                    cancelled = error
+        finally:
+            self._stoppers.discard(caller)
         if cancelled is not None:
             raise cancelled
         if not self._shutdown.cancelled():
             self._shutdown.result()
 
     async def _run_shutdown(self) -> None:
+        _ending.set(self)
         try:
             if self._loop_task is not None:
                 self._loop_task.cancel()
                 await asyncio.wait({self._loop_task})
-            hooks = []
-            for handler in {id(handler): handler for handler in self._protocols.values()}.values():
-                if (hook := getattr(handler, "shutdown", None)) is not None:
-                    hooks.append(hook())
-            for result in await asyncio.gather(*hooks, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    log.error("shutdown of a handler failed", exc_info=result)
-                    self._report(result)
-            tasks = set(self._tasks)
+            handlers = {id(handler): handler for handler in self._protocols.values()}
+            await asyncio.gather(*map(self._end_handler, handlers.values()))
+            self._cancelling = True
+            tasks = self._tasks - self._stoppers
             for task in tasks:
                 task.cancel()
             if tasks:
                 await asyncio.wait(tasks)
         finally:
             await self._endpoint.close()
+
+    async def _end_handler(self, handler: Handler) -> None:
+        try:
+            if (hook := getattr(handler, "shutdown", None)) is not None:
+                result = hook()
+                if inspect.isawaitable(result):
+                    await result
+        except Exception as error:
+            log.exception("shutdown of the handler %r failed", handler)
+            self._report(error)
 
     async def __aenter__(self) -> Router:
         return self.start()
@@ -259,3 +373,48 @@ class Router:
         names = ", ".join(map(repr, self._protocols))
         state = "shut down" if self.is_shutdown else "running" if self._loop_task else "not started"
         return f"<Router {self._endpoint.id:short} [{names}] {state}>"
+
+
+_ending: ContextVar[Router | None] = ContextVar("_ending", default=None)  # shutdown() runs in it
+
+
+class _Place:
+    """One of a bounded number of attempts that are under way."""
+
+    __slots__ = ("_room",)
+
+    def __init__(self, room: asyncio.Semaphore) -> None:
+        self._room: asyncio.Semaphore | None = room
+
+    def leave(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.release()
+
+
+def _is_async(function: object) -> bool:
+    """Whether a call gives something to await, as far as can be seen without calling."""
+    if inspect.iscoroutinefunction(function):
+        return True
+    call = getattr(function, "__call__", None)  # noqa: B004 - an instance's own
+    return call is not None and inspect.iscoroutinefunction(call)
+
+
+def _check_handler(alpn: bytes, handler: object) -> None:
+    if isinstance(handler, type):
+        raise TypeError(
+            f"the handler of {alpn!r} is the class {handler.__name__}; give an instance of it"
+        )
+    accept = getattr(handler, "accept", handler)
+    if not callable(accept):
+        raise TypeError(
+            f"the handler of {alpn!r} is an async function or has an async method accept, "
+            f"not {handler!r}"
+        )
+    if (inspect.isfunction(accept) or inspect.ismethod(accept)) and not _is_async(accept):
+        raise TypeError(f"the handler of {alpn!r} must be async: write async def, not {accept!r}")
+
+
+def _serving(handler: Handler) -> Callable[[Connection], Awaitable[None]]:
+    serve = getattr(handler, "accept", handler)
+    return cast("Callable[[Connection], Awaitable[None]]", serve)

@@ -257,7 +257,7 @@ class RemoteInfo:
 class EndpointMetrics:
     """Counters of an endpoint.  Names are those of iroh's metrics, ``group:name``."""
 
-    __slots__ = ("_read", "direct", "opened")
+    __slots__ = ("_read", "accept_failed", "direct", "opened")
 
     # What the driver counts; everything in bytes except the two counts of datagrams.
     _SOCKET = (
@@ -275,6 +275,7 @@ class EndpointMetrics:
         self._read = read
         self.opened = 0
         self.direct = 0
+        self.accept_failed = 0
 
     def snapshot(self) -> dict[str, int]:
         """Read all counters.
@@ -290,6 +291,7 @@ class EndpointMetrics:
         values["socket:num_conns_opened"] = self.opened
         values["socket:num_conns_closed"] = max(0, self.opened - live)
         values["socket:num_conns_direct"] = self.direct
+        values["socket:num_accepts_failed"] = self.accept_failed
         return values
 
     def openmetrics(self) -> str:

@@ -18,7 +18,13 @@ from iroh_fast import (
     ProtocolHandler,
     Router,
 )
-from iroh_fast.errors import AlpnMismatch, ConfigError, ConnectionRefused
+from iroh_fast.errors import (
+    AlpnMismatch,
+    ConfigError,
+    ConnectionRefused,
+    EndpointClosed,
+    NoAddress,
+)
 
 from .conftest import ALPN, Bind
 
@@ -100,19 +106,115 @@ async def test_router_goes_on_after_a_failing_handler(
     async def fail(conn: Connection) -> None:
         raise ZeroDivisionError("oops")
 
+    async def forbid(conn: Connection) -> None:
+        raise NotAllowed("no")
+
     async def refuse(conn: Connection) -> None:
         conn.close(42, b"no")
         raise NotAllowed("no")
 
+    handlers = {b"fail": fail, b"forbid": forbid, b"refuse": refuse}
     server, client = await bind(), await bind()
     with caplog.at_level(logging.INFO, "iroh_fast"):
-        async with Router(server, {b"fail": fail, b"refuse": refuse}, on_error=errors.append):
+        async with Router(server, handlers, on_error=errors.append):
             async with client.connect(server.addr, b"fail") as conn:
-                assert (await conn.wait_closed()).code == 0
+                assert (await conn.wait_closed()).code == 1  # not to be taken for success
+            async with client.connect(server.addr, b"forbid") as conn:
+                assert (await conn.wait_closed()).code == 2
             async with client.connect(server.addr, b"refuse") as conn:
                 assert (await conn.wait_closed()).code == 42
-    assert [type(error) for error in errors] == [ZeroDivisionError, NotAllowed]
+    assert [type(error) for error in errors] == [ZeroDivisionError, NotAllowed, NotAllowed]
     assert "oops" in caplog.text
+
+
+async def test_router_reports_a_connect_error_of_the_handler_itself(
+    bind: Bind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error of what the handler dials is not one of the handshake with its peer."""
+    errors: list[BaseException] = []
+    server, client = await bind(), await bind()
+
+    async def forward(conn: Connection) -> None:
+        await server.connect(client.id, b"no address known")
+
+    async with Router(server, {ALPN: forward}, on_error=errors.append):
+        async with client.connect(server.addr, ALPN) as conn:
+            assert (await conn.wait_closed()).code == 1
+    assert [type(error) for error in errors] == [NoAddress]
+    assert "Traceback" in caplog.text
+
+
+async def test_router_handler_may_shut_the_router_down(bind: Bind) -> None:
+    log: list[str] = []
+    server, client = await bind(), await bind()
+
+    async def quit(conn: Connection) -> None:
+        await router.shutdown()
+        log.append("after shutdown")
+
+    async def quit_in_a_task(conn: Connection) -> None:
+        try:
+            await asyncio.create_task(router.shutdown())
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+
+    async def wait(conn: Connection) -> None:
+        try:
+            await conn.wait_closed()
+        except asyncio.CancelledError:
+            log.append("cancelled")
+            raise
+
+    router = Router(server, {b"quit": quit, b"wait": wait}).start()
+    other = await client.connect(server.addr, b"wait")
+    asker = await client.connect(server.addr, b"quit")
+    await server.wait_closed()
+    await router.shutdown()
+    assert (await asker.wait_closed()).kind == "application"
+    assert (await other.wait_closed()).kind == "application"
+    await asyncio.sleep(0)
+    assert log == ["cancelled", "after shutdown"]
+
+    log.clear()
+    server = await bind()
+    router = Router(server, {b"task": quit_in_a_task}).start()
+    asker = await client.connect(server.addr, b"task")
+    await server.wait_closed()
+    await router.shutdown()
+    assert (await asker.wait_closed()).kind == "application"
+    assert log == ["cancelled"]
+
+
+async def test_router_shutdown_methods_of_every_kind_are_called(bind: Bind) -> None:
+    log: list[str] = []
+
+    class Plain(Echo):
+        def shutdown(self) -> None:  # type: ignore[override]
+            log.append("plain")
+
+    class Failing(Echo):
+        def shutdown(self) -> None:  # type: ignore[override]
+            log.append("failing")
+            raise ZeroDivisionError
+
+    class Recursive(Echo):
+        async def shutdown(self) -> None:
+            await asyncio.create_task(router.shutdown())
+            log.append("recursive")
+
+    errors: list[BaseException] = []
+    server, client = await bind(), await bind()
+    plain = Plain()
+    handlers = {ALPN: plain, b"f": Failing(), b"r": Recursive()}
+    router = Router(server, handlers, on_error=errors.append).start()
+    conn = await client.connect(server.addr, ALPN)
+    assert await ask(conn) == b"hello"
+    await router.shutdown()
+    assert sorted(log) == ["failing", "plain", "recursive"]
+    assert plain.log == ["accept", "cancelled"]
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+    assert server.closed
 
 
 async def test_router_shutdown_order_calls_then_cancels_handlers(bind: Bind) -> None:
@@ -194,6 +296,59 @@ async def test_router_failing_filter_refuses_and_goes_on(bind: Bind) -> None:
         async with client.connect(server.addr, ALPN) as conn:
             assert await ask(conn) == b"hello"
     assert [type(error) for error in errors] == [ZeroDivisionError]
+
+
+@pytest.mark.parametrize("wrong", [True, None, "accept"])
+async def test_router_filter_with_a_wrong_answer_is_reported(
+    bind: Bind, wrong: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors: list[BaseException] = []
+    server, client = await bind(), await bind()
+    bad: Any = lambda incoming: wrong  # noqa: E731
+    async with Router(server, {ALPN: Echo()}, incoming_filter=bad, on_error=errors.append):
+        with pytest.raises(ConnectionRefused):
+            await client.connect(server.addr, ALPN)
+    (error,) = errors
+    assert isinstance(error, TypeError)
+    assert "incoming_filter" in str(error) and repr(wrong) in str(error)
+    assert "incoming filter failed" in caplog.text
+
+
+async def test_router_filter_may_be_async(bind: Bind) -> None:
+    async def decide(incoming: Incoming) -> IncomingOutcome:
+        await asyncio.sleep(0)
+        return IncomingOutcome.ACCEPT if incoming.peek() else IncomingOutcome.REJECT
+
+    server, client = await bind(), await bind()
+    async with Router(server, {ALPN: Echo()}, incoming_filter=decide):
+        async with client.connect(server.addr, ALPN) as conn:
+            assert await ask(conn) == b"hello"
+
+
+async def test_router_wrong_arguments_say_what_is_wanted(bind: Bind) -> None:
+    ep = await bind()
+
+    async def handler(conn: Connection) -> None: ...
+
+    cases: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+        ((None, {}), {}, "endpoint"),
+        ((Endpoint, {}), {}, "endpoint"),
+        ((ep, [(ALPN, handler)]), {}, "protocols"),
+        ((ep, {ALPN: lambda conn: None}), {}, "async"),
+        ((ep, {ALPN: Echo}), {}, "instance"),
+        ((ep, {ALPN: 5}), {}, "handler"),
+        ((ep, {}), {"incoming_filter": IncomingOutcome.ACCEPT}, "incoming_filter"),
+        ((ep, {}), {"on_error": 5}, "on_error"),
+        ((ep, {}), {"on_error": handler}, "on_error"),
+    ]
+    for args, options, word in cases:
+        with pytest.raises(TypeError, match=word):
+            Router(*args, **options)
+    with pytest.raises(ConfigError, match="ALPN"):
+        Router(ep, {"text": handler})  # type: ignore[dict-item]
+    await ep.close()
+    with pytest.raises(EndpointClosed):
+        Router(ep, {ALPN: handler}).start()
 
 
 async def test_router_on_accepting_can_take_over(bind: Bind) -> None:

@@ -1,0 +1,108 @@
+"""Hooks decide once about each connection, whatever the application does meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from iroh_fast import Connection, EndpointHooks, HookOutcome, Reject
+from iroh_fast.errors import ApplicationClosed, LocallyRejected
+
+from .conftest import ALPN, Bind, connect
+
+
+class Gate(EndpointHooks):
+    """Thinks until it is told what to say, and counts."""
+
+    def __init__(self, outcome: HookOutcome = None) -> None:
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+        self.outcome = outcome
+        self.calls = 0
+        self.armed = True
+
+    async def after_handshake(self, conn: Connection) -> HookOutcome:
+        if not self.armed:
+            return None
+        self.calls += 1
+        self.asked.set()
+        await self.answer.wait()
+        return self.outcome
+
+
+async def test_connection_that_dies_while_a_hook_thinks_is_an_error(bind: Bind) -> None:
+    gate = Gate()
+    server, client = await bind(alpns=[ALPN]), await bind(hooks=[gate])
+    dial = asyncio.create_task(client.connect(server.addr, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    conn = await incoming
+    await gate.asked.wait()
+    conn.close(9, b"go away")
+    await asyncio.sleep(0.05)
+    gate.answer.set()
+    with pytest.raises(ApplicationClosed) as info:
+        await dial
+    assert (info.value.code, info.value.reason) == (9, b"go away")
+    assert client.metrics.snapshot()["socket:num_conns_opened"] == 0
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+async def test_0rtt_hook_decides_once_however_often_it_is_asked(bind: Bind, times: int) -> None:
+    """`times` calls of handshake_completed() are cancelled while the hook thinks."""
+    gate = Gate(Reject(7, b"no"))
+    gate.armed = False
+    server, client = await bind(alpns=[ALPN], hooks=[gate]), await bind()
+    first, _ = await connect(client, server)
+    first.close()
+    gate.armed = True
+    dial = asyncio.create_task(client.connect(server.addr, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    early = incoming.accept().into_0rtt()
+    conn = await dial
+    await gate.asked.wait()
+    for _ in range(times):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await early.handshake_completed()
+    both = [asyncio.create_task(early.handshake_completed()) for _ in range(2)]
+    await asyncio.sleep(0)
+    gate.answer.set()
+    for outcome in await asyncio.gather(*both, return_exceptions=True):
+        assert isinstance(outcome, LocallyRejected)
+    with pytest.raises(LocallyRejected):
+        await early.handshake_completed()
+    assert gate.calls == 1
+    reason = await conn.wait_closed()
+    assert (reason.code, reason.reason) == (7, b"no")
+
+
+async def test_0rtt_hook_rejects_a_connection_whose_handshake_nobody_awaits(bind: Bind) -> None:
+    gate = Gate(False)
+    gate.answer.set()
+    server, client = await bind(alpns=[ALPN], hooks=[gate]), await bind()
+    dial = asyncio.create_task(client.connect(server.addr, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    early = incoming.accept().into_0rtt()
+    conn = await dial
+    assert (await conn.wait_closed()).by_peer
+    assert (await early.wait_closed()).kind == "locally_closed"
+    assert gate.calls == 1
+
+
+async def test_hook_that_raises_closes_with_an_error_code(bind: Bind) -> None:
+    class Bad(EndpointHooks):
+        async def after_handshake(self, conn: Connection) -> HookOutcome:
+            raise ZeroDivisionError
+
+    server, client = await bind(alpns=[ALPN], hooks=[Bad()]), await bind()
+    dial = asyncio.create_task(client.connect(server.addr, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    with pytest.raises(ZeroDivisionError):
+        await incoming
+    conn = await dial
+    assert (await conn.wait_closed()).code == 1
