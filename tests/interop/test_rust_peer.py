@@ -74,5 +74,5 @@ async def test_rust_peer_resumes_with_0rtt_data() -> None:
     async with Router(await Endpoint.bind(bind_addrs=[V4]), {ALPN: echo}) as router:
         ticket = str(router.endpoint.ticket)
         async with RustPeer("dial", "--bind", V4, "--to", ticket, "--zero-rtt") as peer:
-                assert (await peer.event("0rtt"))["accepted"]
+            assert (await peer.event("0rtt"))["accepted"]
             assert await peer.ended() == 0
