@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iroh_fast.quic._congestion import PacerModel
+from iroh_fast.quic._models import PacerModel
 
 US = 1_000
 MS = 1_000_000
@@ -136,10 +136,10 @@ def test_mtu_change_recomputes_capacity():
     assert (p.capacity, p.tokens) == (14_520, 12_000)
 
 
-def test_rtt_change_alone_keeps_capacity_but_changes_the_wait():
+def test_rate_change_moves_the_capacity_and_the_wait():
     p = drained(1_000_000, 50 * MS)
-    assert p.delay(0, MTU, 1_000_000, 100 * MS, MTU) == 3_200 * US
-    assert p.capacity == 40_000
+    assert p.delay(0, MTU, 1_000_000, 100 * MS, MTU) == 1_600 * US
+    assert p.capacity == 20_000
 
 
 def test_huge_window_and_unknown_rtt_are_not_paced():

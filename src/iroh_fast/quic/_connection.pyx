@@ -8,7 +8,7 @@ from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast._packet cimport FT_PATHS_BLOCKED, FT_PATH_CIDS_BLOCKED
-from iroh_fast.quic._congestion cimport rtt_get
+from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys

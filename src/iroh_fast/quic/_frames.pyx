@@ -19,7 +19,7 @@ from iroh_fast._packet cimport (
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
 from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_insert
-from iroh_fast.quic._congestion cimport rtt_get, rtt_init, rtt_pto_base
+from iroh_fast.quic._rtt cimport rtt_get, rtt_init, rtt_pto_base
 from iroh_fast.quic._counters cimport frame_index
 from iroh_fast.quic._datagrams cimport queue_empty, queue_push
 from iroh_fast.quic._handshake cimport confirm_handshake

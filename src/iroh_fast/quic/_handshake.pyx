@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy, memset
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
 from iroh_fast._packet cimport FT_ACK_FREQUENCY, FT_HANDSHAKE_DONE, LongHeader
 from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_readable, recvbuf_take, sendbuf_rewind, sendbuf_write_copy
-from iroh_fast.quic._congestion cimport mtud_peer_limit
+from iroh_fast.quic._mtud cimport mtud_peer_limit
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial,
     keys_may_update, keys_update)

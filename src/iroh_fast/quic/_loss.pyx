@@ -11,32 +11,36 @@ from iroh_fast._packet cimport (
     FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING,
     FT_STREAM, FT_STREAMS_BLOCKED_UNI, Frame, next_ack_range)
 from iroh_fast.quic._buffers cimport sendbuf_ack, sendbuf_lost
-from iroh_fast.quic._congestion cimport (
-    cc_on_ack, cc_on_congestion, cc_on_mtu, cc_on_spurious, mtud_black_hole, mtud_on_acked, mtud_on_lost,
-    mtud_on_probe_lost, rtt_conservative, rtt_get, rtt_pto_base, rtt_sample)
+from iroh_fast.quic._congestion cimport cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious
+from iroh_fast.quic._controller cimport Acked, Lost
 from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_acked, keys_can_seal
+from iroh_fast.quic._mtud cimport mtud_black_hole, mtud_on_acked, mtud_on_lost, mtud_on_probe_lost
 from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, path_free
 from iroh_fast.quic._recovery cimport (
     FrameRec, PnSpace, REC_ACK, REC_ELICITING, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, SentRec, frame_recs_free,
     space_forget_acked, space_free, space_rec, space_remember_lost, space_remove, space_unlose)
+from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_pto_base, rtt_sample
 from iroh_fast.quic._state cimport ConnectionState, Level, PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
 from iroh_fast.quic._time cimport MS, SECOND, doubled, ns_from_us, times
 
 
 cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
     """ACK or PATH_ACK for one packet number space."""
-    cdef uint64_t lo, hi, smallest, pn, acked_bytes = 0
+    cdef uint64_t lo, hi, smallest, pn
+    cdef Acked acked
     cdef const uint8_t* at
     cdef uint64_t left
     cdef SentRec* sent
-    cdef int64_t newest_sent = -1, newest_bytes_at = -1, delay
+    cdef int64_t newest_sent = -1, delay
     cdef bint raised = False, newly = False, newly_eliciting = False, cleared = False
     # consecutive STREAM ranges of one stream are acknowledged together
     cdef uint64_t s_id = 0, s_off = 0, s_end = 0
     cdef bint s_open = False, s_fin = False
     cdef FrameRec* records
+    acked.size = acked.fresh = 0
+    acked.sent_at = -1
     if frame.largest >= space.next_pn:
         return conn.fail(PROTOCOL_VIOLATION, b"unsent packet acked", 0)
     hi = frame.largest
@@ -70,9 +74,11 @@ cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Fra
                     if sent.size:
                         if sent.generation == path.r.generation:
                             path.r.in_flight -= sent.size
+                            acked.size += sent.size
                             if sent.sent_at > path.r.cc.recovery_start:
-                                acked_bytes += sent.size
-                                newest_bytes_at = sent.sent_at
+                                acked.fresh += sent.size
+                            if sent.sent_at > acked.sent_at:
+                                acked.sent_at = sent.sent_at
                             if level == LEVEL_1RTT and mtud_on_acked(&path.r.mtud, conn.now, pn, sent.size):
                                 cc_on_mtu(&path.r.cc, path.r.mtud.current)
                         elif path.previous != NULL and sent.generation == path.previous.generation:
@@ -120,11 +126,14 @@ cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Fra
             rtt_sample(&path.r.rtt, conn.now, delay, conn.now - newest_sent)
     if conn.is_client and level == LEVEL_HANDSHAKE:
         conn.peer_validated_us = True
-    if acked_bytes:
+    if acked.size:
+        acked.now = conn.now
+        acked.in_flight = path.r.in_flight
         # RFC 9002 §7.8: a window that is hardly used does not grow. The room above what flow control lets into
         # flight keeps the pacer from being the limit.
-        cc_on_ack(&path.r.cc, conn.now, newest_bytes_at, acked_bytes,
-                  path.app_limited or 4 * (path.r.in_flight + acked_bytes) < path.r.cc.cwnd, &path.r.rtt)
+        acked.app_limited = path.app_limited or 4 * (path.r.in_flight + acked.size) < path.r.cc.cwnd
+        acked.rtt = &path.r.rtt
+        cc_on_acked(&path.r.cc, &acked)
     if cleared:
         cc_on_spurious(&path.r.cc)
         path.stats.spurious += 1
@@ -152,8 +161,8 @@ cdef void check_ecn(ConnectionState conn, Path* path, PnSpace* space, Frame* fra
         path.r.ecn = False
         return
     if frame.ce > space.peer_ce:
-        cc_on_congestion(&path.r.cc, conn.now, space.largest_acked_at, False, True)
-        path.stats.congestion_events += 1
+        if cc_on_ecn(&path.r.cc, conn.now, space.largest_acked_at):
+            path.stats.congestion_events += 1
     space.peer_ect0 = frame.ect0
     space.peer_ect1 = frame.ect1
     space.peer_ce = frame.ce
@@ -247,11 +256,13 @@ cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_
 cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, bint by_ack) noexcept nogil:
     cdef int64_t delay = <int64_t>(<double>rtt_conservative(&path.r.rtt) * conn.cfg.time_threshold)
     cdef int64_t lost_before
-    cdef uint64_t pn, lost_bytes = 0
+    cdef uint64_t pn
     cdef SentRec* sent
-    cdef bint congested = False, persistent = False
-    cdef int64_t newest_lost = -1, run_start = -1, span
+    cdef Lost lost
+    cdef int64_t run_start = -1, span
     cdef uint64_t previous_pn = 0
+    lost.size = 0
+    lost.persistent = False
     space.loss_time = 0
     if space.outstanding == 0 or space.largest_acked < 0:
         return
@@ -282,24 +293,26 @@ cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int le
         path.stats.lost_bytes += sent.size
         space_remember_lost(space, pn, sent.sent_at, conn.now - 2 * rtt_pto_base(&path.r.rtt))
         if sent.size and sent.generation == path.r.generation:
-            congested = True
-            newest_lost = sent.sent_at
+            lost.size += sent.size
+            lost.sent_at = sent.sent_at
             if level == LEVEL_1RTT:
                 mtud_on_lost(&path.r.mtud, pn, sent.size)
             if by_ack and sent.flags & REC_ELICITING and path.r.rtt.first_sample_at >= 0 and sent.sent_at > path.r.rtt.first_sample_at:
                 if run_start < 0 or previous_pn + 1 != pn:
                     run_start = sent.sent_at
                 elif sent.sent_at - run_start > span:
-                    persistent = True
+                    lost.persistent = True
                 previous_pn = pn
         declare_lost(conn, path, space, pn, level)
         pn += 1
-    if congested:
+    if lost.size:
         if level == LEVEL_1RTT and mtud_black_hole(&path.r.mtud, conn.now):
             cc_on_mtu(&path.r.cc, path.r.mtud.current)
             drop_oversized(conn)
-        cc_on_congestion(&path.r.cc, conn.now, newest_lost, persistent, False)
-        path.stats.congestion_events += 1
+        lost.now = conn.now
+        lost.in_flight = path.r.in_flight
+        if cc_on_lost(&path.r.cc, &lost):
+            path.stats.congestion_events += 1
 
 
 cdef void drop_oversized(ConnectionState conn) noexcept nogil:

@@ -11,7 +11,8 @@ from libc.string cimport memcpy, memset
 
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport pn_length, put_varint
-from iroh_fast.quic._congestion cimport pacer_on_sent
+from iroh_fast.quic._congestion cimport cc_on_sent
+from iroh_fast.quic._pacer cimport pacer_on_sent
 from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
 from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid
 from iroh_fast.quic._recovery cimport (
@@ -139,6 +140,7 @@ cdef size_t seal_packet(ConnectionState conn, Path* path, Packet* packet) noexce
             frame_recs_free(packet.sent.frames)
             conn.fail(INTERNAL_ERROR, b"out of memory", 0)
             return 0
+        cc_on_sent(&path.r.cc, conn.now, total, path.r.in_flight)
         path.r.in_flight += total
         pacer_on_sent(&path.r.pacer, total)
         if path.permit_idle_reset:

@@ -4,9 +4,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcmp, memcpy
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast.quic._congestion cimport Rtt, Congestion, Pacer, Mtud
+from iroh_fast.quic._controller cimport Congestion
 from iroh_fast.quic._counters cimport N_COUNTERS
+from iroh_fast.quic._mtud cimport Mtud
+from iroh_fast.quic._pacer cimport Pacer
 from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._rtt cimport Rtt
 
 
 cdef enum:

@@ -11,7 +11,8 @@ from libc.string cimport memcmp, memcpy
 from iroh_fast._batch cimport UdpAddr, addr_is_v4
 from iroh_fast._packet cimport LongHeader, parse_long_header
 from iroh_fast.quic._buffers cimport recvbuf_readable
-from iroh_fast.quic._congestion cimport mtud_peer_limit, rtt_pto_base
+from iroh_fast.quic._mtud cimport mtud_peer_limit
+from iroh_fast.quic._rtt cimport rtt_pto_base
 from iroh_fast.quic._frames cimport read_frames
 from iroh_fast.quic._handshake cimport discard_keys_later, on_retry, on_version_negotiation, phase_changed, tls_feed
 from iroh_fast.quic._keys cimport (

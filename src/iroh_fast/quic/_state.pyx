@@ -13,9 +13,10 @@ from libc.string cimport memcpy, memset
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
 from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport sendbuf_init, sendbuf_free, recvbuf_init, recvbuf_free
-from iroh_fast.quic._congestion cimport (
-    CC_CUBIC, CC_NEW_RENO, rtt_init, rtt_get, rtt_conservative, rtt_pto_base, cc_init, pacer_init,
-    mtud_init, mtud_peer_limit)
+from iroh_fast.quic._congestion cimport CC_CUBIC, CC_NEW_RENO, cc_init
+from iroh_fast.quic._mtud cimport mtud_init, mtud_peer_limit
+from iroh_fast.quic._pacer cimport pacer_init
+from iroh_fast.quic._rtt cimport rtt_init, rtt_get, rtt_conservative, rtt_pto_base
 from iroh_fast.quic._datagrams cimport queue_free
 from iroh_fast.quic._keys cimport LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_clear, keys_drop, keys_init
 from iroh_fast.quic._paths cimport *

@@ -6,7 +6,8 @@ Sources: RFC 9000 §10.1, RFC 9002 §6, the multipath draft.
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free
 
-from iroh_fast.quic._congestion cimport MTUD_COMPLETE, rtt_pto_base
+from iroh_fast.quic._mtud cimport MTUD_COMPLETE
+from iroh_fast.quic._rtt cimport rtt_pto_base
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_drop_previous
 from iroh_fast.quic._loss cimport detect_losses, discard_path, log_metrics, loss_deadline, pto_deadline
 from iroh_fast.quic._paths cimport Path

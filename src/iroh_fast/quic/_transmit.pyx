@@ -10,7 +10,9 @@ from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport (
     FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING, MAX_CONTROL_FRAME, put_close, put_path_data)
 from iroh_fast.quic._buffers cimport sendbuf_has_pending
-from iroh_fast.quic._congestion cimport mtud_on_probe_sent, mtud_poll, pacer_delay, rtt_get
+from iroh_fast.quic._congestion cimport cc_on_app_limited, cc_pacing_rate
+from iroh_fast.quic._mtud cimport mtud_on_probe_sent, mtud_poll
+from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._counters cimport (
     IDX_CONNECTION_CLOSE, IDX_IMMEDIATE_ACK, IDX_PATH_CHALLENGE, IDX_PATH_RESPONSE, IDX_PING)
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
@@ -213,6 +215,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
     cdef size_t mtu = path.r.mtud.current, segment = 0, total = 0, size
     cdef bint data = may_send_data(conn, path), full, probe, general, ack_only, last_words = False
     cdef int64_t wait
+    cdef double rate = -1             # not asked for yet
     cdef bint cwnd_full
     if path.cids.active < 0:
         return 0
@@ -242,7 +245,9 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
             if cwnd_full:
                 path.cwnd_blocked = True
             else:
-                wait = pacer_delay(&path.r.pacer, conn.now, mtu, path.r.cc.cwnd, rtt_get(&path.r.rtt), mtu)
+                if rate < 0:
+                    rate = cc_pacing_rate(&path.r.cc, &path.r.rtt)
+                wait = pacer_delay(&path.r.pacer, conn.now, mtu, rate, mtu)
                 if wait > 0:
                     path.pacing_at = conn.now + wait
             if cwnd_full or wait > 0:
@@ -441,7 +446,7 @@ cdef size_t poll_transmit(ConnectionState conn, int64_t now, uint8_t* buf, size_
     if not keys_can_seal(&conn.keys, LEVEL_1RTT) or (conn.is_client and not conn.handshake_done):
         return 0
     while path != NULL:
-        path.cwnd_blocked = False
+        path.cwnd_blocked = blocked = False
         if path.pacing_at and path.pacing_at <= now:
             path.pacing_at = 0
         n = send_data(conn, path, buf, cap, max_segments, out, &blocked)
@@ -449,6 +454,8 @@ cdef size_t poll_transmit(ConnectionState conn, int64_t now, uint8_t* buf, size_
             path.app_limited = False
             return n
         path.app_limited = not blocked
+        if path.app_limited:
+            cc_on_app_limited(&path.r.cc, now)
         path = path.next
     if conn.handshake_done:
         path = conn.paths

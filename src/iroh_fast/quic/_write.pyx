@@ -14,7 +14,7 @@ from iroh_fast._packet cimport (
     put_ack, put_ack_frequency, put_address, put_crypto_header, put_datagram_header, put_new_cid, put_path_data, put_v1,
     put_v2, varint_size)
 from iroh_fast.quic._buffers cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
-from iroh_fast.quic._congestion cimport rtt_get, rtt_pto_base
+from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base
 from iroh_fast.quic._counters cimport (
     IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_IMMEDIATE_ACK, IDX_OBSERVED_ADDR, IDX_PATH_ACKS, IDX_PATH_CHALLENGE,
     IDX_PATH_RESPONSE, IDX_PING, frame_index)

@@ -1,0 +1,116 @@
+"""What a congestion controller is to the rest: one table of functions and one structure with room for its own state.
+
+A controller is a module that fills a `Controller` and hands out its address; `_congestion` lists them. Times are ns,
+sizes bytes of QUIC packets.
+"""
+
+from libc.stdint cimport uint64_t, int64_t
+
+from iroh_fast.quic._rtt cimport Rtt
+
+
+cdef extern from *:
+    """
+    #define IF_MAX_WINDOW (UINT64_C(1) << 60)       /* 7 * this still fits */
+    #define IF_MAX_ACKED (UINT64_C(1) << 26)        /* bytes one call may grow by in avoidance */
+    #define IF_UNPACED_WINDOW (UINT64_C(1) << 32)
+    """
+    const uint64_t MAX_WINDOW "IF_MAX_WINDOW"
+    const uint64_t MAX_ACKED "IF_MAX_ACKED"
+    const uint64_t UNPACED_WINDOW "IF_UNPACED_WINDOW"
+    const uint64_t UINT64_MAX
+
+
+cdef enum:
+    STATE_WORDS = 18              # of 8 bytes, for the controller's own state
+
+
+# One acknowledgement, as far as it is about packets sent on the present route.
+cdef struct Acked:
+    int64_t now
+    int64_t sent_at               # of the newest packet
+    uint64_t size                 # of all of them
+    uint64_t fresh                # ... that were sent after the recovery period began: these let a window grow
+    uint64_t in_flight            # after it
+    bint app_limited              # the window was not what kept us from sending
+    const Rtt* rtt
+
+
+# A batch of packets declared lost together.
+cdef struct Lost:
+    int64_t now
+    int64_t sent_at               # of the newest packet
+    uint64_t size
+    uint64_t in_flight            # after it
+    bint persistent               # persistent congestion (RFC 9002 §7.6)
+
+
+cdef struct Congestion:
+    const Controller* controller
+    uint64_t cwnd                 # bytes that may be in flight
+    uint64_t ssthresh             # UINT64_MAX: no limit yet
+    uint64_t mtu
+    int64_t recovery_start        # what was sent up to here belongs to an event that was answered; -1: none
+    uint64_t events, spurious_events
+    uint64_t state[18]
+
+
+# Functions that a controller has no use for are NULL, but for on_acked, on_lost and pacing_rate.
+cdef struct Controller:
+    const char* name
+    void (*init)(Congestion* cc, int64_t now) noexcept nogil
+    # `in_flight`: before the packet
+    void (*on_sent)(Congestion* cc, int64_t now, uint64_t size, uint64_t in_flight) noexcept nogil
+    void (*on_acked)(Congestion* cc, const Acked* acked) noexcept nogil
+    # True: it answers a new congestion event, not one of the present recovery period
+    bint (*on_lost)(Congestion* cc, const Lost* lost) noexcept nogil
+    # the peer saw CE marks on packets up to the one sent at `sent_at`; the result as of on_lost
+    bint (*on_ecn)(Congestion* cc, int64_t now, int64_t sent_at) noexcept nogil
+    # everything that was lost in the last event arrived after all
+    void (*on_spurious)(Congestion* cc) noexcept nogil
+    void (*on_app_limited)(Congestion* cc, int64_t now) noexcept nogil
+    void (*on_mtu)(Congestion* cc, uint64_t before) noexcept nogil       # cc.mtu has changed
+    # bytes per ns; 0: as fast as the window allows
+    double (*pacing_rate)(const Congestion* cc, const Rtt* rtt) noexcept nogil
+
+
+cdef inline uint64_t clamp_mtu(uint64_t mtu) noexcept nogil:
+    if mtu == 0:
+        return 1
+    return 65535 if mtu > 65535 else mtu
+
+cdef inline uint64_t min_window(const Congestion* cc) noexcept nogil:
+    return 2 * cc.mtu
+
+cdef inline void grow_window(Congestion* cc, uint64_t by) noexcept nogil:
+    cc.cwnd = cc.cwnd + by if by < MAX_WINDOW - cc.cwnd else MAX_WINDOW
+
+# A tenth of the window so many times, yet at least two packets.
+cdef inline uint64_t reduced_window(const Congestion* cc, uint64_t tenths) noexcept nogil:
+    cdef uint64_t window = cc.cwnd * tenths // 10
+    return window if window > min_window(cc) else min_window(cc)
+
+# Whether a loss or mark belongs to the recovery period that has begun already (RFC 9002 §7.3.2).
+cdef inline bint in_recovery(const Congestion* cc, int64_t sent_at) noexcept nogil:
+    return cc.recovery_start >= 0 and sent_at <= cc.recovery_start
+
+# Slow start (RFC 9002 §7.3.1) by up to `size` acknowledged bytes; what is left for congestion avoidance.
+cdef inline uint64_t slow_start(Congestion* cc, uint64_t size) noexcept nogil:
+    cdef uint64_t room, take = size
+    if cc.cwnd >= cc.ssthresh:
+        return size
+    room = cc.ssthresh - cc.cwnd
+    if size > room:
+        # Whole packets up to the one that crosses ssthresh, the rest is avoidance.
+        take = (room + cc.mtu - 1) // cc.mtu * cc.mtu
+        if take > size:
+            take = size
+    grow_window(cc, take)
+    return size - take
+
+# RFC 9002 §7.7: a quarter above the window per round trip, so that the pacer is never what limits.
+cdef inline double window_rate(const Congestion* cc, const Rtt* rtt) noexcept nogil:
+    cdef int64_t smoothed = rtt.smoothed if rtt.has_sample else rtt.latest
+    if smoothed <= 0 or cc.cwnd > UNPACED_WINDOW:
+        return 0
+    return 1.25 * <double>cc.cwnd / <double>smoothed

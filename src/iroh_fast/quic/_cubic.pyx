@@ -1,0 +1,183 @@
+"""CUBIC (RFC 9438)."""
+
+cimport cython
+from libc.math cimport cbrt
+from libc.stdint cimport uint64_t, int64_t
+
+from iroh_fast.quic._controller cimport (
+    Acked, Congestion, Controller, Lost, MAX_ACKED, STATE_WORDS, UINT64_MAX, grow_window, in_recovery, min_window,
+    reduced_window, slow_start, window_rate)
+from iroh_fast.quic._rtt cimport rtt_get
+
+
+cdef extern from *:
+    """
+    #define IF_CUBIC_C 0.4
+    #define IF_CUBIC_BETA 0.7
+    #define IF_CUBIC_ALPHA (3.0 * 0.3 / 1.7)        /* 3 * (1 - beta) / (1 + beta) */
+    """
+    const double C "IF_CUBIC_C"
+    const double BETA "IF_CUBIC_BETA"
+    const double ALPHA "IF_CUBIC_ALPHA"
+
+cdef enum:
+    MAX_STEPS = 65536             # packets that one acknowledgement may grow by
+
+cdef Controller CONTROLLER
+
+
+cdef const Controller* cubic() noexcept nogil:
+    return &CONTROLLER
+
+
+cdef void init(Congestion* cc, int64_t now) noexcept nogil:
+    cdef Cubic* own = <Cubic*>cc.state
+    own.curve.epoch = -1
+    own.active_at = now
+
+
+@cython.cdivision(True)
+cdef void begin_flat(Congestion* cc, Curve* curve, int64_t now) noexcept nogil:
+    """Slow start reached ssthresh without a loss: the curve starts flat here (§4.8, §4.10)."""
+    curve.epoch = now
+    curve.w_max = curve.w_est = curve.prior = <double>cc.cwnd
+    curve.k = 0
+
+
+@cython.cdivision(True)
+cdef void avoid(Congestion* cc, Curve* curve, int64_t now, uint64_t size, int64_t rtt) noexcept nogil:
+    """Congestion avoidance (§4.2 to §4.5) for `size` acknowledged bytes, in steps of a packet."""
+    cdef double mss = <double>cc.mtu
+    cdef double t = <double>(now - curve.epoch) * 1e-9 if now > curve.epoch else 0
+    cdef double d = t - curve.k
+    cdef double present = (C * d * d * d) * mss + curve.w_max
+    cdef double target, cwnd, gain, share
+    cdef uint64_t part
+    cdef int steps = 0
+    d += <double>(rtt if rtt > 0 else 1) * 1e-9
+    target = (C * d * d * d) * mss + curve.w_max
+    while size > 0 and steps < MAX_STEPS:
+        steps += 1
+        part = size if size < cc.mtu else cc.mtu
+        size -= part
+        share = <double>part / mss
+        cwnd = <double>cc.cwnd
+        curve.w_est += (ALPHA if curve.w_est < curve.prior else 1) * share * mss / cwnd * mss
+        if present < curve.w_est:
+            # Reno-friendly: the window is the estimate, in steps of what was acknowledged.
+            gain = curve.w_est - cwnd - curve.credit
+            if gain > share * mss:
+                gain = share * mss
+        else:
+            gain = target if target < 1.5 * cwnd else 1.5 * cwnd
+            gain = (gain - cwnd) / cwnd * share * mss
+        if gain <= 0:
+            continue
+        curve.credit += gain
+        if curve.credit >= mss:
+            curve.credit -= mss
+            grow_window(cc, cc.mtu)
+
+
+cdef void on_acked(Congestion* cc, const Acked* acked) noexcept nogil:
+    cdef Cubic* own = <Cubic*>cc.state
+    cdef Curve* curve = &own.curve
+    cdef uint64_t size
+    cdef int64_t idle
+    # §5.8: time in which the application did not use the window is no time of the curve.
+    idle = (acked.now if acked.app_limited else acked.sent_at) - own.active_at
+    if idle > 0 and curve.epoch >= 0:
+        curve.epoch += idle
+    if acked.now > own.active_at:
+        own.active_at = acked.now
+    if acked.app_limited or acked.fresh == 0:
+        return
+    size = slow_start(cc, acked.fresh if acked.fresh < MAX_ACKED else MAX_ACKED)
+    if size == 0:
+        return
+    if curve.epoch < 0:
+        begin_flat(cc, curve, acked.now)
+    avoid(cc, curve, acked.now, size, rtt_get(acked.rtt))
+
+
+@cython.cdivision(True)
+cdef void reduce(Congestion* cc, int64_t now) noexcept nogil:
+    """§4.6, §4.7."""
+    cdef Cubic* own = <Cubic*>cc.state
+    cdef Curve* curve = &own.curve
+    cdef double cwnd = <double>cc.cwnd
+    cdef double rise
+    cc.events += 1
+    cc.recovery_start = now
+    own.active_at = now
+    curve.epoch = now
+    curve.prior = cwnd
+    # Fast convergence: release room when the peak is falling.
+    curve.w_max = (1 + BETA) / 2 * cwnd if cwnd < curve.w_max else cwnd
+    cc.cwnd = cc.ssthresh = reduced_window(cc, 7)
+    curve.w_est = <double>cc.cwnd
+    rise = (curve.w_max - <double>cc.cwnd) / <double>cc.mtu
+    curve.k = cbrt(rise / C) if rise > 0 else 0
+    curve.credit *= BETA
+
+
+cdef bint on_lost(Congestion* cc, const Lost* lost) noexcept nogil:
+    cdef Cubic* own = <Cubic*>cc.state
+    if in_recovery(cc, lost.sent_at):
+        return False
+    own.saved_curve = own.curve
+    own.saved_cwnd = cc.cwnd
+    own.saved_ssthresh = cc.ssthresh
+    own.saved_recovery_start = cc.recovery_start
+    reduce(cc, lost.now)
+    if lost.persistent:
+        cc.recovery_start = -1
+        own.curve.epoch = -1
+        own.curve.w_max = <double>cc.cwnd
+        own.curve.credit = 0
+        cc.ssthresh = reduced_window(cc, 7)
+        cc.cwnd = min_window(cc)
+    return True
+
+
+cdef bint on_ecn(Congestion* cc, int64_t now, int64_t sent_at) noexcept nogil:
+    if in_recovery(cc, sent_at):
+        return False
+    # A mark is never spurious: going back to before it would cancel a true signal.
+    (<Cubic*>cc.state).saved_cwnd = 0
+    reduce(cc, now)
+    return True
+
+
+cdef void on_spurious(Congestion* cc) noexcept nogil:
+    """§4.9."""
+    cdef Cubic* own = <Cubic*>cc.state
+    cdef uint64_t saved = own.saved_cwnd
+    own.saved_cwnd = 0
+    if cc.cwnd >= saved:
+        return
+    cc.cwnd = saved if saved > min_window(cc) else min_window(cc)
+    cc.ssthresh = own.saved_ssthresh
+    cc.recovery_start = own.saved_recovery_start
+    own.curve = own.saved_curve
+
+
+@cython.cdivision(True)
+cdef void on_mtu(Congestion* cc, uint64_t before) noexcept nogil:
+    """Credit is a fraction of a packet and stays that fraction."""
+    cdef Cubic* own = <Cubic*>cc.state
+    cdef double share = <double>cc.mtu / <double>before
+    own.curve.credit *= share
+    own.saved_curve.credit *= share
+
+
+if sizeof(Cubic) > STATE_WORDS * sizeof(uint64_t):
+    raise SystemError("the state of CUBIC does not fit")
+CONTROLLER.name = b"cubic"
+CONTROLLER.init = init
+CONTROLLER.on_acked = on_acked
+CONTROLLER.on_lost = on_lost
+CONTROLLER.on_ecn = on_ecn
+CONTROLLER.on_spurious = on_spurious
+CONTROLLER.on_mtu = on_mtu
+CONTROLLER.pacing_rate = window_rate

@@ -1,0 +1,45 @@
+"""Path MTU discovery and black-hole detection of one path. Sizes are bytes of UDP payload, times ns."""
+
+from libc.stdint cimport uint16_t, uint64_t, int64_t
+
+
+cdef enum:
+    MTUD_OFF = 0
+    MTUD_SEARCHING = 1
+    MTUD_COMPLETE = 2
+
+cdef enum:
+    BH_MAX_BURSTS = 8             # more than 3 suspicious bursts decide
+
+cdef struct Mtud:
+    int state
+    uint16_t current, min_mtu, lower, upper, bound, peer_limit, last_probe, min_change
+    uint16_t in_flight            # size of the probe in flight, 0 none
+    uint64_t in_flight_pn
+    int lost_probes               # of the present size
+    int64_t next_search           # when COMPLETE
+    int64_t interval, cooldown
+    uint64_t probes_sent, probes_lost, black_holes
+    # black-hole detector
+    uint64_t burst_last_pn
+    uint16_t burst_smallest
+    bint burst_open
+    uint16_t bursts[8]
+    int n_bursts
+    uint16_t acked_mtu            # largest size acked since the present bursts
+    uint64_t largest_acked_pn
+    uint64_t burst_end[8]         # last pn of each stored burst
+    uint64_t seen_pn[4]           # acked packets that no other acked one beats in both pn and size, pn rising
+    uint16_t seen_size[4]
+    int n_seen
+
+cdef void mtud_init(Mtud* m, uint16_t initial, uint16_t min_mtu, uint16_t upper_bound, int64_t interval,
+                    int64_t cooldown, uint16_t min_change, bint enabled) noexcept nogil
+cdef void mtud_peer_limit(Mtud* m, uint16_t max_udp_payload) noexcept nogil
+cdef uint16_t mtud_poll(Mtud* m, int64_t now) noexcept nogil           # size to probe now, or 0
+cdef void mtud_on_probe_sent(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil
+cdef bint mtud_on_acked(Mtud* m, int64_t now, uint64_t pn, uint16_t size) noexcept nogil    # True: m.current changed
+cdef void mtud_on_probe_lost(Mtud* m, int64_t now) noexcept nogil
+cdef void mtud_on_lost(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil    # a lost packet that was no probe
+cdef bint mtud_black_hole(Mtud* m, int64_t now) noexcept nogil         # after a batch of losses; True: m.current fell
+cdef void mtud_restart(Mtud* m, int64_t now) noexcept nogil            # path migrated: search again from min

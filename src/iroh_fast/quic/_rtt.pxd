@@ -1,0 +1,38 @@
+"""Round trip times of one path (RFC 9002 §5). Times are ns."""
+
+from libc.stdint cimport int64_t
+
+
+cdef extern from *:
+    """
+    #define IF_MAX_NS (INT64_C(1) << 56)            /* 2.3 years: 7 * this still fits */
+    """
+    const int64_t MAX_NS "IF_MAX_NS"
+
+
+cdef struct Rtt:
+    int64_t latest, smoothed, var, min
+    bint has_sample
+    int64_t first_sample_at       # -1 until the first sample
+
+
+cdef inline int64_t clamp_ns(int64_t v) noexcept nogil:
+    if v < 0:
+        return 0
+    return MAX_NS if v > MAX_NS else v
+
+cdef inline int64_t rtt_get(const Rtt* rtt) noexcept nogil:
+    return rtt.smoothed if rtt.has_sample else rtt.latest
+
+cdef inline int64_t rtt_conservative(const Rtt* rtt) noexcept nogil:
+    cdef int64_t smoothed = rtt_get(rtt)
+    return smoothed if smoothed > rtt.latest else rtt.latest
+
+cdef inline int64_t rtt_pto_base(const Rtt* rtt) noexcept nogil:
+    cdef int64_t deviation = 4 * rtt.var
+    return rtt_get(rtt) + (deviation if deviation > 1000000 else 1000000)
+
+# Start without a sample; `initial` stands in until the first one.
+cdef void rtt_init(Rtt* rtt, int64_t initial) noexcept nogil
+# The caller limits `ack_delay` to what the peer declared.
+cdef void rtt_sample(Rtt* rtt, int64_t now, int64_t ack_delay, int64_t sample) noexcept nogil
