@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from asyncio import CancelledError, get_running_loop
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from .aio.owner import Owner, get_ident, settled
-from .errors import CloseReason, ConnectionLost, IrohError
+from .aio._waiters import take, wait
+from .aio.owner import Owner, get_ident
+from .errors import CloseReason, ConnectionLost
 from .keys import EndpointId, PublicKey
 from .paths import AddrOf, PathEvents, Paths
 from .quic._connection import (
@@ -27,7 +26,6 @@ from .stats import Closed, ConnectionStats, PathInfo, PathStats
 from .streams import BiStream, RecvStream, SendStream, check_code
 
 if TYPE_CHECKING:
-    import asyncio
     import sys
 
     if sys.version_info >= (3, 12):
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
 
     from .aio.watcher import Watcher
     from .quic._connection import QuicConnection
-    from .quic._streams import QuicStream
 
 __all__ = ["Connection", "WeakConnection"]
 
@@ -53,72 +50,6 @@ def is_graceful(reason: CloseReason) -> bool:
 
 
 # --- opening streams ----------------------------------------------------------------------
-
-
-class _Opener:
-    """Queue of tasks that wait for stream credit of one kind: first come, first served."""
-
-    __slots__ = ("_armed", "_bidi", "_kind", "_q", "_spare", "_waiters", "busy")
-
-    def __init__(self, q: QuicConnection, bidi: bool) -> None:
-        self._q = q
-        self._bidi = bidi
-        self._kind = WAIT_OPEN_BI if bidi else WAIT_OPEN_UNI
-        self._waiters: OrderedDict[asyncio.Future[QuicStream], None] = OrderedDict()
-        self._spare: list[QuicStream] = []
-        self._armed = False
-        self.busy = False  # somebody waits or there is a spare stream: do not open directly
-
-    def wait(self) -> Generator[Any, None, QuicStream]:
-        if self._spare and not self._waiters:
-            stream = self._spare.pop()
-            self.busy = bool(self._spare)
-            return stream
-        future: asyncio.Future[QuicStream] = get_running_loop().create_future()
-        self._waiters[future] = None
-        self.busy = True
-        if not self._armed:
-            self._arm()
-        try:
-            return (yield from future)
-        except CancelledError:
-            if future.done() and not future.cancelled() and future.exception() is None:
-                # Too late: the stream is open.  The next one who asks gets it.
-                self._spare.append(future.result())
-            self._waiters.pop(future, None)
-            self._serve()
-            raise
-
-    def _arm(self) -> None:
-        self._armed = True
-        self._q.wait(self._kind).add_done_callback(self._event)
-
-    def _event(self, _: asyncio.Future[None]) -> None:
-        self._armed = False
-        self._serve()
-
-    def _serve(self) -> None:
-        waiters = self._waiters
-        try:
-            while waiters:
-                future = next(iter(waiters))
-                if future.done():
-                    del waiters[future]
-                    continue
-                stream = self._spare.pop() if self._spare else self._q.open_stream(self._bidi)
-                if stream is None:
-                    if not self._armed:
-                        self._arm()
-                    break
-                del waiters[future]
-                future.set_result(stream)
-        except IrohError as error:
-            reason = self._q.close_reason
-            for future in waiters:
-                if not future.done():
-                    future.set_exception(error if reason is None else reason.to_error())
-            waiters.clear()
-        self.busy = bool(waiters or self._spare)
 
 
 _S = TypeVar("_S", BiStream, SendStream)
@@ -181,10 +112,9 @@ class OpeningBi(_Opening[BiStream]):
         conn = self._conn
         if get_ident() != conn._owner.thread:
             conn._owner.wrong_thread()
-        opener = conn._opener_bi
-        q = None if opener.busy else conn._q.open_stream(True)
-        if q is None:
-            q = yield from opener.wait()
+        while (q := take(conn._q, WAIT_OPEN_BI)) is None:
+            if (q := (yield from wait(conn._q, WAIT_OPEN_BI))) is not None:
+                break
         return BiStream(SendStream(conn, q), RecvStream(conn, q))
 
 
@@ -197,10 +127,9 @@ class OpeningUni(_Opening[SendStream]):
         conn = self._conn
         if get_ident() != conn._owner.thread:
             conn._owner.wrong_thread()
-        opener = conn._opener_uni
-        q = None if opener.busy else conn._q.open_stream(False)
-        if q is None:
-            q = yield from opener.wait()
+        while (q := take(conn._q, WAIT_OPEN_UNI)) is None:
+            if (q := (yield from wait(conn._q, WAIT_OPEN_UNI))) is not None:
+                break
         return SendStream(conn, q)
 
 
@@ -249,8 +178,6 @@ class Connection:
         "__weakref__",
         "_addr_of",
         "_exit",
-        "_opener_bi",
-        "_opener_uni",
         "_owner",
         "_paths",
         "_q",
@@ -265,8 +192,6 @@ class Connection:
         self._owner = owner
         self._addr_of = addr_of
         self._remote_id = remote_id
-        self._opener_bi = _Opener(q, True)
-        self._opener_uni = _Opener(q, False)
         self._exit: tuple[int, bytes] = (0, b"")
         self._paths: Paths | None = None  # made when asked for
         self._warn = False
@@ -383,8 +308,9 @@ class Connection:
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
         q = self._q
-        while (stream := q.accept_stream(True)) is None:
-            await settled(q.wait(WAIT_ACCEPT_BI))
+        while (stream := take(q, WAIT_ACCEPT_BI)) is None:
+            if (stream := await wait(q, WAIT_ACCEPT_BI)) is not None:
+                break
         return BiStream(SendStream(self, stream), RecvStream(self, stream))
 
     async def accept_uni(self) -> RecvStream:
@@ -392,8 +318,9 @@ class Connection:
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
         q = self._q
-        while (stream := q.accept_stream(False)) is None:
-            await settled(q.wait(WAIT_ACCEPT_UNI))
+        while (stream := take(q, WAIT_ACCEPT_UNI)) is None:
+            if (stream := await wait(q, WAIT_ACCEPT_UNI)) is not None:
+                break
         return RecvStream(self, stream)
 
     def bi_streams(self, *, raise_on_close: bool = False) -> Arrivals[BiStream]:
@@ -433,8 +360,9 @@ class Connection:
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
         q = self._q
-        while not q.send_datagram(data, False):
-            await settled(q.wait(WAIT_DATAGRAM_SPACE))
+        while not take(q, WAIT_DATAGRAM_SPACE, data):
+            if await wait(q, WAIT_DATAGRAM_SPACE, data):
+                break
 
     async def read_datagram(self) -> bytes:
         """Wait for the next datagram; it may be empty.
@@ -450,9 +378,10 @@ class Connection:
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
         q = self._q
-        while (data := q.read_datagram()) is None:
-            await settled(q.wait(WAIT_DATAGRAM))
-        return data
+        while (data := take(q, WAIT_DATAGRAM)) is None:
+            if (data := await wait(q, WAIT_DATAGRAM)) is not None:
+                break
+        return bytes(data)
 
     def datagrams(self, *, raise_on_close: bool = False) -> Arrivals[bytes]:
         """Iterate over received datagrams; ends as :meth:`bi_streams`."""
@@ -481,7 +410,7 @@ class Connection:
             self._owner.wrong_thread()
         q = self._q
         while (reason := q.close_reason) is None:
-            await settled(q.wait(WAIT_CLOSED))
+            await wait(q, WAIT_CLOSED)
         return reason
 
     def close(self, code: int = 0, reason: bytes = b"") -> None:
@@ -600,7 +529,7 @@ class WeakConnection:
         """Wait for the end of the connection; gives the reason and the last counters."""
         q = self._q
         while (reason := q.close_reason) is None:
-            await settled(q.wait(WAIT_CLOSED))
+            await wait(q, WAIT_CLOSED)
         return Closed(
             reason,
             ConnectionStats.from_core(q.stats()),

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from . import presets
 from .addr import EndpointAddr, IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
-from .aio.owner import Owner, settled
+from .aio._waiters import wait
+from .aio.owner import Owner
 from .aio.pending import Pending
 from .aio.watcher import Watchable, Watcher
 from .config import (
@@ -285,9 +286,9 @@ class Endpoint:
         self._external = external
         self._closed = asyncio.Event()
         self._close_task = None
-        self._addr = Watchable(EndpointAddr(secret_key.public), loop)
-        self._alpns = Watchable(context.alpns, loop)
-        self._home = Watchable((), loop)
+        self._addr = Watchable(EndpointAddr(secret_key.public))
+        self._alpns = Watchable(context.alpns)
+        self._home = Watchable(())
         if config.relays is not None:
             try:
                 context.relay = _relay_transport(self, config)
@@ -527,9 +528,8 @@ class Endpoint:
             if not context.alpns:
                 await self._alpns.wait()
                 continue
-            if (attempt := driver.poll_incoming()) is not None:
+            if (attempt := await driver.wait_incoming()) is not None:
                 return Incoming(attempt, context)
-            await settled(driver.wait_incoming())
         return None
 
     def incoming(self) -> IncomingAttempts:
@@ -724,7 +724,7 @@ async def _peers_told(driver: Driver) -> None:
         for q in driver.endpoint.connections.values():
             reason = q.close_reason
             if reason is None or reason.kind == "locally_closed":
-                await q.wait(WAIT_DRAINED)
+                await wait(q, WAIT_DRAINED)
                 break
         else:
             return

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .addr import EndpointAddr, TransportAddr
-from .aio.owner import Owner, settled
+from .aio._waiters import wait
+from .aio.owner import Owner
 from .connection import Connection
 from .errors import (
     AlpnMismatch,
@@ -191,14 +192,14 @@ class _Handshake:
         while (alpn := q.alpn) is None:
             if q.close_reason is not None:
                 raise self._error(q)
-            await settled(q.wait(WAIT_ALPN))
+            await wait(q, WAIT_ALPN)
         return alpn
 
     async def _complete(self, q: QuicConnection) -> None:
         while not q.handshake_complete:
             if q.close_reason is not None:
                 raise self._error(q)
-            await settled(q.wait(WAIT_HANDSHAKE))
+            await wait(q, WAIT_HANDSHAKE)
 
     async def _admit(self, conn: Connection) -> None:
         """Run the hooks, once for each connection, and count it.

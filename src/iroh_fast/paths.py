@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .addr import TransportAddr
-from .aio.owner import settled
+from .aio._waiters import wait
 from .aio.watcher import Source, Watcher
 from .quic._connection import WAIT_PATHS
 from .stats import (
@@ -125,7 +125,7 @@ class Paths(Source[list[PathInfo]]):
 
     async def wait(self) -> None:
         """Return when something may have changed."""
-        await settled(self._q.wait(WAIT_PATHS))
+        await wait(self._q, WAIT_PATHS)
 
     def watch(self) -> Watcher[list[PathInfo]]:
         """Follow the set of paths and their status."""

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from .aio.owner import get_ident, settled
+from .aio._waiters import wait_read, wait_reset, wait_stopped, wait_write
+from .aio.owner import get_ident
 from .errors import FinishedEarly, StreamClosed, StreamTooLong
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class SendStream:
         taken = q.write(data)
         if not taken and memoryview(data).nbytes:
             while not taken:
-                await q.wait_write()
+                await wait_write(q)
                 taken = q.write(data)
         return taken
 
@@ -200,7 +201,7 @@ class SendStream:
             if taken:
                 done += taken
             else:
-                await q.wait_write()
+                await wait_write(q)
 
     async def writelines(self, buffers: Iterable[Buffer], /) -> None:
         """Send several buffers one after the other; like :meth:`write_all` for each."""
@@ -254,11 +255,11 @@ class SendStream:
         while True:
             if (code := q.stop_code) is not None:
                 return code
-            if q.fin_acked or q.send_state == "reset":
+            if q.send_state in ("reset", "acked"):
                 return None
             if (reason := q.connection.close_reason) is not None:
                 raise reason.to_error()
-            await settled(q.wait_stopped())
+            await wait_stopped(q)
 
     async def __aenter__(self) -> SendStream:
         return self
@@ -378,7 +379,7 @@ class RecvStream:
             return self._end()
         q = self._q
         while (data := q.read(n)) is None:
-            await q.wait_read()
+            await wait_read(q)
         return data
 
     async def read_chunk(self, limit: int = 2**20, /) -> bytes | None:
@@ -411,7 +412,7 @@ class RecvStream:
             return len(self._end())
         q = self._q
         while (size := q.readinto(buffer)) < 0:
-            await q.wait_read()
+            await wait_read(q)
         return size
 
     async def readexactly(self, n: int, /) -> bytes:
@@ -450,7 +451,7 @@ class RecvStream:
                 data = self._end()
             else:
                 while (data := q.read(n - size)) is None:
-                    await q.wait_read()
+                    await wait_read(q)
             if not data:
                 partial = b"".join(kept)
                 kept.clear()
@@ -498,7 +499,7 @@ class RecvStream:
             while size <= limit:
                 room = limit + 1 - size
                 while (data := q.read(room if room < 1048576 else 1048576)) is None:
-                    await q.wait_read()
+                    await wait_read(q)
                 if not data:
                     break
                 kept.append(data)
@@ -557,7 +558,7 @@ class RecvStream:
                 return None
             if (reason := q.connection.close_reason) is not None:
                 raise reason.to_error()
-            await settled(q.wait_reset())
+            await wait_reset(q)
 
     def __aiter__(self) -> RecvStream:
         return self
@@ -617,7 +618,7 @@ class UnorderedChunks:
             raise StopAsyncIteration
         q = recv._q
         while (piece := q.read_unordered(self._limit)) is None:
-            await q.wait_read()
+            await wait_read(q)
         if not piece[1]:
             raise StopAsyncIteration
         return piece

@@ -6,7 +6,8 @@ import asyncio
 import gc
 import hashlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import pytest
 
@@ -484,25 +485,24 @@ async def test_open_waits_for_credit_first_come_first_served(make_pair: MakePair
     assert order == list(range(6))
 
 
-async def test_open_cancelled_while_waiting_leaks_no_credit(make_pair: MakePair) -> None:
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_open_cancelled_while_waiting_leaks_no_credit(make_pair: MakePair, turns: int) -> None:
     pair = await make_pair(transport=QuicTransportConfig(max_concurrent_uni_streams=1))
     first = await pair.client.open_uni()
     waiting = [asyncio.create_task(pair.client.open_uni()) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
-    # These two are cancelled only when the credit is already theirs.
     first.finish()
     await (await pair.server.accept_uni()).read_to_end(0)
-    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    while not pair.client._opener_uni._spare and not ready.done():
-        if len(pair.client._opener_uni._waiters) < 2:
-            waiting[1].cancel()
-            ready.set_result(None)
+    # Whether the credit is under way, handed over or taken: whoever is cancelled leaves it to the next.
+    for _ in range(turns):
         await asyncio.sleep(0)
-    results = await asyncio.gather(*waiting, return_exceptions=True)
-    streams = [item for item in results if isinstance(item, SendStream)]
-    assert len(streams) == 1
-    assert streams[0].id.index == 1
+    if not waiting[1].done():
+        waiting[1].cancel()
+        assert (await asyncio.wait_for(waiting[2], 5)).id.index == 1
+    else:
+        assert waiting[1].result().id.index == 1
+        waiting[2].cancel()
 
 
 async def test_open_raises_when_the_connection_ends(make_pair: MakePair) -> None:
@@ -651,3 +651,70 @@ async def test_connection_collected_by_another_thread_closes(bind: Bind) -> None
     del client
     await asyncio.to_thread(held.clear)
     assert (await server.wait_closed()).kind == "application"
+
+
+async def test_tasks_that_nobody_else_refers_to_go_on_waiting(make_pair: MakePair) -> None:
+    pair = await make_pair()
+    got: list[Any] = []
+
+    async def reader() -> None:
+        send, recv = await pair.client.open_bi()
+        await send.write_all(b"q")
+        got.append(await recv.read_to_end(100))
+
+    async def stopped() -> None:
+        send = await pair.client.open_uni()
+        await send.write_all(b"q")
+        got.append(await send.stopped())
+
+    for task in (reader,) * 5 + (stopped,) * 5:
+        asyncio.ensure_future(task())  # noqa: RUF006
+    await asyncio.sleep(0.05)
+    gc.collect()
+    for _ in range(5):
+        stream = await pair.server.accept_bi()
+        await stream.send.write_all(b"answer")
+        stream.send.finish()
+        (await pair.server.accept_uni()).stop(7)
+    async with asyncio.timeout(5):
+        while len(got) < 10:
+            await asyncio.sleep(0.01)
+    assert sorted(got, key=str) == [7] * 5 + [b"answer"] * 5
+
+
+async def test_cancelling_one_waiter_leaves_the_other(make_pair: MakePair) -> None:
+    pair = await make_pair()
+    send = await pair.client.open_uni()
+    await send.write_all(b"x")
+    recv = await pair.server.accept_uni()
+    assert await recv.read(1) == b"x"
+    calls: list[Callable[[], Coroutine[Any, Any, Any]]] = [
+        send.stopped,
+        recv.read,
+        recv.received_reset,
+        pair.client.accept_bi,
+        pair.client.read_datagram,
+        pair.client.wait_closed,
+    ]
+    for call in calls:
+        first, second = (asyncio.create_task(call()) for _ in range(2))
+        await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.sleep(0.01)
+        assert first.cancelled()
+        assert not second.done()
+        second.cancel()
+    await asyncio.sleep(0)
+
+
+async def test_stopped_returns_after_an_acknowledged_reset(make_pair: MakePair) -> None:
+    pair = await make_pair()
+    send = await pair.client.open_uni()
+    await send.write_all(b"x")
+    recv = await pair.server.accept_uni()
+    send.reset(3)
+    with pytest.raises(StreamReset):
+        while await recv.read():
+            pass
+    await asyncio.sleep(0.05)
+    assert await asyncio.wait_for(send.stopped(), 5) is None

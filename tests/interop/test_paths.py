@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from iroh_fast import QuicTransportConfig, SecretKey
+from iroh_fast.aio._waiters import on_paths
 from iroh_fast.errors import ConfigError
 from iroh_fast.stats import PathClosed, PathOpened
 
@@ -33,7 +34,7 @@ async def two_ways(links: Links) -> tuple[Link, tuple[Any, ...], tuple[Any, ...]
     ours = await links.our_endpoint(V4, V6)
     real, four, six = await two_families(links)
     link = await links.connect(True, ours=ours, real=real)
-    link.ours._q.path_listener = None
+    on_paths(link.ours._q, None)
     await assert_alive(link)
     return link, ("127.0.0.1", four), ("::1", six, 0, 0)
 
@@ -106,7 +107,7 @@ async def test_other_path_takes_over_when_one_dies(links: Links) -> None:
         conn = await ours.connect(type(real.addr)(real.id, ip_addrs=[proxy.address]), ALPN)
         link = links.link(conn, await accepting)
         await assert_alive(link)
-        conn._q.path_listener = None  # or one path would be closed as redundant
+        on_paths(conn._q, None)  # or one path would be closed as redundant
         id = conn._q.open_path(("::1", six, 0, 0))
         await validated(link, id)
         proxy.policy = lambda data, to_server: []

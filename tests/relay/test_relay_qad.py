@@ -28,6 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from iroh_fast import Endpoint
 from iroh_fast.addr import SocketAddr
+from iroh_fast.aio._waiters import wait
 from iroh_fast.config import BindAddr
 from iroh_fast.errors import (
     AlpnMismatch,
@@ -322,7 +323,7 @@ async def test_shutdown_closes_with_finished() -> None:
         await asyncio.sleep(0)
         await server.close()
         async with asyncio.timeout(PATIENCE_S):
-            await client._connection.wait(WAIT_CLOSED)
+            await wait(client._connection, WAIT_CLOSED)
             with pytest.raises(ConnectionError, match="finished"):
                 await waiting
         reason = client._connection.close_reason
@@ -354,7 +355,7 @@ async def test_wrong_alpn_is_refused() -> None:
             tls=X509Client("localhost", roots()),
         )
         async with asyncio.timeout(PATIENCE_S):
-            await connection.wait(WAIT_CLOSED)
+            await wait(connection, WAIT_CLOSED)
         reason = connection.close_reason
         assert reason is not None
         assert (reason.kind, reason.code) == ("transport_peer", 0x178)
@@ -892,7 +893,7 @@ async def test_relay_server_runs_address_discovery(tmp_path: Path, enable_relay:
             assert b"\nrelayserver_qad_connections_total 2" in text
             assert b"\nrelayserver_qad_connections_closed_total 1" in text
         async with asyncio.timeout(PATIENCE_S):
-            await client._connection.wait(WAIT_CLOSED)
+            await wait(client._connection, WAIT_CLOSED)
     reason = client._connection.close_reason
     assert reason is not None
     assert (reason.kind, reason.code, reason.reason) == ("application", 1, b"finished")

@@ -132,6 +132,12 @@ class Conn:
         return {path["remote"]: path["status"] for path in self.paths.values()}
 
 
+@pytest.fixture(autouse=True)
+def listeners(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver delivers path events of real connections; here the connection of the test does."""
+    monkeypatch.setattr(remote, "on_paths", lambda conn, call: setattr(conn, "path_listener", call))
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()

@@ -11,7 +11,7 @@ from threading import get_ident
 
 from ..errors import WrongThread
 
-__all__ = ["Owner", "get_ident", "settled"]
+__all__ = ["Owner", "get_ident"]
 
 
 class Owner:
@@ -77,22 +77,6 @@ class Owner:
         calls, self._dropped = self._dropped, []
         for call in calls:
             call()
-
-
-async def settled(future: asyncio.Future[None]) -> None:
-    """Wait for a future that other tasks may be waiting for as well.
-
-    Cancelling a task cancels the future it waits for; the other tasks then only look
-    again at what they were waiting for.
-    """
-    try:
-        await future
-    except asyncio.CancelledError:
-        if not future.cancelled():
-            raise
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
 
 
 _owners: weakref.WeakSet[Owner] = weakref.WeakSet()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from ..errors import WatcherEnded
+from ._waiters import WaitQueue
 
 __all__ = ["Source", "Watchable", "Watcher"]
 
@@ -108,14 +108,13 @@ class Source(Generic[T]):
 class Watchable(Source[T]):
     """A value that its owner sets."""
 
-    __slots__ = ("_ended", "_loop", "_value", "_version", "_waiters")
+    __slots__ = ("_ended", "_value", "_version", "_waiters")
 
-    def __init__(self, value: T, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, value: T) -> None:
         self._value = value
         self._version = 0
         self._ended = False
-        self._loop = loop
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters = WaitQueue()
 
     def set(self, value: T) -> bool:
         """Change the value; returns whether it differs from the one before."""
@@ -136,10 +135,7 @@ class Watchable(Source[T]):
         return Watcher(self)
 
     def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
+        self._waiters.wake_all()
 
     def get(self) -> T:
         return self._value
@@ -151,9 +147,4 @@ class Watchable(Source[T]):
         return self._ended
 
     async def wait(self) -> None:
-        waiter = self._loop.create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
+        await self._waiters.wait()

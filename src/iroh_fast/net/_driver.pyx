@@ -13,6 +13,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 
 from iroh_fast._batch cimport (
     RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4, addr_to_tuple)
+from iroh_fast.aio._waiters cimport deliver
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._paths cimport ip_known
 from iroh_fast.quic._state cimport ST_DRAINED
@@ -271,9 +272,12 @@ cdef class DriverCore(Waker):
         return clock_now_ns()
 
     cdef void wake(self, QuicConnection c) noexcept:
+        if self.stopped:
+            deliver(c)                # no turn will come any more
+            return
         if not c.dirty:
             self.mark(c)
-        if not self.scheduled and not self.stopped:
+        if not self.scheduled:
             self.schedule()
 
     cdef void wake_endpoint(self) noexcept:
@@ -356,7 +360,7 @@ cdef class DriverCore(Waker):
                     self.mark(c)
                 if not self.scheduled:
                     self.schedule()
-            c.dispatch()
+            deliver(c)
 
     cdef bint flush(self, QuicConnection c, int64_t now):  # hot
         """Send what may be sent; True when the quota ended it."""
@@ -450,6 +454,7 @@ cdef class DriverCore(Waker):
     def stop(self):
         """Close the sockets; nothing is sent afterwards."""
         cdef UdpSocket s
+        cdef QuicConnection c
         if self.stopped:
             return
         self.stopped = True
@@ -464,7 +469,10 @@ cdef class DriverCore(Waker):
         if self.timer_handle is not None:
             self.timer_handle.cancel()
             self.timer_handle = None
-        self.dirty = []
+        batch, self.dirty = self.dirty, []
+        for c in batch:
+            c.dirty = False
+            deliver(c)
         self.timers = []
         self.endpoint.waker = None
         self.run_soon = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from iroh_fast._batch import UdpSocket
+from iroh_fast.aio._waiters import Handoff, wait
 from iroh_fast.net._driver import DriverCore
 from iroh_fast.net.transport import PRIVATE_PORT, TransportTable
 from iroh_fast.quic._endpoint import QuicEndpoint
@@ -42,8 +42,7 @@ class Driver:
         self.loop = loop
         self._core = core
         self.transports = TransportTable()
-        self._incoming: deque[QuicIncoming] = deque()
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._incoming: Handoff[QuicIncoming] = Handoff()
         self._bound: list[tuple[Any, ...]] = []
         endpoint.on_incoming = self._on_incoming
 
@@ -72,7 +71,6 @@ class Driver:
         loop = loop or asyncio.get_running_loop()
         endpoint = QuicEndpoint(
             identity,
-            loop=loop,
             session_cache=ClientSessionCache(
                 max_peers=max(1, max_tls_tickets // TICKETS_PER_PEER),
                 tickets_per_peer=min(TICKETS_PER_PEER, max_tls_tickets),
@@ -146,32 +144,17 @@ class Driver:
 
     # ------------------------------------------------------------ incoming
     def _on_incoming(self, incoming: QuicIncoming) -> None:
-        self._incoming.append(incoming)
-        self._wake_acceptors()
-
-    def _wake_acceptors(self) -> None:
-        # All of them: one that is cancelled at this moment must not swallow the news.
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        self._incoming.put(incoming)
 
     def poll_incoming(self) -> QuicIncoming | None:
         """The oldest undecided attempt, or None."""
-        if not self._incoming:
-            return None
-        return self._incoming.popleft()
+        return self._incoming.take()
 
-    def wait_incoming(self) -> asyncio.Future[None]:
-        """Resolves when `poll_incoming` may have something, and at close."""
-        waiter: asyncio.Future[None] = self.loop.create_future()
-        if self._incoming or not self.endpoint.accepting:
-            waiter.set_result(None)
-        else:
-            while self._waiters and self._waiters[0].done():
-                self._waiters.popleft()
-            self._waiters.append(waiter)
-        return waiter
+    async def wait_incoming(self) -> QuicIncoming | None:
+        """The next undecided attempt; None when attempts are not taken any more."""
+        if (incoming := self._incoming.take()) is not None or not self.endpoint.accepting:
+            return incoming
+        return await self._incoming.wait()
 
     @property
     def accepting(self) -> bool:
@@ -182,9 +165,9 @@ class Driver:
     def accepting(self, value: bool) -> None:
         self.endpoint.accepting = value
         if not value:
-            while self._incoming:
-                self._incoming.popleft().refuse()
-            self._wake_acceptors()
+            while (incoming := self._incoming.take()) is not None:
+                incoming.refuse()
+            self._incoming.wake_all()
 
     # ------------------------------------------------------------ state and end
     @property
@@ -207,7 +190,7 @@ class Driver:
         from iroh_fast.quic._connection import WAIT_DRAINED
 
         while self.endpoint.connections:
-            await next(iter(self.endpoint.connections.values())).wait(WAIT_DRAINED)
+            await wait(next(iter(self.endpoint.connections.values())), WAIT_DRAINED)
 
     def stop(self) -> None:
         """Close the sockets at once."""

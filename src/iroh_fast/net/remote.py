@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from iroh_fast.aio._waiters import on_paths
 from iroh_fast.errors import ConnectionLost, IrohError
 from iroh_fast.net.transport import SockAddr, is_private
 
@@ -258,7 +259,7 @@ class RemoteMap:
         key = conn.peer_id
         if key is None or conn.close_reason is not None:
             return  # over already: nothing would ever take its state away again
-        conn.path_listener = self._on_paths
+        on_paths(conn, self._on_paths)
         known = list(addrs)
         path = conn.path_info(0)
         relayed = path is not None and is_private(path["remote"])

@@ -16,7 +16,7 @@ from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
 from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known
 from iroh_fast.quic._state cimport (
     APPLICATION_ABANDON_PATH, ConnectionState, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
-    W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS,
+    W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS,
     path_stats)
 from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport ns_of
@@ -36,6 +36,7 @@ WAIT_ACCEPT_BI = W_ACCEPT_BI
 WAIT_ACCEPT_UNI = W_ACCEPT_UNI
 WAIT_OPEN_BI = W_OPEN_BI
 WAIT_OPEN_UNI = W_OPEN_UNI
+WAIT_FINISHED = W_FINISHED
 WAIT_PATHS = W_PATHS
 
 

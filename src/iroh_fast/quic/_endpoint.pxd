@@ -25,7 +25,7 @@ cdef class Waker:
 
 cdef class QuicEndpoint(Host):
     cdef Waker waker
-    cdef readonly object identity, connections, loop
+    cdef readonly object identity, connections
     cdef object random_source, reset_tokens, token_key, initial_ids, server_tickets, session_cache
     cdef object incoming, outgoing, keylog, wall_clock
     cdef public object on_incoming

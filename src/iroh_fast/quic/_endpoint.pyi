@@ -1,5 +1,4 @@
 import logging
-from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from typing import Final, Self, final
 
@@ -54,7 +53,6 @@ class QuicEndpoint(Host):
         identity: Identity,
         *,
         random: Callable[[int], bytes] = ...,
-        loop: AbstractEventLoop | None = None,
         session_cache: ClientSessionCache | None = None,
         server_tickets: ServerTicketStore | None = None,
         keylog: Callable[[str], object] | None = None,
@@ -66,8 +64,6 @@ class QuicEndpoint(Host):
     def identity(self) -> Identity: ...
     @property
     def connections(self) -> dict[int, QuicConnection]: ...
-    @property
-    def loop(self) -> AbstractEventLoop | None: ...
     def count(self, name: str) -> None: ...
     def closed_for_new(self) -> bool: ...
     def fresh_cid(self) -> bytes: ...

@@ -128,7 +128,6 @@ cdef class QuicIncoming:
             receive_datagram(c, <uint8_t*><char*>copy, len(copy), &src, &dst, ecn, now, 0, False)
         self.datagrams = []
         self.endpoint.wake(c)
-        c.dispatch()
         return c
 
     def refuse(self):
@@ -166,18 +165,16 @@ cdef class QuicEndpoint(Host):
     ----------
     identity : quic.tls.Identity
     random : callable(n) -> bytes, the only source of randomness (default os.urandom)
-    loop : event loop for the futures of connections, or None in simulations
     clock : callable() -> ns, the time of calls by the application when there is no driver
     tls : class with the interface of quic.tls.TlsSession, which is the default; or an object whose
         methods ``client`` and ``server`` take the same arguments and give such sessions
     """
 
-    def __cinit__(self, identity, *, random=os.urandom, loop=None, session_cache=None, server_tickets=None,
+    def __cinit__(self, identity, *, random=os.urandom, session_cache=None, server_tickets=None,
                   keylog=None, wall_clock=time.time, clock=None, tls=None):
         self.identity = identity
         self.random_source = random
         self.random = RandomSource(random)
-        self.loop = loop
         self.wall_clock = wall_clock
         self.clock = clock
         self.tls_class = tls
@@ -489,7 +486,6 @@ cdef class QuicEndpoint(Host):
         cdef CidSet* s
         c.host = self
         c.host_random = self.random_source
-        c.loop = self.loop
         c.is_client = is_client
         c.now = c.created_at = now
         self.next_id += 1
@@ -652,14 +648,11 @@ cdef class QuicEndpoint(Host):
         """Feed one datagram; `data` is copied first because it is decrypted in place."""
         cdef bytearray copy = bytearray(data)
         cdef UdpAddr src, dst
-        cdef QuicConnection hit
         addr_from_tuple(remote, &src)
         memset(&dst, 0, sizeof(UdpAddr))
         if local is not None:
             addr_from_tuple(local, &dst)
-        hit = self.datagram(<uint8_t*><char*>copy, len(copy), &src, &dst, ecn, now)
-        if hit is not None:
-            hit.dispatch()
+        self.datagram(<uint8_t*><char*>copy, len(copy), &src, &dst, ecn, now)
 
     def transmit(self, QuicConnection c, int64_t now, int max_segments=1):
         """The next datagrams of a connection, or None: (remote, local, ecn, segment, data, extra remotes)."""
@@ -689,7 +682,6 @@ cdef class QuicEndpoint(Host):
     def handle_timeout(self, QuicConnection c, int64_t now):
         """Let time pass for one connection."""
         handle_timeout(c, now)
-        c.dispatch()
 
     def known_ids(self):
         """Number of ids that are routed (leak checks)."""

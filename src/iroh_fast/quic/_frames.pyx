@@ -130,7 +130,7 @@ cdef int read_frame(ConnectionState conn, Path* path, PnSpace* space, int level,
         if frame.len > conn.cfg.datagram_rx or frame.len > 65535:
             return conn.fail(PROTOCOL_VIOLATION, b"oversized datagram", 0)
         if queue_empty(&conn.dgram_rx):
-            conn.dirty_events |= <uint32_t>1 << W_DATAGRAM
+            conn.happened(W_DATAGRAM)
         queue_push(&conn.dgram_rx, frame.data, <uint32_t>frame.len, True)
         return 0
     if kind == FT_CRYPTO:
@@ -373,7 +373,7 @@ cdef void on_path_response(ConnectionState conn, Path* path, const uint8_t* data
     path.r.validated = True
     free(path.previous)
     path.previous = NULL
-    conn.dirty_events |= <uint32_t>1 << W_PATHS      # maybe at a new address
+    conn.happened(W_PATHS)      # maybe at a new address
     conn.on_established(path)
 
 

@@ -109,7 +109,7 @@ cdef void tls_drain(ConnectionState conn):
             return
     if conn.alpn is None and tls.alpn is not None:
         conn.alpn = tls.alpn
-        conn.fire(W_ALPN)
+        conn.happened(W_ALPN)
     if tls.complete and not conn.handshake_done and not conn.err:
         complete_handshake(conn)
 
@@ -221,7 +221,7 @@ cdef void complete_handshake(ConnectionState conn):
     if not conn.is_client:
         conn.pend(FT_HANDSHAKE_DONE, 0, 0, 0)
         confirm_handshake(conn)
-    conn.fire(W_HANDSHAKE)
+    conn.happened(W_HANDSHAKE)
 
 
 cdef void drop_0rtt(ConnectionState conn, Path* path):
@@ -260,7 +260,7 @@ cdef void confirm_handshake(ConnectionState conn):
     conn.dial = NULL
     conn.n_dial = 0
     conn.tls.release_handshake_state()
-    conn.fire(W_CONFIRMED)
+    conn.happened(W_CONFIRMED)
 
 
 cdef object own_parameters(ConnectionState conn, bytes reset_token):

@@ -320,7 +320,7 @@ cdef void drop_oversized(ConnectionState conn) noexcept nogil:
     cdef uint32_t room = conn.path_mtu() - (1 + MAX_CID_LEN + 4 + 16) - 9
     while not queue_empty(&conn.dgram_tx) and queue_peek(&conn.dgram_tx) > room:
         queue_pop(&conn.dgram_tx, NULL)
-        conn.dirty_events |= <uint32_t>1 << W_DATAGRAM_SPACE
+        conn.happened(W_DATAGRAM_SPACE)
 
 
 cdef void drop_space(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil:

@@ -20,6 +20,8 @@ cdef enum:
     ST_DRAINING = 3
     ST_DRAINED = 4
 
+    # What happens to a connection, as bits 1 << W_... of its events; W_ACCEPT_BI and the three after it in the
+    # order of EV_OPENED_BI
     W_HANDSHAKE = 0
     W_CONFIRMED = 1
     W_ALPN = 2
@@ -31,8 +33,9 @@ cdef enum:
     W_ACCEPT_UNI = 8
     W_OPEN_BI = 9
     W_OPEN_UNI = 10
-    W_PATHS = 11
-    N_WAITS = 12
+    W_FINISHED = 11               # every stream that was finished is acknowledged
+    W_PATHS = 12
+    N_WAITS = 13
 
     # RFC 9000 §20.1 and the multipath draft
     NO_ERROR = 0x00
@@ -111,7 +114,6 @@ cdef class ConnectionState(StreamOwner):
     cdef readonly bint is_client
     cdef readonly uint64_t stable_id
     cdef public object tls, qlog, host_random, on_address_token
-    cdef public object path_listener  # called soon with the connection after its paths changed, and at its end
     cdef object retired               # ids the peer retired, still routed for a while
     cdef list reset_tokens            # tokens registered at the endpoint
     cdef uint32_t peer_udp            # peer's max_udp_payload_size
@@ -125,7 +127,7 @@ cdef class ConnectionState(StreamOwner):
     cdef object peer_parameters, remembered_parameters
     cdef object early_datagrams       # 1-RTT datagrams that came before the keys
     cdef object address_token         # for our Initials
-    cdef object waiters               # list per kind
+    cdef object waiters               # of whoever takes the events; the core does not look at it
     cdef object path_log              # bounded list of path events
     cdef uint64_t path_log_lost
     cdef object __weakref__
@@ -242,8 +244,8 @@ cdef class ConnectionState(StreamOwner):
     cdef void enter_drain(self, object reason, bint reply)
     cdef void finish_drained(self, object reason)
     cdef void end(self, object reason)
-    cdef void dispatch(self)
-    cdef void fire(self, int kind)
+    cdef void happened(self, int kind) noexcept nogil
+    cdef uint32_t take_events(self) noexcept nogil
     cdef uint16_t path_mtu(self) noexcept nogil
     cdef void log_packet(self, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size, const uint8_t* payload,
                          size_t n) noexcept nogil

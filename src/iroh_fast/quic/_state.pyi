@@ -1,13 +1,11 @@
 import logging
-from asyncio import Future
 from collections.abc import Callable
 from typing import Final
 
 from typing_extensions import disjoint_base
 
 from iroh_fast.errors import CloseReason
-from iroh_fast.quic._connection import QuicConnection
-from iroh_fast.quic._streams import StreamOwner
+from iroh_fast.quic._streams import QuicStream, StreamOwner
 from iroh_fast.quic.qlog import QlogWriter
 from iroh_fast.quic.tls import TlsSession
 
@@ -24,7 +22,6 @@ class ConnectionState(StreamOwner):
     qlog: QlogWriter | None
     host_random: Callable[[int], bytes]
     on_address_token: Callable[[bytes], None] | None
-    path_listener: Callable[[QuicConnection], object] | None
     @property
     def is_client(self) -> bool: ...
     @property
@@ -39,4 +36,6 @@ class ConnectionState(StreamOwner):
     def early_data_accepted(self) -> bool | None: ...
     @property
     def close_reason(self) -> CloseReason | None: ...
-    def wait(self, kind: int) -> Future[None]: ...
+    @property
+    def unconfirmed_streams(self) -> int: ...
+    def poll_events(self) -> tuple[int, list[tuple[QuicStream, int]]]: ...

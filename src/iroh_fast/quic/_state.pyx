@@ -21,8 +21,8 @@ from iroh_fast.quic._datagrams cimport queue_free
 from iroh_fast.quic._keys cimport LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_clear, keys_drop, keys_init
 from iroh_fast.quic._paths cimport *
 from iroh_fast.quic._recovery cimport *
+from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport MS, ns_of
-from iroh_fast.quic._streams cimport EV_OPENED_BI, EV_OPENED_UNI, EV_AVAILABLE_BI, EV_AVAILABLE_UNI
 
 import logging
 from collections import deque
@@ -130,7 +130,6 @@ cdef class ConnectionState(StreamOwner):
 
     def __cinit__(self):
         cdef int i
-        self.waiters = None
         self.initial = self.handshake = &NO_LEVEL
         self.state = ST_HANDSHAKE
         keys_init(&self.keys)
@@ -291,7 +290,7 @@ cdef class ConnectionState(StreamOwner):
         if self.path_log is None:
             self.path_log = deque()
         # Also when nobody takes the events: the listener follows the paths themselves.
-        self.dirty_events |= <uint32_t>1 << W_PATHS
+        self.happened(W_PATHS)
         if len(self.path_log) >= MAX_PATH_LOG:
             self.path_log_lost += 1
             return
@@ -538,13 +537,11 @@ cdef class ConnectionState(StreamOwner):
                 self.log_path("closed", p.id, addr_to_tuple(&p.r.remote),
                               addr_to_tuple(&p.r.local) if ip_known(&p.r.local) else None, str(reason), path_stats(p))
             p = p.next
-        if self.path_listener is not None:
-            self.loop.call_soon(self.path_listener, self)
-            self.path_listener = None
-        self.streams.fire_all()
+        self.streams.end()
         for kind in range(N_WAITS):
             if kind != W_DRAINED:
-                self.fire(kind)
+                self.happened(kind)
+        self.host.wake(self)
 
     cdef void enter_close(self, object reason, uint64_t code, bint app, object text, uint64_t frame):
         if self.state >= ST_CLOSING:
@@ -586,7 +583,8 @@ cdef class ConnectionState(StreamOwner):
         self.host.on_drained(self)
         if self.qlog is not None:
             self.qlog.finish()
-        self.fire(W_DRAINED)
+        self.happened(W_DRAINED)
+        self.host.wake(self)
 
     cdef bint last_open(self, Path* p) noexcept nogil:
         cdef Path* q = self.paths
@@ -619,59 +617,35 @@ cdef class ConnectionState(StreamOwner):
         return (p.abandoned and not p.abandon_received and p.r.validated and p.cids.active >= 0
                 and not self.any_usable())
 
-    cdef void fire(self, int kind):
-        cdef list waiting
-        if self.waiters is None:
-            return
-        waiting = self.waiters.pop(kind, None)
-        if waiting is not None:
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
+    cdef void happened(self, int kind) noexcept nogil:
+        """Record an event for whoever takes them."""
+        self.dirty_events |= <uint32_t>1 << kind
 
-    cdef void dispatch(self):
-        """Deliver what happened since the last turn. Runs no foreign code: futures only."""
-        cdef uint32_t e = self.dirty_events
-        cdef uint32_t s = self.streams.events
+    cdef uint32_t take_events(self) noexcept nogil:
+        """What happened since the last call, as bits 1 << W_...; the streams' own events are apart."""
+        cdef uint32_t events = self.dirty_events | (self.streams.events << W_ACCEPT_BI)
         self.dirty_events = 0
         self.streams.events = 0
-        if self.streams.ev_head != NULL:
-            self.streams.dispatch()
-        if s and self.waiters is not None:
-            if s & EV_OPENED_BI:
-                self.fire(W_ACCEPT_BI)
-            if s & EV_OPENED_UNI:
-                self.fire(W_ACCEPT_UNI)
-            if s & EV_AVAILABLE_BI:
-                self.fire(W_OPEN_BI)
-            if s & EV_AVAILABLE_UNI:
-                self.fire(W_OPEN_UNI)
-        if e and self.waiters is not None:
-            if e & (<uint32_t>1 << W_DATAGRAM):
-                self.fire(W_DATAGRAM)
-            if e & (<uint32_t>1 << W_DATAGRAM_SPACE):
-                self.fire(W_DATAGRAM_SPACE)
-            if e & (<uint32_t>1 << W_PATHS):
-                self.fire(W_PATHS)
-        if e & (<uint32_t>1 << W_PATHS) and self.path_listener is not None:
-            self.loop.call_soon(self.path_listener, self)
+        return events
 
-    def wait(self, int kind):
-        """A future for the next event of a WAIT_* kind; it also resolves when the connection ends."""
-        cdef object future = self.loop.create_future()
-        if (self.close_reason is not None if kind != W_DRAINED else self.state == ST_DRAINED):
-            future.set_result(None)
-            return future
-        if self.waiters is None:
-            self.waiters = {}
-        waiting = self.waiters.get(kind)
-        if waiting is None:
-            self.waiters[kind] = [future]
-        else:
-            if len(waiting) > 16:
-                waiting[:] = [f for f in waiting if not f.done()]
-            waiting.append(future)
-        return future
+    @property
+    def unconfirmed_streams(self):
+        """Streams that were finished and are not wholly acknowledged; WAIT_FINISHED when there are none any more."""
+        return self.streams.unconfirmed
+
+    def poll_events(self):
+        """What happened since the last call, for hosts without a driver.
+
+        Returns
+        -------
+        tuple
+            Bits ``1 << WAIT_...`` of the connection, and a list of (QuicStream, EV_... bits).
+        """
+        cdef list streams = []
+        cdef uint32_t bits = 0
+        while (stream := self.streams.next_event(&bits)) is not None:
+            streams.append((stream, bits))
+        return self.take_events(), streams
 
     cdef uint16_t path_mtu(self) noexcept nogil:
         cdef Path* p = self.paths

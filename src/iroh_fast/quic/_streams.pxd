@@ -13,11 +13,13 @@ cdef enum:
     EV_WRITE = 2
     EV_STOP = 4                   # stopped by the peer, or everything acknowledged
     EV_RESET = 8
-    # Streams.events
+    EV_ALL = 15
+    # Streams.events, in the order of the connection's W_ACCEPT_BI and the three after it
     EV_OPENED_BI = 1
     EV_OPENED_UNI = 2
     EV_AVAILABLE_BI = 4
     EV_AVAILABLE_UNI = 8
+    EV_FINISHED = 16              # the last stream that was finished is acknowledged
     # Stream.tx_state
     TX_NONE = 0
     TX_OPEN = 1
@@ -38,9 +40,11 @@ cdef struct Stream:
     Stream* ready_prev
     Stream* ready_next
     Stream* ctl_next
+    Stream* ev_prev
     Stream* ev_next
     Stream* blocked_next
     PyObject* handle              # QuicStream, borrowed; cleared by its __dealloc__
+    PyObject* table               # Streams, borrowed
     uint32_t events
     int32_t priority
     bint in_ready, in_ctl, in_events, in_blocked, detached, zero_rtt
@@ -61,7 +65,6 @@ cdef struct Stream:
 
 
 cdef class StreamOwner:
-    cdef public object loop
     cdef void want_send(self) noexcept
     cdef object ended(self)       # the exception of a dead connection, or None
 
@@ -96,6 +99,7 @@ cdef class Streams:
     cdef Stream* blocked_head
     cdef uint32_t events
     cdef bint closed
+    cdef uint32_t unconfirmed     # finished streams that are not wholly acknowledged
 
     cdef inline bint has_control(self) noexcept nogil:
         return (self.ctl_head != NULL or self.max_data_unsent or self.max_streams_unsent[0] or self.max_streams_unsent[1]
@@ -123,11 +127,13 @@ cdef class Streams:
     # application
     cdef Stream* find(self, uint64_t id) noexcept nogil
     cdef Stream* create(self, uint64_t id) noexcept nogil
+    cdef void confirmed(self) noexcept nogil
     cdef void close_if_done(self, Stream* s) noexcept nogil
     cdef void mark_ready(self, Stream* s) noexcept nogil
     cdef void unready(self, Stream* s) noexcept nogil
     cdef void mark_control(self, Stream* s) noexcept nogil
     cdef void signal(self, Stream* s, uint32_t events) noexcept nogil
+    cdef void unsignal(self, Stream* s) noexcept nogil
     cdef Stream* for_receive(self, uint64_t id, int* err) noexcept nogil
     cdef Stream* for_send(self, uint64_t id, int* err) noexcept nogil
     cdef int account(self, Stream* s, uint64_t end) noexcept nogil
@@ -135,8 +141,8 @@ cdef class Streams:
     cdef void read_done(self, Stream* s, uint64_t n) noexcept nogil
     cdef uint64_t write_limit(self, Stream* s) noexcept nogil
     cdef void unblock_writers(self) noexcept nogil
-    cdef void dispatch(self)
-    cdef void fire_all(self)
+    cdef QuicStream next_event(self, uint32_t* events)
+    cdef void end(self) noexcept nogil
     cdef object handle_for(self, Stream* s)
     cdef object open(self, bint bidi)
     cdef object accept(self, bint bidi)
@@ -149,13 +155,12 @@ cdef class QuicStream:
     cdef readonly uint64_t id
     cdef readonly bint is_0rtt
     cdef bint rejected
-    cdef object read_waiter, write_waiter, stop_waiter, reset_waiter
+    cdef object waiters               # of whoever drains the events; the core does not look at it
     cdef object __weakref__
-    cdef void fire(self, uint32_t events)
+    cdef object closed_error(self)
     cdef int check_open(self) except -1
     cdef int check_write(self) except -1
     cdef int block(self) except -1
     cdef object read_end(self)
     cdef void after_read(self, uint64_t n)
     cdef void drop_unsent(self)
-    cdef object future(self, object current)

@@ -79,13 +79,8 @@ cdef class Streams:
         cdef uint32_t i
         cdef Stream* s
         cdef Stream* n
-        s = self.ev_head
-        while s != NULL:
-            n = s.ev_next
-            s.in_events = False
-            if s.detached and s.handle == NULL:
-                stream_free(s)
-            s = n
+        while self.ev_head != NULL:
+            self.unsignal(self.ev_head)
         if self.buckets != NULL:
             for i in range(self.n_buckets):
                 s = self.buckets[i]
@@ -133,6 +128,7 @@ cdef class Streams:
         if s == NULL:
             return NULL
         s.id = id
+        s.table = <PyObject*>self
         s.final_size = UNKNOWN
         if local or not id & 2:
             s.tx_state = TX_OPEN
@@ -173,7 +169,7 @@ cdef class Streams:
             self.max_remote[uni] += 1
             if self.max_remote[uni] - self.sent_max_remote[uni] > self.concurrent[uni] // 8:
                 self.max_streams_unsent[uni] = True
-        # The control, event and blocked lists are singly linked: unlink by search, these streams are few.
+        # The control and blocked lists are singly linked: unlink by search, these streams are few.
         if s.in_ctl:
             prev = NULL
             x = self.ctl_head
@@ -196,8 +192,14 @@ cdef class Streams:
             else:
                 prev.blocked_next = s.blocked_next
             s.in_blocked = False
-        if s.handle == NULL and not s.in_events:
+        if s.handle == NULL:
             stream_free(s)
+
+    cdef void confirmed(self) noexcept nogil:
+        """A stream that was finished is not waiting for acknowledgements any more."""
+        self.unconfirmed -= 1
+        if self.unconfirmed == 0:
+            self.events |= EV_FINISHED
 
     cdef void mark_ready(self, Stream* s) noexcept nogil:
         """Queue for sending: behind all streams of the same priority, before lower ones."""
@@ -242,15 +244,33 @@ cdef class Streams:
             self.ctl_head = s
 
     cdef void signal(self, Stream* s, uint32_t events) noexcept nogil:
+        """Report events to whoever drains them; without a handle nobody could wait for them."""
+        if s.handle == NULL:
+            return
         s.events |= events
-        if not s.in_events and s.handle != NULL:
+        if not s.in_events:
             s.in_events = True
             s.ev_next = NULL
+            s.ev_prev = self.ev_tail
             if self.ev_tail == NULL:
                 self.ev_head = s
             else:
                 self.ev_tail.ev_next = s
             self.ev_tail = s
+
+    cdef void unsignal(self, Stream* s) noexcept nogil:
+        if not s.in_events:
+            return
+        s.in_events = False
+        if s.ev_prev == NULL:
+            self.ev_head = s.ev_next
+        else:
+            s.ev_prev.ev_next = s.ev_next
+        if s.ev_next == NULL:
+            self.ev_tail = s.ev_prev
+        else:
+            s.ev_next.ev_prev = s.ev_prev
+        s.ev_prev = s.ev_next = NULL
 
     # ------------------------------------------------------------- frames
     cdef Stream* for_receive(self, uint64_t id, int* err) noexcept nogil:
@@ -586,6 +606,7 @@ cdef class Streams:
             s.fin_acked = True
         if s.fin_acked and s.tx.acked == s.tx.end:
             s.tx_state = TX_DONE
+            self.confirmed()
             self.signal(s, EV_STOP | EV_WRITE)
             self.close_if_done(s)
         elif s.write_waiting and self.write_limit(s):
@@ -662,22 +683,31 @@ cdef class Streams:
             s = self.buckets[i]
             while s != NULL:
                 n = s.hnext
-                if s.handle != NULL:
+                if s.tx_state != TX_NONE:
+                    sendbuf_free(&s.tx)
+                if s.rx_state != RX_NONE:
+                    recvbuf_free(&s.rx)
+                s.tx_state = TX_NONE
+                s.rx_state = RX_NONE
+                s.detached = True
+                s.in_ready = s.in_ctl = s.in_blocked = False
+                s.hnext = s.ready_prev = s.ready_next = s.ctl_next = s.blocked_next = NULL
+                if s.handle == NULL:
+                    stream_free(s)
+                else:
                     h = <QuicStream>s.handle
                     h.rejected = True
-                    h.s = NULL
-                    s.handle = NULL
-                    h.fire(EV_READ | EV_WRITE | EV_STOP | EV_RESET)
-                stream_free(s)
+                    self.signal(s, EV_ALL)
                 s = n
             self.buckets[i] = NULL
         self.n_streams = 0
         self.ready_head = self.ready_tail = NULL
         self.ctl_head = self.blocked_head = NULL
-        self.ev_head = self.ev_tail = NULL
         self.next_local[0] = self.next_local[1] = 0
         self.data_sent = 0
         self.unacked = 0
+        self.unconfirmed = 0
+        self.events |= EV_FINISHED
         self.peer_max_data = 0
         self.max_local[0] = self.max_local[1] = 0
         self.blocked_unsent[0] = self.blocked_unsent[1] = False
@@ -756,44 +786,26 @@ cdef class Streams:
         self.accept_next[uni] += 1
         return self.handle_for(s)
 
-    cdef void dispatch(self):
-        """Wake whoever waits on a stream; once per stream and turn."""
-        cdef Stream* s
-        cdef QuicStream h
-        cdef uint32_t events
-        while self.ev_head != NULL:
-            s = self.ev_head
-            self.ev_head = s.ev_next
-            if self.ev_head == NULL:
-                self.ev_tail = NULL
-            s.in_events = False
-            events = s.events
-            s.events = 0
-            if s.handle != NULL:
-                h = <QuicStream>s.handle
-                h.fire(events)
-            elif s.detached:
-                stream_free(s)
+    cdef QuicStream next_event(self, uint32_t* events):
+        """The next stream that something happened to since it was given last, and what; None: no more."""
+        cdef Stream* s = self.ev_head
+        if s == NULL:
+            return None
+        self.unsignal(s)
+        events[0] = s.events
+        s.events = 0
+        return <QuicStream>s.handle
 
-    cdef void fire_all(self):
-        """The connection ended: wake every waiter."""
+    cdef void end(self) noexcept nogil:
+        """The connection ended: that concerns every stream."""
         cdef uint32_t i
         cdef Stream* s
-        cdef QuicStream h
         self.closed = True
-        self.dispatch()
         for i in range(self.n_buckets):
             s = self.buckets[i]
             while s != NULL:
-                if s.handle != NULL:
-                    h = <QuicStream>s.handle
-                    h.fire(EV_READ | EV_WRITE | EV_STOP | EV_RESET)
+                self.signal(s, EV_ALL)
                 s = s.hnext
-
-
-cdef inline void resolve(object future):
-    if future is not None and not future.done():
-        future.set_result(None)
 
 
 @cython.final
@@ -801,39 +813,25 @@ cdef inline void resolve(object future):
 cdef class QuicStream:
     """One stream, both halves, without waiting: calls either act or say "blocked".
 
-    Obtained from ``QuicConnection.open_stream`` and ``accept_stream``. The
-    ``wait_*`` methods return futures that resolve with None when something
-    changed or the connection ended.
+    Obtained from ``QuicConnection.open_stream`` and ``accept_stream``. Whoever is told "blocked" tries again after
+    the next event of the stream (EV_READ for data, end or reset; EV_WRITE for room or a stop; EV_STOP when it is
+    stopped or wholly acknowledged; EV_RESET when FIN or RESET_STREAM arrived): see ``QuicConnection.poll_events``.
     """
 
     def __dealloc__(self):
         if self.s != NULL:
             self.s.handle = NULL
-            if self.s.detached and not self.s.in_events:
+            if self.s.in_events:          # then the table is alive, even if the collector took our reference to it
+                (<Streams>self.s.table).unsignal(self.s)
+            if self.s.detached:
                 stream_free(self.s)
             self.s = NULL
 
     def __repr__(self):
         return f"<QuicStream {self.id}>"
 
-    cdef void fire(self, uint32_t events):
-        cdef object f
-        if events & EV_READ and self.read_waiter is not None:
-            f = self.read_waiter
-            self.read_waiter = None
-            resolve(f)
-        if events & EV_WRITE and self.write_waiter is not None:
-            f = self.write_waiter
-            self.write_waiter = None
-            resolve(f)
-        if events & EV_STOP and self.stop_waiter is not None:
-            f = self.stop_waiter
-            self.stop_waiter = None
-            resolve(f)
-        if events & EV_RESET and self.reset_waiter is not None:
-            f = self.reset_waiter
-            self.reset_waiter = None
-            resolve(f)
+    cdef object closed_error(self):
+        return ZeroRttRejected() if self.rejected else StreamClosed()
 
     cdef int check_open(self) except -1:
         if self.rejected:
@@ -893,7 +891,7 @@ cdef class QuicStream:
                 self.connection.want_send()
             return b""
         if s.rx_state == RX_NONE:
-            raise StreamClosed()
+            raise self.closed_error()
         if s.rx_stopped:
             return b""
         self.check_open()
@@ -959,7 +957,7 @@ cdef class QuicStream:
         else:
             s.rx_state = RX_DONE
             self.table.close_if_done(s)
-        self.fire(EV_READ | EV_RESET)
+        self.table.signal(s, EV_READ | EV_RESET)
         self.connection.want_send()
 
     @property
@@ -1064,7 +1062,7 @@ cdef class QuicStream:
             self.check_open()
             raise StreamClosed()
         if s.tx_state == TX_NONE or s.tx_state >= TX_FINISHED:
-            raise StreamClosed()
+            raise self.closed_error()
         if s.stopped:
             raise StreamStopped(s.stop_code)
         self.check_open()
@@ -1077,12 +1075,13 @@ cdef class QuicStream:
             self.check_open()
             raise StreamClosed()
         if s.tx_state != TX_OPEN:
-            raise StreamClosed()
+            raise self.closed_error()
         if s.stopped:
             self.reset(s.stop_code)
             return
         self.check_open()
         s.tx_state = TX_FINISHED
+        self.table.unconfirmed += 1
         s.fin_unsent = True
         self.table.mark_ready(s)
         self.connection.want_send()
@@ -1092,7 +1091,9 @@ cdef class QuicStream:
         cdef Stream* s = self.s
         if s == NULL or s.tx_state == TX_NONE or s.tx_state >= TX_RESET:
             self.check_open()
-            raise StreamClosed()
+            raise self.closed_error()
+        if s.tx_state == TX_FINISHED:
+            self.table.confirmed()
         s.tx_state = TX_RESET
         s.reset_code = code
         s.reset_unsent = True
@@ -1101,7 +1102,7 @@ cdef class QuicStream:
         self.drop_unsent()
         self.table.unready(s)
         self.table.mark_control(s)
-        self.fire(EV_WRITE | EV_STOP)
+        self.table.signal(s, EV_WRITE | EV_STOP)
         self.table.unblock_writers()
         self.connection.want_send()
 
@@ -1146,35 +1147,6 @@ cdef class QuicStream:
         if self.s.in_ready:
             self.table.unready(self.s)
             self.table.mark_ready(self.s)
-
-    # --- waiting
-    cdef object future(self, object current):
-        if current is not None and not current.done():
-            return current
-        current = self.connection.loop.create_future()
-        if self.table.closed or self.s == NULL:
-            current.set_result(None)
-        return current
-
-    def wait_read(self):
-        """Future: data, end or reset arrived, or the connection ended."""
-        self.read_waiter = self.future(self.read_waiter)
-        return self.read_waiter
-
-    def wait_write(self):
-        """Future: room to write again, stopped, or the connection ended."""
-        self.write_waiter = self.future(self.write_waiter)
-        return self.write_waiter
-
-    def wait_stopped(self):
-        """Future: stopped by the peer, everything acknowledged, or the connection ended."""
-        self.stop_waiter = self.future(self.stop_waiter)
-        return self.stop_waiter
-
-    def wait_reset(self):
-        """Future: FIN or RESET_STREAM arrived, or the connection ended."""
-        self.reset_waiter = self.future(self.reset_waiter)
-        return self.reset_waiter
 
     # --- handle bookkeeping
     def drop_send(self):

@@ -285,7 +285,7 @@ cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexce
         path.stats.tx_frames[IDX_DATAGRAM] += 1
         if conn.datagram_blocked:
             conn.datagram_blocked = False
-            conn.dirty_events |= <uint32_t>1 << W_DATAGRAM_SPACE
+            conn.happened(W_DATAGRAM_SPACE)
     if conn.streams.ready_head != NULL and (conn.dgram_tx.count == 0 or packet.at == packet.payload):
         packet.at = conn.streams.write_data(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
 

@@ -17,6 +17,7 @@ import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...addr import SocketAddr
+from ...aio._waiters import WaitQueue, on_paths, wait
 from ...errors import (
     AlpnMismatch,
     BindError,
@@ -246,15 +247,15 @@ class QadServer:
 
     async def _serve(self, driver: Driver) -> None:
         while driver.accepting:
-            while (incoming := driver.poll_incoming()) is not None:
-                try:
-                    self._decide(incoming)
-                except Exception:
-                    self._counters["qad_incoming_error"] += 1
-                    logger.exception("qad: an attempt from %s failed", incoming.remote)
-                # A handshake takes about a millisecond; others want their turn.
-                await asyncio.sleep(0)
-            await driver.wait_incoming()
+            if (incoming := await driver.wait_incoming()) is None:
+                continue
+            try:
+                self._decide(incoming)
+            except Exception:
+                self._counters["qad_incoming_error"] += 1
+                logger.exception("qad: an attempt from %s failed", incoming.remote)
+            # A handshake takes about a millisecond; others want their turn.
+            await asyncio.sleep(0)
 
     def _decide(self, incoming: QuicIncoming) -> None:
         if self._unfinished >= self._retry_above and not incoming.validated:
@@ -270,14 +271,15 @@ class QadServer:
             self._unfinished -= 1
             if connection.handshake_complete:
                 self._counters["qad_connections"] += 1
-                connection.wait(WAIT_CLOSED).add_done_callback(lambda _: self._ended(connection))
+                closed = wait(connection, WAIT_CLOSED).future
+                closed.add_done_callback(lambda _: self._ended(connection))
             else:
                 self._counters["qad_incoming_error"] += 1
                 logger.debug("qad: handshake failed: %s", connection.close_reason)
 
         # It also comes when the connection ends before; the client's answer to our first flight
         # cannot be there already.
-        connection.wait(WAIT_HANDSHAKE).add_done_callback(settled)
+        wait(connection, WAIT_HANDSHAKE).future.add_done_callback(settled)
 
     def _ended(self, connection: QuicConnection) -> None:
         reason = connection.close_reason
@@ -300,7 +302,7 @@ async def _clients_told(driver: Driver) -> None:
     for connection in list(driver.endpoint.connections.values()):
         reason = connection.close_reason
         if reason is None or reason.kind == "locally_closed":
-            await connection.wait(WAIT_DRAINED)
+            await wait(connection, WAIT_DRAINED)
 
 
 def _credentials(certificate: bytes, key: bytes) -> X509Credentials:
@@ -393,8 +395,8 @@ class QadClient:
         self._connection = connection
         self._observed: SocketAddr | None = None
         self._latency = 0.0
-        self._waiters: list[asyncio.Future[None]] = []
-        connection.path_listener = self._on_paths
+        self._waiters = WaitQueue()
+        on_paths(connection, self._on_paths)
         self._take()
 
     @classmethod
@@ -450,7 +452,7 @@ class QadClient:
         )
         try:
             async with asyncio.timeout(timeout_s):
-                await connection.wait(WAIT_HANDSHAKE)
+                await wait(connection, WAIT_HANDSHAKE)
         except TimeoutError:
             connection.close(_CLOSE_CODE, _CLOSE_REASON)
             raise ConnectTimeout(
@@ -465,9 +467,9 @@ class QadClient:
 
     def close(self) -> None:
         """Tell the relay that this is enough. Returns at once."""
-        self._connection.path_listener = None
+        on_paths(self._connection, None)
         self._connection.close(_CLOSE_CODE, _CLOSE_REASON)
-        self._wake()
+        self._waiters.wake_all()
 
     @property
     def closed(self) -> bool:
@@ -514,23 +516,11 @@ class QadClient:
             reason = self._connection.close_reason
             if reason is not None:
                 raise reason.to_error()
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+            await self._waiters.wait()
 
     def _on_paths(self, connection: QuicConnection) -> None:
         self._take()
-        self._wake()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._waiters.wake_all()
 
     def _take(self) -> None:
         for event in self._connection.path_events():

@@ -1,0 +1,48 @@
+"""Waiting for what the core reports."""
+
+from libc.stdint cimport uint32_t
+
+from iroh_fast.quic._connection cimport QuicConnection
+
+
+cdef class Home:
+    """What all waiters of one event loop share. The loop refers to it, so that whoever waits is reachable."""
+    cdef object call_soon, create_future
+    cdef set waiting
+
+
+cdef class Waiter:
+    """One waiting call."""
+    cdef WaitQueue queue
+    cdef Waiter before, after
+    cdef object pending           # the future; None: nothing to wait for
+    cdef object subject           # what the call brought along
+    cdef object value             # what it was woken with
+    cdef object error             # what it raises instead
+    cdef bint queued, woken, started
+    cdef void abandon(self)
+
+
+cdef class WaitQueue:
+    """Calls that wait for the same thing, first come, first served."""
+    cdef Waiter first, last
+    cdef Home home
+    cdef object __weakref__
+    cdef Waiter join(self, object subject)
+    cdef void unlink(self, Waiter waiter)
+    cdef Waiter head(self)
+    cdef bint hand(self, object value)
+    cdef void gave_up(self, Waiter waiter)
+    cdef void returned(self, Waiter waiter)
+
+
+cdef class Turn(WaitQueue):
+    cdef readonly bint taken
+
+
+cdef class Handoff(WaitQueue):
+    cdef object spare
+
+
+# Hand what the core reported about a connection and its streams to those who wait for it.
+cdef void deliver(QuicConnection conn)
