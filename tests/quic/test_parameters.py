@@ -262,6 +262,16 @@ def test_size_is_bounded() -> None:
         TransportParameters.decode(filler, from_server=True)
 
 
+def test_many_unknown_ones_are_ignored() -> None:
+    """Only the first of them are checked for duplicates: the work stays proportional to the size."""
+    data = b"".join(parameter(0x4000 + i, b"") for i in range(2000)) + parameter(4, b"\x07")
+    assert TransportParameters.decode(data, from_server=True).initial_max_data == 7
+    with pytest.raises(ParameterError):
+        TransportParameters.decode(data + parameter(4, b"\x07"), from_server=True)
+    with pytest.raises(ParameterError):
+        TransportParameters.decode(parameter(0x4001, b"") + data, from_server=True)
+
+
 FULL = TransportParameters(
     original_destination_connection_id=b"o",
     max_idle_timeout_ms=1,

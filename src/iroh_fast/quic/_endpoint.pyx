@@ -18,7 +18,7 @@ from iroh_fast._crypto cimport (
 from iroh_fast._packet cimport *
 from iroh_fast.quic._buffers cimport sendbuf_init, recvbuf_init
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._handshake cimport adopt_limits, own_parameters, set_initial_keys, tls_drain
+from iroh_fast.quic._handshake cimport own_parameters, remember_parameters, set_initial_keys, tls_drain
 from iroh_fast.quic._receive cimport receive_datagram
 from iroh_fast.quic._state cimport *
 from iroh_fast.quic._datagrams cimport queue_init
@@ -585,7 +585,7 @@ cdef class QuicEndpoint(Host):
             token = self.session_cache.take_token(expected_peer)
             c.on_address_token = AddressTokenSink(self.session_cache, expected_peer)
         c.address_token = token
-        parameters = own_parameters(c, b"")
+        parameters = own_parameters(c, NULL)
         self.open_qlog(c, transport, parameters)
         c.tls = (tls or self.tls_class or TlsSession).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
@@ -595,8 +595,7 @@ cdef class QuicEndpoint(Host):
             now=self.wall_clock)
         c.tls.start()
         if ticket is not None:
-            c.remembered_parameters = ticket.remembered_parameters()
-            adopt_limits(c, c.remembered_parameters)
+            remember_parameters(c, ticket.transport_parameters)
         tls_drain(c)
         self.counters["outgoing_handshakes"] += 1
         self.wake(c)
@@ -632,7 +631,7 @@ cdef class QuicEndpoint(Host):
         if set_initial_keys(c, <const uint8_t*>PyBytes_AS_STRING(i.dcid), len(i.dcid)) < 0:
             raise MemoryError
         self.token_for(c.scid, token)
-        parameters = own_parameters(c, PyBytes_FromStringAndSize(<char*>token, 16))
+        parameters = own_parameters(c, token)
         self.open_qlog(c, transport, parameters)
         c.tls = (self.tls_class or TlsSession).server(
             self.identity, alpns=alpns,

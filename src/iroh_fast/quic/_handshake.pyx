@@ -4,8 +4,8 @@ Plain functions over the connection. Sources: RFC 9001, RFC 9000 §7, §17.2.5.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint64_t, int64_t
-from libc.stdlib cimport free
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
@@ -16,6 +16,10 @@ from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial,
     keys_may_update, keys_update)
 from iroh_fast.quic._loss cimport drop_space, forget_sent
+from iroh_fast.quic._parameters cimport (
+    HAS_ADDRESS_DISCOVERY, HAS_INITIAL_SCID, HAS_MAX_PATH_ID, HAS_MIN_ACK_DELAY, HAS_NAT_TRAVERSAL, HAS_ORIGINAL_DCID,
+    HAS_RESET_TOKEN, HAS_RETRY_SCID, PARAMETERS_BYTES, PARAMETERS_MALFORMED, PARAMETERS_NOISE, Parameters, cid_equals,
+    cid_set, parameters_decode, parameters_encode, parameters_honour, parameters_init, parameters_remember)
 from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS, RemoteCid
 from iroh_fast.quic._recovery cimport SentRec, frame_recs_free, space_rec, space_remove
 from iroh_fast.quic._state cimport (
@@ -100,12 +104,8 @@ cdef void tls_drain(ConnectionState conn):
             stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
             if stage.live:
                 sendbuf_write_copy(&stage.tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
-    if conn.peer_parameters is None and tls.peer_transport_parameters is not None:
-        try:
-            apply_parameters(conn, TransportParameters().decode(tls.peer_transport_parameters, conn.is_client))
-        except ParameterError as e:
-            conn.close_text = e.reason
-            conn.fail(TRANSPORT_PARAMETER_ERROR, NULL, 0)
+    if conn.peer_parameters == NULL and not conn.handshake_confirmed and tls.peer_transport_parameters is not None:
+        if receive_parameters(conn, tls.peer_transport_parameters) < 0:
             return
     if conn.alpn is None and tls.alpn is not None:
         conn.alpn = tls.alpn
@@ -126,60 +126,76 @@ cdef void install_keys(ConnectionState conn, bint write, int level, int suite, b
         conn.qlog.key(conn.now, write, level)
 
 
-cdef int apply_parameters(ConnectionState conn, object tp) except -1:
-    """Check and adopt the peer's transport parameters (RFC 9000 §7.3, §7.4)."""
-    cdef Path* path = conn.path(0)
-    cdef bytes odcid = PyBytes_FromStringAndSize(<char*>conn.odcid, conn.odcid_len)
-    cdef bytes scid = PyBytes_FromStringAndSize(<char*>conn.dcid0, conn.dcid0_len)
-    if tp.initial_source_connection_id != scid:
-        raise ParameterError("CID authentication failure")
-    if conn.is_client:
-        if tp.original_destination_connection_id != odcid:
-            raise ParameterError("CID authentication failure")
-        retry = PyBytes_FromStringAndSize(<char*>conn.retry_scid, conn.retry_scid_len) if conn.used_retry else None
-        if tp.retry_source_connection_id != retry:
-            raise ParameterError("CID authentication failure")
-        if tp.stateless_reset_token is not None and path != NULL and path.cids.n_remote:
-            memcpy(path.cids.remote[0].token, PyBytes_AS_STRING(tp.stateless_reset_token), 16)
-            path.cids.remote[0].has_token = True
-            conn.watch_reset(path.cids)
-    conn.peer_parameters = tp
+cdef int receive_parameters(ConnectionState conn, bytes data) except? -1:
+    """Check and adopt the peer's transport parameters (RFC 9000 §7.4); -1 when the connection failed."""
+    cdef Parameters* p = <Parameters*>malloc(sizeof(Parameters))
+    cdef int result
+    if p == NULL:
+        return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
+    result = parameters_decode(<const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), conn.is_client, p)
+    if result < 0 or not right_ids(conn, p):
+        free(p)
+        conn.close_text = ("malformed" if result == PARAMETERS_MALFORMED else
+                           "illegal value" if result < 0 else "CID authentication failure")
+        return conn.fail(TRANSPORT_PARAMETER_ERROR, NULL, 0)
+    conn.peer_parameters = p
     if conn.qlog is not None:
-        conn.qlog.parameters(conn.now, False, tp)
-    adopt_limits(conn, tp)
-    conn.peer_ack_exponent = tp.ack_delay_exponent
-    conn.peer_max_ack_delay = ns_from_ms(tp.max_ack_delay_ms)
-    conn.peer_cid_limit = tp.active_connection_id_limit
-    conn.peer_ack_frequency = tp.min_ack_delay_us is not None
-    if conn.peer_ack_frequency:
-        conn.peer_min_ack_delay_us = tp.min_ack_delay_us
-    conn.peer_udp = tp.max_udp_payload_size if tp.max_udp_payload_size < 65527 else 65527
+        conn.qlog.parameters(conn.now, False, TransportParameters.decode(data, from_server=conn.is_client))
+    adopt_parameters(conn, p)
+    return 0
+
+
+cdef bint right_ids(ConnectionState conn, Parameters* p) noexcept nogil:
+    """RFC 9000 §7.3: the parameters name the ids that the handshake's packets had."""
+    if p.present & HAS_INITIAL_SCID == 0 or not cid_equals(&p.initial_scid, conn.dcid0, conn.dcid0_len):
+        return False
+    if not conn.is_client:
+        return True
+    if p.present & HAS_ORIGINAL_DCID == 0 or not cid_equals(&p.original_dcid, conn.odcid, conn.odcid_len):
+        return False
+    if not conn.used_retry:
+        return p.present & HAS_RETRY_SCID == 0
+    return p.present & HAS_RETRY_SCID != 0 and cid_equals(&p.retry_scid, conn.retry_scid, conn.retry_scid_len)
+
+
+cdef void adopt_parameters(ConnectionState conn, Parameters* p):
+    cdef Path* path = conn.path(0)
+    cdef int64_t idle = ns_from_ms(p.max_idle_timeout_ms)
+    cdef bint gives = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery != 1
+    cdef bint takes = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery >= 1
+    if conn.is_client and p.present & HAS_RESET_TOKEN != 0 and path != NULL and path.cids.n_remote:
+        memcpy(path.cids.remote[0].token, p.reset_token, 16)
+        path.cids.remote[0].has_token = True
+        conn.watch_reset(path.cids)
+    adopt_limits(conn, p)
+    conn.peer_ack_exponent = <int>p.ack_delay_exponent
+    conn.peer_max_ack_delay = ns_from_ms(p.max_ack_delay_ms)
+    conn.peer_cid_limit = p.active_connection_id_limit
+    conn.peer_ack_frequency = p.present & HAS_MIN_ACK_DELAY != 0
+    conn.peer_min_ack_delay_us = p.min_ack_delay_us
+    conn.peer_udp = <uint32_t>(p.max_udp_payload_size if p.max_udp_payload_size < 65527 else 65527)
     if path != NULL:
         mtud_peer_limit(&path.r.mtud, <uint16_t>conn.peer_udp)
-    idle = ns_from_ms(tp.max_idle_timeout_ms)
     if idle and (conn.idle_timeout == 0 or idle < conn.idle_timeout):
         conn.idle_timeout = idle
-    role = tp.address_discovery
-    conn.send_observed = conn.cfg.observed_send and role is not None and role >= 1
-    conn.receive_observed = conn.cfg.observed_receive and role is not None and role != 1
+    conn.send_observed = conn.cfg.observed_send and takes
+    conn.receive_observed = conn.cfg.observed_receive and gives
     if conn.send_observed and path != NULL:
         path.observed_due = True
-    return 0
 
 
-cdef int adopt_limits(ConnectionState conn, object tp) except -1:
-    conn.streams.set_peer_limits(tp.initial_max_data, tp.initial_max_stream_data_bidi_local,
-                                 tp.initial_max_stream_data_bidi_remote, tp.initial_max_stream_data_uni,
-                                 tp.initial_max_streams_bidi, tp.initial_max_streams_uni)
-    conn.peer_datagram = tp.max_datagram_frame_size
-    return 0
+cdef void adopt_limits(ConnectionState conn, Parameters* p):
+    conn.streams.set_peer_limits(p.initial_max_data, p.initial_max_stream_data_bidi_local,
+                                 p.initial_max_stream_data_bidi_remote, p.initial_max_stream_data_uni,
+                                 p.initial_max_streams_bidi, p.initial_max_streams_uni)
+    conn.peer_datagram = p.max_datagram_frame_size
 
 
 cdef void complete_handshake(ConnectionState conn):
     """The TLS handshake is done on our side."""
     cdef Path* path = conn.path(0)
     cdef object tls = conn.tls
-    if conn.peer_parameters is None:
+    if conn.peer_parameters == NULL:
         conn.close_text = "peer misbehaved: MissingQuicTransportParameters"
         conn.fail(0x16d, NULL, 0)
         return
@@ -187,8 +203,8 @@ cdef void complete_handshake(ConnectionState conn):
         conn.early_data_accepted = bool(tls.early_data_accepted)
         if not conn.early_data_accepted:
             drop_0rtt(conn, path)
-        elif conn.remembered_parameters is not None and not conn.peer_parameters.accepts_zero_rtt_of(
-                conn.remembered_parameters):
+        elif conn.remembered_parameters != NULL and not parameters_honour(
+                conn.peer_parameters, conn.remembered_parameters):
             conn.close_text = "0-RTT accepted with incompatible transport parameters"
             conn.fail(PROTOCOL_VIOLATION, NULL, 0)
             return
@@ -200,16 +216,16 @@ cdef void complete_handshake(ConnectionState conn):
     if conn.is_client:
         # 0-RTT keys are of no use once 1-RTT keys exist (RFC 9001 §4.9.3).
         keys_drop(&conn.keys, LEVEL_0RTT)
-    if conn.cfg.max_paths and conn.peer_parameters.initial_max_path_id is not None:
+    if conn.cfg.max_paths and conn.peer_parameters.present & HAS_MAX_PATH_ID:
         conn.multipath = True
         conn.local_max_path = conn.sent_max_path = conn.cfg.max_paths - 1
-        conn.remote_max_path = conn.peer_parameters.initial_max_path_id
+        conn.remote_max_path = <uint32_t>conn.peer_parameters.initial_max_path_id
         if path != NULL:
             path.idle_timeout = conn.cfg.path_idle
         if path != NULL and path.cids.n_remote and path.cids.remote[path.cids.active].len == 0:
             conn.fail(PROTOCOL_VIOLATION, b"multipath must not use zero-length CIDs", 0)
             return
-    conn.nat = conn.multipath and conn.cfg.max_nat > 0 and conn.peer_parameters.n0_nat_traversal is not None
+    conn.nat = conn.multipath and conn.cfg.max_nat > 0 and conn.peer_parameters.present & HAS_NAT_TRAVERSAL != 0
     if path != NULL:
         if conn.is_client:
             path.r.validated = True
@@ -255,7 +271,10 @@ cdef void confirm_handshake(ConnectionState conn):
     conn.drop_level(LEVEL_INITIAL)
     conn.drop_level(LEVEL_HANDSHAKE)
     conn.address_token = None
-    conn.remembered_parameters = None
+    free(conn.remembered_parameters)
+    conn.remembered_parameters = NULL
+    free(conn.peer_parameters)
+    conn.peer_parameters = NULL
     free(conn.dial)
     conn.dial = NULL
     conn.n_dial = 0
@@ -263,34 +282,59 @@ cdef void confirm_handshake(ConnectionState conn):
     conn.happened(W_CONFIRMED)
 
 
-cdef object own_parameters(ConnectionState conn, bytes reset_token):
-    """Our transport parameters, encoded."""
+cdef int remember_parameters(ConnectionState conn, bytes data) except? -1:
+    """Go by the parameters `data` of an earlier connection, for 0-RTT."""
+    cdef Parameters* p = <Parameters*>malloc(sizeof(Parameters))
+    if p == NULL:
+        raise MemoryError
+    if parameters_decode(<const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), True, p) < 0:
+        free(p)
+        raise ParameterError("malformed")
+    parameters_remember(p)
+    conn.remembered_parameters = p
+    adopt_limits(conn, p)
+    return 0
+
+
+cdef bytes own_parameters(ConnectionState conn, const uint8_t* reset_token):
+    """Our transport parameters, encoded; `reset_token`: 16 bytes, of a server."""
     cdef Config* config = &conn.cfg
-    tp = TransportParameters()
+    cdef Parameters p
+    cdef uint8_t noise[PARAMETERS_NOISE]
+    cdef uint8_t out[PARAMETERS_BYTES]
+    parameters_init(&p)
+    p.present = HAS_INITIAL_SCID | HAS_MIN_ACK_DELAY
     if not conn.is_client:
-        tp.original_destination_connection_id = PyBytes_FromStringAndSize(<char*>conn.odcid, conn.odcid_len)
-        tp.stateless_reset_token = reset_token
+        p.present |= HAS_ORIGINAL_DCID | HAS_RESET_TOKEN
+        cid_set(&p.original_dcid, conn.odcid, conn.odcid_len)
+        memcpy(p.reset_token, reset_token, 16)
         if conn.used_retry:
-            tp.retry_source_connection_id = PyBytes_FromStringAndSize(<char*>conn.retry_scid, conn.retry_scid_len)
-    tp.max_idle_timeout_ms = config.idle_timeout // MS
-    tp.max_udp_payload_size = 1472 if config.mtu_bound <= 1472 else config.mtu_bound
-    tp.initial_max_data = config.receive_window
-    tp.initial_max_stream_data_bidi_local = config.stream_window
-    tp.initial_max_stream_data_bidi_remote = config.stream_window
-    tp.initial_max_stream_data_uni = config.stream_window
-    tp.initial_max_streams_bidi = config.max_bidi
-    tp.initial_max_streams_uni = config.max_uni
-    tp.active_connection_id_limit = REMOTE_CIDS
-    tp.initial_source_connection_id = PyBytes_FromStringAndSize(<char*>conn.scid, CID_LEN)
-    tp.max_datagram_frame_size = (65535 if config.datagram_rx > 65535 else config.datagram_rx) if config.datagrams else 0
-    tp.min_ack_delay_us = 1000
+            p.present |= HAS_RETRY_SCID
+            cid_set(&p.retry_scid, conn.retry_scid, conn.retry_scid_len)
+    p.max_idle_timeout_ms = <uint64_t>(config.idle_timeout // MS)
+    p.max_udp_payload_size = 1472 if config.mtu_bound <= 1472 else config.mtu_bound
+    p.initial_max_data = config.receive_window
+    p.initial_max_stream_data_bidi_local = config.stream_window
+    p.initial_max_stream_data_bidi_remote = config.stream_window
+    p.initial_max_stream_data_uni = config.stream_window
+    p.initial_max_streams_bidi = config.max_bidi
+    p.initial_max_streams_uni = config.max_uni
+    p.active_connection_id_limit = REMOTE_CIDS
+    cid_set(&p.initial_scid, conn.scid, CID_LEN)
+    if config.datagrams:
+        p.max_datagram_frame_size = 65535 if config.datagram_rx > 65535 else config.datagram_rx
+    p.min_ack_delay_us = 1000
     if config.max_paths:
-        tp.initial_max_path_id = config.max_paths - 1
-    if config.max_nat and config.max_paths:
-        tp.n0_nat_traversal = config.max_nat
+        p.present |= HAS_MAX_PATH_ID
+        p.initial_max_path_id = config.max_paths - 1
+        if config.max_nat:
+            p.present |= HAS_NAT_TRAVERSAL
+            p.n0_nat_traversal = <uint8_t>config.max_nat
     if config.observed_send or config.observed_receive:
-        tp.address_discovery = 2 if config.observed_send and config.observed_receive else 0 if config.observed_send else 1
-    return tp.encode(not conn.is_client, conn.host_random)
+        p.present |= HAS_ADDRESS_DISCOVERY
+        p.address_discovery = 2 if config.observed_send and config.observed_receive else 0 if config.observed_send else 1
+    conn.host.random.fill(noise, PARAMETERS_NOISE)
+    return PyBytes_FromStringAndSize(<char*>out, <Py_ssize_t>parameters_encode(&p, noise, out))
 
 
 cdef void on_retry(ConnectionState conn, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len,

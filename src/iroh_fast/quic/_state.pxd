@@ -7,6 +7,7 @@ from iroh_fast._packet cimport Frame, LongHeader
 from iroh_fast.quic._buffers cimport SendBuf, RecvBuf
 from iroh_fast.quic._datagrams cimport MessageQueue
 from iroh_fast.quic._keys cimport KeyRing
+from iroh_fast.quic._parameters cimport Parameters
 from iroh_fast.quic._paths cimport Path, CidSet, IdRanges, Route, PathStats
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._recovery cimport PnSpace, SentRec, FrameRec
@@ -124,7 +125,8 @@ cdef class ConnectionState(StreamOwner):
     cdef readonly bint handshake_confirmed
     cdef bint handshake_done, multipath, peer_validated_us, got_first_packet, used_retry
     cdef readonly object alpn, peer_id, early_data_accepted, close_reason
-    cdef object peer_parameters, remembered_parameters
+    cdef Parameters* peer_parameters          # until the handshake is confirmed
+    cdef Parameters* remembered_parameters    # of the server, under which 0-RTT is sent
     cdef object early_datagrams       # 1-RTT datagrams that came before the keys
     cdef object address_token         # for our Initials
     cdef object waiters               # of whoever takes the events; the core does not look at it

@@ -167,6 +167,8 @@ cdef class ConnectionState(StreamOwner):
         free(self.abandoned.ranges)
         free(self.off_path)
         free(self.dial)
+        free(self.peer_parameters)
+        free(self.remembered_parameters)
 
     cdef void want_send(self) noexcept:
         self.host.wake(self)
@@ -232,8 +234,7 @@ cdef class ConnectionState(StreamOwner):
         p.last_rx = p.last_tx = p.idle_from = self.now
         p.permit_idle_reset = True
         p.idle_timeout = self.cfg.path_idle if id or self.multipath else 0
-        if self.peer_parameters is not None:
-            mtud_peer_limit(&p.r.mtud, <uint16_t>self.peer_udp)
+        mtud_peer_limit(&p.r.mtud, <uint16_t>self.peer_udp)
         q = self.paths
         while q != NULL:
             if q.r.validated and not q.abandoned and same_addr(&q.r.remote, remote):

@@ -28,7 +28,7 @@ from nacl.bindings import (
     crypto_sign_seed_keypair,
 )
 
-from ..parameters import ParameterError, TransportParameters
+from .._parameters import same_promises
 from .sessions import (
     MAX_TICKET_AGE_SKEW_S,
     MAX_TICKET_LIFETIME_S,
@@ -1351,7 +1351,7 @@ class TlsSession:
             self.early_data_offered
             and session.alpn == self.alpn
             and abs(now_s - session.issued_s - age_s) <= MAX_TICKET_AGE_SKEW_S
-            and _same_promises(session.transport_parameters, hs.transport_parameters)
+            and same_promises(session.transport_parameters, hs.transport_parameters)
         )
         return session
 
@@ -1491,16 +1491,6 @@ class TlsSession:
                 )
             )
         self._send(EPOCH_ONE_RTT, b"".join(messages))
-
-
-def _same_promises(then: bytes, now: bytes) -> bool:
-    """Tell whether 0-RTT data sent under our parameters of `then` fits those of `now`."""
-    try:
-        old = TransportParameters.decode(then, from_server=True)
-        new = TransportParameters.decode(now, from_server=True)
-    except ParameterError:
-        return False
-    return new.accepts_zero_rtt_of(old)
 
 
 _Handler = Callable[[TlsSession, bytes], None]
