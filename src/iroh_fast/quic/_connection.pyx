@@ -20,6 +20,7 @@ from iroh_fast.quic._state cimport (
     path_stats)
 from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport ns_of
+from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear
 
 from iroh_fast.errors import (
     CloseReason, ConfigError, DatagramDisabled, DatagramTooLarge, DatagramUnsupported, IrohError)
@@ -203,7 +204,7 @@ cdef class QuicConnection(ConnectionState):
         if not may_update_keys(self):
             raise IrohError("a key update is not possible now")
         update_keys(self)
-        self.key_discard_at = 0
+        timer_clear(&self.timers, TIMER_KEYS)
 
     def network_changed(self):
         """Addresses of this machine may have changed: probe every path with a fresh id."""
@@ -304,7 +305,7 @@ cdef class QuicConnection(ConnectionState):
         p = self.add_path(<uint32_t>id, &r, &l)
         if p == NULL:
             raise MemoryError
-        self.no_path_at = 0
+        timer_clear(&self.timers, TIMER_NO_PATH)
         self.challenge(p)
         if backup:
             self.set_status(p, STATUS_BACKUP)

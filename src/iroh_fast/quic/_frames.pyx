@@ -33,6 +33,8 @@ from iroh_fast.quic._state cimport (
     CONNECTION_ID_LIMIT_ERROR, CRYPTO_BUFFER_EXCEEDED, ConnectionState, FRAME_ENCODING_ERROR, INTERNAL_ERROR, Level,
     PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM, W_PATHS)
 from iroh_fast.quic._time cimport MS, ns_from_us
+from iroh_fast.quic._timers cimport (
+    TIMER_CHALLENGE, TIMER_DRAIN, TIMER_NO_PATH, TIMER_VALIDATION, timer_clear, timer_is_set, timer_set)
 
 from iroh_fast.errors import CloseReason
 
@@ -320,10 +322,10 @@ cdef int multipath_frame(ConnectionState conn, Path* path, Frame* frame) noexcep
         if not other.abandon_received:
             other.abandon_received = True
             conn.abandon(other, frame.value)
-            other.drained_at = conn.now + 3 * (rtt_pto_base(&other.r.rtt) + conn.peer_max_ack_delay)
+            timer_set(&other.timers, TIMER_DRAIN, conn.now + 3 * (rtt_pto_base(&other.r.rtt) + conn.peer_max_ack_delay))
             conn.grant_path()
-            if conn.open_paths() == 0 and conn.no_path_at == 0:
-                conn.no_path_at = conn.now + 3 * (conn.cfg.initial_rtt * 3 + MAX_ACK_DELAY_MS * MS)
+            if conn.open_paths() == 0 and not timer_is_set(&conn.timers, TIMER_NO_PATH):
+                timer_set(&conn.timers, TIMER_NO_PATH, conn.now + 3 * (conn.cfg.initial_rtt * 3 + MAX_ACK_DELAY_MS * MS))
         return 0
     if kind == FT_PATH_STATUS_BACKUP or kind == FT_PATH_STATUS_AVAILABLE:
         other = conn.path(<uint32_t>frame.path)
@@ -366,10 +368,10 @@ cdef void on_path_response(ConnectionState conn, Path* path, const uint8_t* data
         rtt_init(&path.r.rtt, conn.now - path.challenge_sent[i])
     for i in range(MAX_CHALLENGES):
         path.challenge_sent[i] = 0
-    path.challenge_at = 0
+    timer_clear(&path.timers, TIMER_CHALLENGE)
     path.challenge_due = False
     path.challenge_lost = 0
-    path.validation_fails_at = 0
+    timer_clear(&path.timers, TIMER_VALIDATION)
     path.r.validated = True
     free(path.previous)
     path.previous = NULL

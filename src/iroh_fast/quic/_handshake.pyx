@@ -26,6 +26,7 @@ from iroh_fast.quic._state cimport (
     Config, ConnectionState, INTERNAL_ERROR, Level, PROTOCOL_VIOLATION, ST_ESTABLISHED, ST_HANDSHAKE,
     TRANSPORT_PARAMETER_ERROR, W_ALPN, W_CONFIRMED, W_HANDSHAKE)
 from iroh_fast.quic._time cimport MS, ns_from_ms
+from iroh_fast.quic._timers cimport TIMER_KEYS, timer_set
 
 import logging
 
@@ -56,7 +57,7 @@ cdef void phase_changed(ConnectionState conn, bint remote) noexcept nogil:
 
 cdef int discard_keys_later(ConnectionState conn) noexcept nogil:
     """RFC 9001 §4.9.3, §6.5: old keys stay for packets that are still under way."""
-    conn.key_discard_at = conn.now + 3 * conn.pto_max()
+    timer_set(&conn.timers, TIMER_KEYS, conn.now + 3 * conn.pto_max())
 
 
 cdef int tls_feed(ConnectionState conn, int level) noexcept:

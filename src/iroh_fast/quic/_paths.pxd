@@ -10,6 +10,7 @@ from iroh_fast.quic._mtud cimport Mtud
 from iroh_fast.quic._pacer cimport Pacer
 from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._rtt cimport Rtt
+from iroh_fast.quic._timers cimport TIMER_CHALLENGE, Timers, timer_is_set
 
 
 cdef enum:
@@ -89,6 +90,7 @@ cdef struct PathStats:
 cdef struct Path:
     uint32_t id
     Path* next                    # ascending id
+    Timers timers
     PnSpace sp
     Route r
     Route* previous               # before an unconfirmed migration
@@ -99,8 +101,6 @@ cdef struct Path:
     int64_t challenge_sent[4]     # 0: unused
     uint32_t challenge_route[4]   # generation it was sent for
     int challenge_lost
-    int64_t challenge_at          # when to send the next one, 0: never
-    int64_t validation_fails_at   # migration only, 0: none
     bint response_due
     uint8_t response[8]
     bint established
@@ -109,7 +109,6 @@ cdef struct Path:
     int pto_count
     bint app_limited
     bint spin                     # of the next packet
-    int64_t pacing_at             # 0: not blocked by the pacer
     bint cwnd_blocked
     # status
     int status, remote_status
@@ -118,7 +117,6 @@ cdef struct Path:
     # end of life
     bint abandoned, abandon_received
     uint64_t abandon_code
-    int64_t drained_at
     # time of activity
     int64_t last_rx, last_tx, idle_from
     bint permit_idle_reset
@@ -134,6 +132,15 @@ cdef bint ids_have(const IdRanges* ids, uint32_t id) noexcept nogil
 # One above the highest id; 0 when there is none.
 cdef inline uint64_t ids_end(const IdRanges* ids) noexcept nogil:
     return ids.ranges[ids.n - 1].end if ids.n else 0
+
+# Whether a PATH_CHALLENGE waits to be sent, or for its answer.
+cdef inline bint path_challenging(const Path* path) noexcept nogil:
+    return path.challenge_due or timer_is_set(&path.timers, TIMER_CHALLENGE)
+
+# Whether an MTU probe could leave now.
+cdef inline bint path_may_probe(const Path* path) noexcept nogil:
+    return (path.r.validated and not path.abandoned and not timer_is_set(&path.timers, TIMER_CHALLENGE)
+            and path.cids.active >= 0 and path.r.in_flight + 1500 < path.r.cc.cwnd)
 
 cdef Path* path_new(uint32_t id) noexcept nogil
 cdef void path_free(Path* p) noexcept nogil

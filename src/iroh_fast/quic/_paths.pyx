@@ -5,6 +5,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
 from iroh_fast.quic._recovery cimport space_free
+from iroh_fast.quic._timers cimport timers_clear
 
 
 cdef bint ids_have(const IdRanges* ids, uint32_t id) noexcept nogil:
@@ -49,6 +50,7 @@ cdef Path* path_new(uint32_t id) noexcept nogil:
     cdef Path* p = <Path*>calloc(1, sizeof(Path))
     if p != NULL:
         p.id = id
+        timers_clear(&p.timers)
         p.remote_status_seq = -1
         p.observed_seq = -1
     return p

@@ -24,6 +24,7 @@ from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_re
 from iroh_fast.quic._state cimport (
     AEAD_LIMIT_REACHED, ConnectionState, INTERNAL_ERROR, KEY_UPDATE_ERROR, Level, MIN_DATAGRAM, PROTOCOL_VIOLATION,
     ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, addr_bytes)
+from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_VALIDATION, timer_is_set, timer_set
 
 cdef enum:
     MAX_EARLY_DATAGRAMS = 10      # 1-RTT datagrams kept until the keys exist
@@ -149,7 +150,7 @@ cdef int receive_long(ConnectionState conn, uint8_t* data, size_t n, const UdpAd
     # --- authenticated
     if conn.qlog is not None:
         conn.log_packet(False, level, 0, pn, header.packet_len, packet.payload, packet.size)
-    if level == LEVEL_0RTT and keys_can_open(&conn.keys, LEVEL_1RTT) and conn.key_discard_at == 0:
+    if level == LEVEL_0RTT and keys_can_open(&conn.keys, LEVEL_1RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
         discard_keys_later(conn)
     conn.got_first_packet = True
     if not conn.server_scid_known and level != LEVEL_0RTT:
@@ -248,7 +249,7 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
         return
     if conn.is_client:
         conn.peer_validated_us = True
-    if not conn.is_client and keys_can_open(&conn.keys, LEVEL_0RTT) and conn.key_discard_at == 0:
+    if not conn.is_client and keys_can_open(&conn.keys, LEVEL_0RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
         discard_keys_later(conn)
     if path == NULL:
         path = conn.add_path(path_id, src, dst)
@@ -302,6 +303,7 @@ cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const Udp
     """The peer's address of a path changed (RFC 9000 §9.3)."""
     cdef Route* old
     cdef Route fresh
+    cdef int64_t wait
     cdef bint port_only = same_ip(&path.r.remote, src) and addr_is_v4(src)
     if path.previous == NULL and path.r.validated:
         old = <Route*>malloc(sizeof(Route))
@@ -319,8 +321,10 @@ cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const Udp
         fresh.pacer = path.r.pacer
     else:
         mtud_peer_limit(&fresh.mtud, <uint16_t>conn.peer_udp)
-    path.validation_fails_at = conn.now + 3 * (rtt_pto_base(&path.r.rtt) if rtt_pto_base(&path.r.rtt) > rtt_pto_base(&fresh.rtt)
-                                            else rtt_pto_base(&fresh.rtt))
+    wait = rtt_pto_base(&path.r.rtt)
+    if wait < rtt_pto_base(&fresh.rtt):
+        wait = rtt_pto_base(&fresh.rtt)
+    timer_set(&path.timers, TIMER_VALIDATION, conn.now + 3 * wait)
     path.r = fresh
     if conn.qlog is not None:
         conn.log_tuple(path)

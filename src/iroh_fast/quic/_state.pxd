@@ -12,6 +12,7 @@ from iroh_fast.quic._paths cimport Path, CidSet, IdRanges, Route, PathStats
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._recovery cimport PnSpace, SentRec, FrameRec
 from iroh_fast.quic._streams cimport StreamOwner, Streams
+from iroh_fast.quic._timers cimport Timers
 
 
 cdef enum:
@@ -148,7 +149,6 @@ cdef class ConnectionState(StreamOwner):
     cdef int n_dial
     # --- keys
     cdef KeyRing keys
-    cdef int64_t key_discard_at       # when old 1-RTT keys and the server's 0-RTT keys go, 0: nothing waits
     cdef Level* initial               # a level that is never live while there is none
     cdef Level* handshake
     cdef SendBuf data_crypto_tx
@@ -165,7 +165,6 @@ cdef class ConnectionState(StreamOwner):
     cdef uint32_t generation
     cdef OffPath* off_path
     cdef int n_off_path
-    cdef int64_t no_path_at
     # --- frames to send that any path may carry
     cdef FrameRec* pending_head
     cdef FrameRec* pending_tail
@@ -192,14 +191,14 @@ cdef class ConnectionState(StreamOwner):
     cdef bint close_app
     cdef uint64_t close_code, close_frame
     cdef object close_text
-    cdef int64_t drained_at
     # error found while processing: 0 none
     cdef uint64_t err
     cdef uint64_t err_frame
     cdef const char* err_text
     # --- time
     cdef int64_t now
-    cdef int64_t deadline             # 0: none
+    cdef Timers timers
+    cdef int64_t deadline             # the earliest of all timers as last looked at, 0: none
     cdef bint dirty                   # in the driver's list
     cdef int64_t timer_at             # of the driver's timer entry, 0: none
     cdef uint32_t dirty_events

@@ -23,6 +23,7 @@ from iroh_fast.quic._paths cimport *
 from iroh_fast.quic._recovery cimport *
 from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport MS, ns_of
+from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_CLOSE, TIMER_VALIDATION, timer_clear, timer_set, timers_clear
 
 import logging
 from collections import deque
@@ -133,6 +134,7 @@ cdef class ConnectionState(StreamOwner):
         self.initial = self.handshake = &NO_LEVEL
         self.state = ST_HANDSHAKE
         keys_init(&self.keys)
+        timers_clear(&self.timers)
         self.max_path_used = 0
         self.ack_frequency_seq = -1
         self.max_ack_delay = MAX_ACK_DELAY_MS * MS
@@ -273,7 +275,7 @@ cdef class ConnectionState(StreamOwner):
     cdef void challenge(self, Path* p) noexcept nogil:
         p.challenge_due = True
         p.challenge_lost = 0
-        p.challenge_at = 0
+        timer_clear(&p.timers, TIMER_CHALLENGE)
 
     cdef void on_established(self, Path* p) noexcept nogil:
         """First proof that the path works."""
@@ -307,8 +309,8 @@ cdef class ConnectionState(StreamOwner):
         self.n_draining += 1
         p.abandon_code = code
         p.challenge_due = False
-        p.challenge_at = 0
-        p.validation_fails_at = 0
+        timer_clear(&p.timers, TIMER_CHALLENGE)
+        timer_clear(&p.timers, TIMER_VALIDATION)
         p.ping_due = p.immediate_ack_due = p.observed_due = p.response_due = False
         p.pto_count = 0
         p.sp.loss_probes = 0
@@ -553,7 +555,8 @@ cdef class ConnectionState(StreamOwner):
         self.close_code = code
         self.close_text = text
         self.close_frame = frame
-        self.drained_at = self.now + 3 * self.pto_max()
+        timers_clear(&self.timers)
+        timer_set(&self.timers, TIMER_CLOSE, self.now + 3 * self.pto_max())
         self.close_next = self.now + (rtt_get(&self.paths.r.rtt) if self.paths != NULL else self.cfg.initial_rtt)
         self.end(reason)
         self.host.wake(self)
@@ -571,7 +574,8 @@ cdef class ConnectionState(StreamOwner):
         self.close_code = NO_ERROR
         self.close_text = b""
         self.close_frame = 0
-        self.drained_at = self.now + 3 * self.pto_max()
+        timers_clear(&self.timers)
+        timer_set(&self.timers, TIMER_CLOSE, self.now + 3 * self.pto_max())
         self.end(reason)
 
     cdef void finish_drained(self, object reason):
@@ -579,6 +583,7 @@ cdef class ConnectionState(StreamOwner):
             return
         self.state = ST_DRAINED
         self.deadline = 0
+        timers_clear(&self.timers)
         if reason is not None:
             self.end(reason)
         self.host.on_drained(self)

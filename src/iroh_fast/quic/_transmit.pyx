@@ -22,10 +22,11 @@ from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
-from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
+from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, REC_ELICITING, REC_MTU_PROBE, space_ack_due
 from iroh_fast.quic._state cimport (
     APPLICATION_ERROR, ConnectionState, Level, MIN_DATAGRAM, OffPath, ST_CLOSING, ST_DRAINED, ST_HANDSHAKE)
+from iroh_fast.quic._timers cimport TIMER_PACING, timer_clear, timer_set
 from iroh_fast.quic._write cimport (
     acks_due, general_due, path_frames_due, pending_abandon, put_v0, requeue_oldest, write_abandon, write_ack,
     write_acks, write_crypto, write_general, write_path_frames)
@@ -249,7 +250,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
                     rate = cc_pacing_rate(&path.r.cc, &path.r.rtt)
                 wait = pacer_delay(&path.r.pacer, conn.now, mtu, rate, mtu)
                 if wait > 0:
-                    path.pacing_at = conn.now + wait
+                    timer_set(&path.timers, TIMER_PACING, conn.now + wait)
             if cwnd_full or wait > 0:
                 blocked[0] = True
                 if path_frames_due(conn, path):
@@ -325,8 +326,7 @@ cdef size_t send_mtu_probe(ConnectionState conn, Path* path, uint8_t* buf, size_
     cdef uint16_t size
     cdef Packet packet
     cdef size_t n
-    if (not path.r.validated or path.abandoned or path.challenge_at or not conn.cfg.mtud or path.cids.active < 0
-            or path.r.in_flight + 1500 >= path.r.cc.cwnd):
+    if not conn.cfg.mtud or not path_may_probe(path):
         return 0
     size = mtud_poll(&path.r.mtud, conn.now)
     if size == 0 or size > cap:
@@ -447,8 +447,8 @@ cdef size_t poll_transmit(ConnectionState conn, int64_t now, uint8_t* buf, size_
         return 0
     while path != NULL:
         path.cwnd_blocked = blocked = False
-        if path.pacing_at and path.pacing_at <= now:
-            path.pacing_at = 0
+        if path.timers.due[TIMER_PACING] <= now:
+            timer_clear(&path.timers, TIMER_PACING)
         n = send_data(conn, path, buf, cap, max_segments, out, &blocked)
         if n:
             path.app_limited = False

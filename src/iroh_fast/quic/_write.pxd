@@ -3,25 +3,39 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from iroh_fast._packet cimport put_varint
-from iroh_fast.quic._buffers cimport SendBuf
+from iroh_fast.quic._buffers cimport SendBuf, sendbuf_has_pending
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport Path, PathStats
-from iroh_fast.quic._recovery cimport FrameRec, PnSpace
+from iroh_fast.quic._recovery cimport FrameRec, PnSpace, space_ack_due
 from iroh_fast.quic._state cimport ConnectionState
 
 
 cdef inline uint8_t* put_v0(uint8_t* p, uint64_t kind) noexcept nogil:
     return put_varint(p, kind)
 
+cdef inline bint acks_due(ConnectionState conn) noexcept nogil:
+    cdef Path* other = conn.paths
+    while other != NULL:
+        if space_ack_due(&other.sp, conn.now):
+            return True
+        other = other.next
+    return False
+
+cdef inline bint path_frames_due(ConnectionState conn, Path* path) noexcept nogil:
+    return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.response_due or path.observed_due
+            or path.sp.loss_probes > 0)
+
+cdef inline bint general_due(ConnectionState conn) noexcept nogil:
+    """Whether there is anything that any path may carry."""
+    return (conn.pending_head != NULL or conn.streams.ready_head != NULL or conn.dgram_tx.count > 0 or conn.streams.has_control()
+            or sendbuf_has_pending(&conn.data_crypto_tx))
+
 cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
                     PathStats* stats) noexcept nogil
-cdef bint acks_due(ConnectionState conn) noexcept nogil
 cdef void write_acks(ConnectionState conn, Path* path, Packet* packet) noexcept nogil
 cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
-cdef bint path_frames_due(ConnectionState conn, Path* path) noexcept nogil
 cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bint* want_full) noexcept nogil
 cdef FrameRec* pending_abandon(ConnectionState conn, uint32_t path_id) noexcept nogil
 cdef void write_abandon(ConnectionState conn, Path* path, Packet* packet) noexcept nogil
-cdef bint general_due(ConnectionState conn) noexcept nogil
 cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexcept nogil
 cdef void requeue_oldest(ConnectionState conn, Path* path, PnSpace* space, int level) noexcept nogil

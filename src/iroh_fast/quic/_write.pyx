@@ -24,10 +24,11 @@ from iroh_fast.quic._loss cimport frames_lost
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, MAX_CHALLENGES, Path, PathStats, local_cid_find
 from iroh_fast.quic._recovery cimport (
-    FrameRec, PnSpace, REC_ACK, REC_ELICITING, SentRec, frame_rec, frame_recs_free, space_ack_due, space_ack_sent,
-    space_ack_wanted, space_rec)
+    FrameRec, PnSpace, REC_ACK, REC_ELICITING, SentRec, frame_rec, frame_recs_free, space_ack_sent, space_ack_wanted,
+    space_rec)
 from iroh_fast.quic._state cimport ConnectionState, W_DATAGRAM_SPACE
 from iroh_fast.quic._time cimport MS, doubled, ns_from_us
+from iroh_fast.quic._timers cimport TIMER_CHALLENGE, timer_set
 
 
 cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
@@ -55,15 +56,6 @@ cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint m
     space_ack_sent(space)
 
 
-cdef bint acks_due(ConnectionState conn) noexcept nogil:
-    cdef Path* other = conn.paths
-    while other != NULL:
-        if space_ack_due(&other.sp, conn.now):
-            return True
-        other = other.next
-    return False
-
-
 cdef void write_acks(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
     """Every acknowledgement that is due, of all paths."""
     cdef Path* other = conn.paths
@@ -87,11 +79,6 @@ cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathSt
         frame_rec(&packet.sent.frames, FT_CRYPTO, 0, 0, offset, n)
         packet.sent.flags |= REC_ELICITING
         stats.tx_frames[IDX_CRYPTO] += 1
-
-
-cdef bint path_frames_due(ConnectionState conn, Path* path) noexcept nogil:
-    return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.response_due or path.observed_due
-            or path.sp.loss_probes > 0)
 
 
 cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bint* want_full) noexcept nogil:
@@ -121,7 +108,7 @@ cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bi
         packet.sent.flags |= REC_ELICITING
         want_full[0] = True
         wait = doubled(rtt_pto_base(&path.r.rtt), path.challenge_lost)
-        path.challenge_at = conn.now + (wait if wait < 2000 * MS else 2000 * MS)
+        timer_set(&path.timers, TIMER_CHALLENGE, conn.now + (wait if wait < 2000 * MS else 2000 * MS))
         path.stats.tx_frames[IDX_PATH_CHALLENGE] += 1
     if path.response_due:
         path.response_due = False
@@ -236,12 +223,6 @@ cdef void write_abandon(ConnectionState conn, Path* path, Packet* packet) noexce
     packet.sent.frames = record
     packet.sent.flags |= REC_ELICITING
     path.stats.tx_frames[frame_index(FT_PATH_ABANDON)] += 1
-
-
-cdef bint general_due(ConnectionState conn) noexcept nogil:
-    """Whether there is anything that any path may carry."""
-    return (conn.pending_head != NULL or conn.streams.ready_head != NULL or conn.dgram_tx.count > 0 or conn.streams.has_control()
-            or sendbuf_has_pending(&conn.data_crypto_tx))
 
 
 cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:  # hot
