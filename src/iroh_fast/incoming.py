@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .config import ServerConfig
     from .connection import Connection
     from .handshake import Context
-    from .quic._endpoint import QuicIncoming
+    from .quic._admission import QuicIncoming
 
 __all__ = ["DecryptedInitial", "Incoming"]
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from iroh_fast.config import QuicTransportConfig
 from iroh_fast.errors import IrohError
+from iroh_fast.quic._admission import QuicIncoming
 from iroh_fast.quic._connection import QuicConnection
-from iroh_fast.quic._endpoint import QuicEndpoint, QuicIncoming
+from iroh_fast.quic._endpoint import QuicEndpoint
 from iroh_fast.quic.tls import Identity
 from iroh_fast.quic.tls.sessions import ClientSessionCache, ServerTicketStore
 

@@ -18,8 +18,8 @@ import pytest
 from sim import Datagram, Pair
 
 from iroh_fast import _crypto
+from iroh_fast.quic._admission import QuicIncoming
 from iroh_fast.quic._connection import QuicConnection
-from iroh_fast.quic._endpoint import QuicIncoming
 
 SECRET = b"the password is hunter2; " * 10
 SHIM = r"""

@@ -228,7 +228,7 @@ def test_duplicated_and_reordered_handshake(make_pair):
 @covers("noq:version_negotiate_server")
 def test_unknown_version_is_answered_with_a_list(make_pair):
     p = make_pair()
-    packet = b"\x80\x0a\x1a\x2a\x3a" + b"\x04" + bytes(4) + b"\x00" + bytes(1186)
+    packet = b"\x80\x0a\x1a\x2a\x3a" + b"\x04" + bytes(4) + b"\x00" + bytes(1189)
     p.inject(True, b"\xc0" + packet[1:], src=CLIENT)
     (answer,) = p.server.sent
     data = answer.data

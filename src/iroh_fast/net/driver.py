@@ -17,8 +17,8 @@ from iroh_fast.quic._endpoint import QuicEndpoint
 if TYPE_CHECKING:
     from iroh_fast.net.bind import BindAddr
     from iroh_fast.net.transport import Transport
+    from iroh_fast.quic._admission import QuicIncoming
     from iroh_fast.quic._connection import QuicConnection
-    from iroh_fast.quic._endpoint import QuicIncoming
     from iroh_fast.quic.config import QuicTransportConfig
     from iroh_fast.quic.tls import Identity
     from iroh_fast.quic.tls.x509 import ClientTls, ServerTls

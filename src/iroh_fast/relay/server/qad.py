@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from ...quic._admission import QuicIncoming
     from ...quic._connection import QuicConnection
-    from ...quic._endpoint import QuicIncoming
     from ...web.ca import CaConfig
 
 __all__ = [
