@@ -356,7 +356,7 @@ async def seen(server, authority, name=NAME):
 
 
 async def ready(server):
-    await until(lambda: server._acme.ready)
+    await until(lambda: server._certificates._acme.ready)
 
 
 # --- with a server
@@ -474,7 +474,7 @@ async def test_refused_orders_are_repeated_after_longer_and_longer_waits(
 async def test_failed_challenge_is_told_and_repeated(tmp_path, authority, clock, caplog):
     async with relay(authority, tmp_path) as server:
         await until(lambda: "wrong content" in caplog.text)
-        assert not server._acme.ready
+        assert not server._certificates._acme.ready
         authority.portal = where(server, "http")
         await ready(server)
         assert [await seen(server, authority)] == authority.issued
@@ -521,7 +521,7 @@ async def test_certificate_for_another_key_is_not_stored(tmp_path, authority, cl
     async with relay(authority, tmp_path) as server:
         authority.portal = where(server, "http")
         await until(lambda: "no certificate, next attempt in 2 s" in caplog.text)
-        assert not server._acme.files.cert.exists()
+        assert not server._certificates._acme.files.cert.exists()
         authority._chain = real
         await ready(server)
         assert await seen(server, authority) == authority.issued[-1]
@@ -531,7 +531,7 @@ async def test_server_that_is_not_trusted(tmp_path, authority, clock, caplog):
     (tmp_path / "roots.pem").write_bytes(self_signed()[0])
     async with relay(authority, tmp_path) as server:
         await until(lambda: "CERTIFICATE_VERIFY_FAILED" in caplog.text)
-        assert not server._acme.ready
+        assert not server._certificates._acme.ready
     assert authority.requests == []
 
 

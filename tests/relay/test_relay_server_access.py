@@ -105,7 +105,7 @@ async def test_http_service_answers(status, body, allowed):
             assert (await admitted(server, secret) is None) == allowed
     ((method, headers, data),) = asked
     assert (method, data) == ("POST", b"")
-    assert headers["X-Iroh-NodeId"] == str(secret.public)
+    assert headers["X-Iroh-Endpoint-Id"] == headers["X-Iroh-NodeId"] == str(secret.public)
     assert headers["Authorization"] == "Bearer s3cret"
 
 

@@ -9,12 +9,13 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from relay_peer import config, connected, head, request, where
+from relay_peer import authenticate, config, connected, head, request, upgraded, where
 
 import iroh_fast
 from iroh_fast import SecretKey
@@ -23,6 +24,7 @@ from iroh_fast.relay.server.access import AllowList, DenyList, Everyone, HttpAcc
 from iroh_fast.relay.server.config import RelayServerConfig
 from iroh_fast.relay.server.metrics import UniqueKeys
 from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.relay.wire import RelayDenied
 
 read = RelayServerConfig.from_toml
 KEY = SecretKey.generate().public
@@ -32,6 +34,7 @@ ROOT = Path(__file__).parents[2]
 def test_empty_file_gives_the_defaults():
     found = read("", env={})
     assert found == RelayServerConfig(access=found.access)
+    assert not found.other_ports and read("", dev=True).other_ports
     assert isinstance(found.access, Everyone)
     assert found.http_bind_addr == ("::", 80) and found.tls is None and found.enable_metrics
     assert found.key_cache_capacity == 1048576
@@ -48,7 +51,6 @@ def test_every_key_of_the_file():
         enable_metrics = false
         metrics_bind_addr = "127.0.0.1:1234"
         key_cache_capacity = 0
-        unknown = "ignored"
         [limits]
         accept_conn_limit = 1.5
         accept_conn_burst = 7
@@ -248,6 +250,62 @@ def test_unique_keys_are_counted_once_a_day(monkeypatch):
     assert keys.count == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('acces.allowlist = ["00"]', ("acces", "did you mean access?")),
+        ("[limit]\naccept_conn_limit = 1", ("limit", "did you mean limits?")),
+        ("[limits]\naccept_con_limit = 1", ("limits.accept_con_limit", "limits.accept_conn_limit")),
+        ("[limits.client.tx]\nbytes_per_second = 1", ("limits.client.tx", "rx")),
+        ('[tls]\ncert_mode = "Manual"\ncertdir = "x"', ("tls.certdir", "tls.cert_dir")),
+        ('access.http = {uri = "http://x/"}', ("access.http.uri", "access.http.url")),
+        ('http_bind_addr = "localhost:80"', ("http_bind_addr", "localhost:80")),
+        ("http_bind_addr = 80", ("http_bind_addr", "int")),
+        ("access = true", ("access", "bool")),
+        ('access.allowlist = ["zz"]', ("access.allowlist", "zz")),
+        ("access.shared_token = []", ("access.shared_token", "token")),
+        ('access.http = {url = "http://"}', ("access.http", "URL")),
+        ("[limits]\naccept_conn_limit = nan", ("limits.accept_conn_limit",)),
+        ("[limits]\naccept_conn_limit = inf", ("limits.accept_conn_limit",)),
+        ("key_cache_capacity = -1", ("key_cache_capacity",)),
+        ("a = = 1", ("line 1",)),
+    ],
+)
+def test_mistakes_in_the_file_are_named(text, words):
+    with pytest.raises(ConfigError) as caught:
+        read(text, env={})
+    for word in words:
+        assert word in str(caught.value)
+
+
+async def test_dev_takes_other_ports_where_its_own_are_in_use():
+    settings = replace(read("enable_metrics = false", dev=True), http_bind_addr=("127.0.0.1", 0))
+    async with RelayServer(settings) as first:
+        again = replace(settings, http_bind_addr=first.addresses["http"])
+        async with RelayServer(again) as second:
+            assert second.addresses["http"][1] != first.addresses["http"][1]
+        with pytest.raises(BindError, match="in use"):
+            await RelayServer(replace(again, other_ports=False)).start()
+
+
+# --- settings that change -----------------------------------------------------------------
+
+
+async def test_reload_uses_new_rules_and_ends_clients_that_they_refuse():
+    stays, goes = SecretKey.generate(), SecretKey.generate()
+    async with RelayServer(config()) as server:
+        async with connected(server, stays) as one, connected(server, goes) as two:
+            server.reload(config(access=AllowList([stays.public]), bytes_per_second=100_000))
+            assert await two.ended() == 1008
+            await one.ping()
+            async with upgraded(server, goes) as three:
+                with pytest.raises(RelayDenied):
+                    await authenticate(three)
+        with pytest.raises(ConfigError):
+            server.reload(config(bytes_per_second=5))
+        assert isinstance(server.config.access, AllowList)
+
+
 # --- command line -------------------------------------------------------------------------
 
 
@@ -301,4 +359,39 @@ def test_command_reports_errors_of_the_file(tmp_path):
     for path, words in ((file, "enable_relay"), (tmp_path, "cannot read")):
         done = run("-c", str(path))
         assert done.returncode == 1 and words in done.stderr
+    done = run("--dev", "-c", str(tmp_path / "missing.toml"))
+    assert done.returncode == 1 and "missing.toml" in done.stderr
     assert "--dev" in run("--help").stdout
+
+
+def test_command_checks_a_file_without_serving(tmp_path):
+    file = tmp_path / "relay.toml"
+    file.write_text(f'access.allowlist = ["{KEY}"]')
+    done = run("--check-config", "-c", str(file))
+    assert (done.returncode, done.stdout.strip()) == (0, f"{file}: right; access: AllowList")
+    file.write_text('[tls]\ncert_mode = "Manual"\ncert_dir = "nowhere"')
+    done = run("--check-config", "-c", str(file))
+    assert done.returncode == 1 and "nowhere" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
+async def test_command_reads_the_rules_again_at_sighup(tmp_path):
+    file = tmp_path / "relay.toml"
+    file.write_text('http_bind_addr = "127.0.0.1:0"\nenable_metrics = false\n')
+    process = subprocess.Popen(command("-c", str(file)), stderr=subprocess.PIPE, text=True, env=ENV)
+    assert process.stderr is not None
+    try:
+        said = iter(process.stderr)
+        assert any("relay ready" in line for line in said)
+        file.write_text(f'http_bind_addr = "127.0.0.1:0"\naccess.denylist = ["{KEY}"]\n')
+        process.send_signal(signal.SIGHUP)
+        assert any("settings read again" in line for line in said)
+        file.write_text("acces = 1")
+        process.send_signal(signal.SIGHUP)
+        assert any("stay as they are" in line and "acces" in line for line in said)
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from pathlib import Path
 
 import pytest
-from relay_peer import config, connected, head, opened, read_answer, request, until, upgraded
+from relay_peer import config, connected, head, opened, read_answer, request, until, upgraded, where
 
 from iroh_fast import __version__
 from iroh_fast.relay.server.config import RelayTlsConfig
 from iroh_fast.relay.server.routes import auth_token
 from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.relay.wire import accept_value
-from iroh_fast.web.http import MAX_HEAD_BYTES, Request, Response
+from iroh_fast.web import http as http_module
+from iroh_fast.web.http import MAX_HEAD_BYTES, READ_BYTES, Request, Response
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "relay_frames.json").read_text())
 HTTP = VECTORS["http"]
@@ -309,3 +311,144 @@ async def test_rate_of_connections_is_bounded():
         assert (await request(server, head("/ping"))).status == 200
         assert (await request(server, head("/ping"))).status == 200
         assert await refused(server)
+
+
+# --- clients that do their worst ----------------------------------------------------------
+
+
+async def test_unread_answers_stop_reading_of_further_requests():
+    """Pipelined requests are answered one at a time; who reads nothing is answered nothing."""
+    small = socket.socket()
+    small.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    async with RelayServer(config()) as server:
+        loop = asyncio.get_running_loop()
+        with small:
+            small.setblocking(False)
+            await loop.sock_connect(small, where(server))
+            flood, sent, still = b"GET / HTTP/1.1\r\n\r\n" * 1000, 0, 0
+            while still < 50 and sent < 1 << 26:
+                try:
+                    sent += small.send(flood)
+                    still = 0
+                except BlockingIOError:
+                    still += 1
+                await asyncio.sleep(0.002)
+            # The kernel's buffers are full, ours hold one read and one answer.
+            assert sent < 1 << 26
+            (protocol,) = server._http
+            assert len(protocol._held) <= 2 * READ_BYTES
+            assert protocol.transport.get_write_buffer_size() < 4096
+            assert server.metrics()["unauthenticated"] == 1
+        await until(lambda: server.metrics()["unauthenticated"] == 0)
+
+
+async def test_unread_answers_end_the_connection(monkeypatch):
+    monkeypatch.setattr(http_module, "UNREAD_TIMEOUT_S", 0.1)
+    routes = {"/big": lambda _: Response(200, bytes(1 << 24))}
+    async with RelayServer(config(), routes=routes) as server:
+        async with opened(server) as (reader, writer):
+            writer.transport.pause_reading()
+            writer.write(head("/big", connection="close"))
+            await until(lambda: server.metrics()["http_unread_timeouts"] == 1)
+            await until(lambda: server.metrics()["tcp_connections"] == 0)
+        assert server.metrics()["http_connections_errored"] == 1
+
+
+async def test_closing_answer_that_is_not_read_counts_and_ends_with_the_server():
+    routes = {"/big": lambda _: Response(200, bytes(1 << 24))}
+    server = RelayServer(config(), routes=routes)
+    await server.start()
+    async with opened(server) as (reader, writer):
+        writer.transport.pause_reading()
+        writer.write(head("/big", connection="close"))
+        await until(lambda: server.metrics()["http_requests"] == 1)
+        assert server.metrics()["tcp_connections"] == 1
+        await server.stop()
+        assert server.metrics()["tcp_connections"] == 0
+
+
+async def test_pipelined_requests_share_the_loop(monkeypatch):
+    """In each turn of the loop one request is answered when the time slice is nothing."""
+    monkeypatch.setattr(http_module, "SLICE_S", 0.0)
+    async with RelayServer(config()) as server:
+        async with opened(server) as (reader, writer), opened(server) as (other, second):
+            writer.write(head("/ping") * 20)
+            second.write(head("/ping") * 20)
+            for _ in range(20):
+                assert (await read_answer(reader)).status == 200
+                assert (await read_answer(other)).status == 200
+        assert server.metrics()["http_requests"] == 40
+
+
+@pytest.mark.parametrize("step", [1, 7, 4095, 4096, 4097])
+async def test_heads_cut_anywhere_are_put_together(step):
+    data = head("/ping", x_filler="y" * 5000) * 3
+    async with RelayServer(config()) as server:
+        async with opened(server) as (reader, writer):
+            for at in range(0, len(data), step):
+                writer.write(data[at : at + step])
+                if step > 1 or at % 64 == 0:
+                    await asyncio.sleep(0)
+            for _ in range(3):
+                assert (await read_answer(reader)).status == 200
+
+
+async def test_route_that_raises_answers_500_and_keeps_the_connection(caplog):
+    def broken(_):
+        raise ValueError("a mistake")
+
+    async with RelayServer(config(), routes={"/x": broken}) as server:
+        async with opened(server) as (reader, writer):
+            writer.write(head("/x"))
+            answer = await read_answer(reader)
+            assert answer.status == 500 and "strict-transport-security" in answer.headers
+            writer.write(head("/ping"))
+            assert (await read_answer(reader)).status == 200
+        assert server.metrics()["http_handler_errors"] == 1
+    assert "a mistake" in caplog.text
+
+
+@pytest.mark.parametrize("opcode", [1, 2, 9], ids=["text", "binary", "ping"])
+async def test_floods_before_authentication_end_the_connection(opcode):
+    async with RelayServer(config()) as server:
+        async with upgraded(server) as client:
+            await client.receive_payload()
+            for _ in range(100):
+                client.send_message(bytes(100), opcode)
+            await client.ended()
+        await until(lambda: server.metrics()["unauthenticated"] == 0)
+        # A binary message of that length is wrong by itself.
+        assert server.metrics()["handshake_floods"] == (opcode != 2)
+
+
+async def test_tls_begins_with_the_first_bytes_of_the_client():
+    async with RelayServer(config(tls=SELF_SIGNED)) as server:
+        async with opened(server, "https") as (reader, writer):
+            await until(lambda: server.metrics()["unauthenticated"] == 1)
+            (protocol,) = server._http
+            assert protocol.transport is None
+            writer.write(b"not TLS at all\r\n\r\n")
+            try:
+                await reader.read()
+            except ConnectionResetError:
+                pass
+        await until(lambda: server.metrics()["unauthenticated"] == 0)
+
+
+async def test_captive_portal_listener_answers_once_per_connection():
+    async with RelayServer(config(tls=SELF_SIGNED)) as server:
+        async with opened(server, "http") as (reader, writer):
+            writer.write(head("/generate_204") * 2)
+            answer = await read_answer(reader)
+            assert (answer.status, answer.headers["connection"]) == (204, "close")
+            assert await reader.read() == b""
+
+
+async def test_one_address_has_a_share_of_all_connections():
+    async with RelayServer(config(connections=4)) as server:
+        async with connected(server), connected(server):
+            assert await refused(server)
+            assert server.metrics()["tcp_connections"] == 2
+        await until(lambda: server.metrics()["tcp_connections"] == 0)
+        async with connected(server) as client:
+            await client.ping()

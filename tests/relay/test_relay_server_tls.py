@@ -11,7 +11,7 @@ import pytest
 from relay_peer import config, connected, head, request, until, where
 
 from iroh_fast.errors import ConfigError
-from iroh_fast.relay.server import server as server_module
+from iroh_fast.relay.server import certificates as certificates_module
 from iroh_fast.relay.server.config import RelayTlsConfig
 from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.web.tls_files import self_signed
@@ -64,7 +64,7 @@ async def test_manual_certificate_paths(tmp_path):
 async def test_reloading_certificate_follows_the_files_and_keeps_the_old_when_broken(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(server_module, "RELOAD_CHECK_S", 0.05)
+    monkeypatch.setattr(certificates_module, "RELOAD_CHECK_S", 0.05)
     cert = write(tmp_path)
     async with RelayServer(tls(tmp_path, "Reloading")) as server:
         assert await seen(server) == cert

@@ -1,21 +1,24 @@
-"""``python -m iroh_fast relay``: run a relay server."""
+"""``iroh-fast relay``: run a relay server."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import logging
-import os
-import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import BindError, ConfigError
 
+if TYPE_CHECKING:
+    from ..relay.server.config import RelayServerConfig
+
 EXTRA = "the relay server needs further packages: pip install 'iroh-fast[relay]'"
+PACKAGES = ("aiohttp", "blake3", "httptools", "msgspec", "prometheus_client")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,91 +33,99 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config-path",
         type=Path,
         metavar="FILE",
-        help="TOML file; one that does not exist means defaults (docs/relay.md describes it)",
+        help="TOML file (docs/relay.md describes it)",
+    )
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="read the file, say what is wrong with it or that it is right, and end",
     )
 
 
-def read_config(path: Path | None) -> str:
-    """The text of the file, empty when there is none.
+def read_config(path: Path | None, *, dev: bool = False) -> RelayServerConfig:
+    """The settings in a file; those for no file at all when `path` is None.
 
     Raises
     ------
     ConfigError
-        It exists and cannot be read.
+        The file cannot be read, or something in it is wrong; the text names it.
     """
+    from ..relay.server.config import RelayServerConfig
+
     if path is None:
-        return ""
+        return RelayServerConfig.from_toml("", dev=dev)
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"cannot read {path}: {err}") from err
+        reason = getattr(err, "strerror", None) or str(err)
+        raise ConfigError(f"cannot read the configuration file {path}: {reason}") from err
+    try:
+        return RelayServerConfig.from_toml(text, dev=dev)
+    except ConfigError as err:
+        raise ConfigError(f"{path}: {err}") from err
 
 
-async def _serve(text: str, dev: bool) -> None:
-    from ..relay import RelayServer, RelayServerConfig
+async def _serve(path: Path | None, dev: bool) -> None:
+    from ..relay.server.server import RelayServer
+    from ..web.run import on_hangup, until_asked_to_stop
 
-    log = logging.getLogger("iroh_fast.relay")
-    server = RelayServer(RelayServerConfig.from_toml(text, dev=dev))
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    log = logging.getLogger("iroh_fast.relay.server")
+    server = RelayServer(read_config(path, dev=dev))
+
+    def reload() -> None:
+        try:
+            server.reload(read_config(path, dev=dev))
+        except ConfigError as err:
+            log.error("settings stay as they are: %s", err)
+
     await server.start()
     try:
-        try:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, stop.set)
-            if hasattr(signal, "SIGHUP"):
-                loop.add_signal_handler(signal.SIGHUP, server.reload_certificates)
-        except NotImplementedError:  # Windows: Ctrl-C raises KeyboardInterrupt
-            pass
-        for name, (host, port) in server.addresses.items():
-            log.info("%s on %s port %d", name, host, port)
+        on_hangup(reload)
         if server.config.enable_relay:
             log.info("relay ready at %s", server.url)
         # What start-up made stays; later collections need not look at it.
         gc.collect()
         gc.freeze()
-        stopped = asyncio.ensure_future(server.wait_stopped())
-        asked = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({stopped, asked}, return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
-        if stopped.done():
-            stopped.result()
-        else:
-            log.info("stopping")
-            await server.stop()
-            await stopped
+        await until_asked_to_stop(server.wait_stopped())
+        log.info("stopping")
     finally:
         await server.stop()
 
 
+def check(path: Path | None, *, dev: bool) -> int:
+    """Tell whether a file is right; returns the exit status."""
+    config = read_config(path, dev=dev)
+    if config.tls is not None and config.tls.cert_mode in ("Manual", "Reloading"):
+        from ..web.tls_files import CertificateFiles, server_context
+
+        tls = config.tls
+        CertificateFiles(server_context(), tls.certificate, tls.private_key).load()
+    name = "the default settings" if path is None else str(path)
+    print(f"{name}: right; access: {type(config.access).__name__}")
+    return 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run until a signal; returns the exit status."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=os.environ.get("IROH_FAST_LOG", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    log = logging.getLogger("iroh_fast.relay")
-    try:
-        import aiohttp  # noqa: F401
-        import blake3  # noqa: F401
-        import httptools  # noqa: F401
-        import prometheus_client  # noqa: F401
-    except ImportError as err:
-        log.error("%s (%s)", EXTRA, err)
-        return 1
-    runner = asyncio.run
-    try:
-        import uvloop
+    from ..web.limits import raise_descriptor_limit
+    from ..web.run import log_to_stderr, run_on_best_loop
 
-        runner = uvloop.run
-    except ImportError:
-        pass
+    log = logging.getLogger("iroh_fast.relay.server")
     try:
-        log.info("iroh_fast %s", __version__)
-        runner(_serve(read_config(arguments.config_path), arguments.dev))
+        log_to_stderr()
+    except ConfigError as err:
+        print(err, file=sys.stderr)
+        return 2
+    # Some are loaded only when they are needed: find out now that one is missing.
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        log.error("%s (missing: %s)", EXTRA, ", ".join(missing))
+        return 1
+    try:
+        if arguments.check_config:
+            return check(arguments.config_path, dev=arguments.dev)
+        log.info("iroh_fast %s; up to %d open files", __version__, raise_descriptor_limit())
+        run_on_best_loop(_serve(arguments.config_path, arguments.dev))
     except (ConfigError, BindError) as err:
         log.error("%s", err)
         return 1
@@ -125,6 +136,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command by itself."""
-    parser = argparse.ArgumentParser(prog="python -m iroh_fast relay", description=__doc__)
+    parser = argparse.ArgumentParser(prog="iroh-fast relay", description=__doc__)
     add_arguments(parser)
     return run(parser.parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

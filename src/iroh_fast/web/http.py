@@ -2,14 +2,20 @@
 
 Heads are parsed by `httptools`. There are no request bodies, no HTTP/2, and nothing that waits:
 an answer is made at once or the connection is handed to another protocol.
+
+A client gets one answer at a time: while it has not read the last one, nothing more is read from
+it, and an answer that stays unread ends the connection. All clients share half a millisecond per
+turn of the event loop (`Turns`), so that nobody keeps it from its other work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -22,15 +28,22 @@ import httptools
 __all__ = [
     "MAX_HEADERS",
     "MAX_HEAD_BYTES",
+    "HttpCounters",
     "HttpProtocol",
     "Request",
     "Response",
+    "Turns",
     "query_pairs",
 ]
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 64
 HEAD_TIMEOUT_S: Final = 10.0
+UNREAD_TIMEOUT_S: Final = 10.0  # for an answer that the client does not read
+READ_BYTES: Final = 4096  # what is held of requests that wait for their turn
+SLICE_S: Final = 0.0005
+
+logger = logging.getLogger("iroh_fast.web.http")
 
 
 @dataclass(slots=True)
@@ -93,59 +106,88 @@ Handler: TypeAlias = "Callable[[Request, HttpProtocol], Response | None]"
 """Gives the answer, or None when it took the connection over by `HttpProtocol.upgrade`."""
 
 
-class HttpProtocol(asyncio.Protocol):
+@dataclass(slots=True)
+class HttpCounters:
+    """What the connections of a server count: for metrics."""
+
+    requests: int = 0
+    handler_errors: int = 0
+    unread_timeouts: int = 0
+
+
+class Turns:
+    """Shares the event loop out among connections with requests.
+
+    In each turn of the loop requests are answered for `SLICE_S`, one per connection in a circle;
+    what is left waits for the next turn.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.counters = HttpCounters()
+        # What connections read into, one after the other.
+        self.scratch = memoryview(bytearray(READ_BYTES))
+        self._loop = loop
+        self._waiting: deque[HttpProtocol] = deque()
+        self._scheduled = False
+
+    def add(self, protocol: HttpProtocol) -> None:
+        """Let a connection have its turn."""
+        self._waiting.append(protocol)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
+
+    def _run(self) -> None:
+        end = time.perf_counter() + SLICE_S
+        waiting = self._waiting
+        while waiting:
+            waiting.popleft().step()
+            if time.perf_counter() >= end:
+                break
+        self._scheduled = bool(waiting)
+        if waiting:
+            self._loop.call_soon(self._run)
+
+
+class HttpProtocol(asyncio.BufferedProtocol):
     """One HTTP connection.
 
     Parameters
     ----------
     handler : callable
-        Answers requests.
+        Answers requests; what it raises is answered with status 500.
+    turns : Turns
+        Shared by the connections of a server.
     deadline : float
         Loop time at which the connection ends if nobody has taken it over.
     head_timeout : float
         Seconds for the first request head, TLS included.
     on_end : callable
-        Called once with True when the connection ended in a proper way (also: was upgraded).
+        Called once when the connection is gone or was upgraded, with True if that was in order.
     peer : str
         IP address of the client.
     extra : sequence of (str, str)
         Headers added to errors found here.
+    may_stay : bool
+        False: one request per connection.
     main : bool
         For the owner.
     """
 
-    __slots__ = (
-        "_answered",
-        "_buffer",
-        "_done",
-        "_extra",
-        "_fed",
-        "_handler",
-        "_keep_alive",
-        "_on_end",
-        "_parser",
-        "_request",
-        "_timer",
-        "accepted_at",
-        "loop",
-        "main",
-        "peer",
-        "plain_socket",
-        "transport",
-        "upgraded",
-    )
-    transport: asyncio.Transport
+    transport: asyncio.Transport | None
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         handler: Handler,
         *,
+        turns: Turns,
         deadline: float,
         on_end: Callable[[HttpProtocol, bool], None],
         head_timeout: float = HEAD_TIMEOUT_S,
         peer: str = "",
         extra: tuple[tuple[str, str], ...] = (),
+        may_stay: bool = True,
         main: bool = False,
     ) -> None:
         self.loop = loop
@@ -153,21 +195,30 @@ class HttpProtocol(asyncio.Protocol):
         self.main = main
         self.accepted_at = loop.time()
         self.plain_socket: socket.socket | None = None
+        self.transport = None
         self.upgraded = False
         self._handler = handler
+        self._turns = turns
         self._on_end: Callable[[HttpProtocol, bool], None] | None = on_end
         self._extra = extra
-        self._done = False
-        self._answered = False
-        self._timer = loop.call_at(
-            min(deadline, loop.time() + head_timeout), self._expired, deadline
-        )
-        self._reset(b"")
+        self._may_stay = may_stay
+        self._over = False  # nothing more is answered
+        self._well = False
+        self._queued = False
+        self._blocked = False
+        self._reading = True
+        self._unread: asyncio.TimerHandle | None = None
+        self._deadline = deadline
+        self._head_due: float | None = min(deadline, loop.time() + head_timeout)
+        self._timer = loop.call_at(self._head_due, self._expired)
+        self._held = b""  # received and not parsed
+        self._at = 0
+        self._begin_head()
 
-    def _reset(self, rest: bytes) -> None:
-        self._buffer = rest
-        self._fed = 0
+    def _begin_head(self) -> None:
         self._request = Request()
+        self._head_size = 0
+        self._tail = b""  # the last bytes parsed, for an end of the head across two reads
         self._keep_alive = False
         self._parser = httptools.HttpRequestParser(self)
 
@@ -182,96 +233,188 @@ class HttpProtocol(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         # Later the parser has forgotten about this request.
         self._request.method = self._parser.get_method().decode("ascii")
-        self._keep_alive = self._parser.should_keep_alive() and not any(
-            name == "transfer-encoding" or (name == "content-length" and value != b"0")
-            for name, value in self._request.headers
+        self._keep_alive = (
+            self._may_stay
+            and self._parser.should_keep_alive()
+            and not any(
+                name == "transfer-encoding" or (name == "content-length" and value != b"0")
+                for name, value in self._request.headers
+            )
         )
 
     # --- transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        if self._done:
+        # Whatever the client has not taken stops reading: one answer waits at most.
+        self.transport.set_write_buffer_limits(high=1, low=0)
+        if self._over:
             self.transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while not self._done and self._buffer:
-            end = self._buffer.find(b"\r\n\r\n", max(0, self._fed - 3))
-            stop = len(self._buffer) if end < 0 else end + 4
-            if stop > MAX_HEAD_BYTES:
-                self._refuse(431, b"Request Header Fields Too Large")
-                return
-            try:
-                self._parser.feed_data(self._buffer[self._fed : stop])
-            except httptools.HttpParserUpgrade:
-                pass
-            except httptools.HttpParserError:
-                self._refuse(400, b"Bad Request")
-                return
-            self._fed = stop
-            if len(self._request.headers) > MAX_HEADERS:
-                self._refuse(431, b"Request Header Fields Too Large")
-                return
-            if end < 0:
-                return
-            self._answer(stop)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._turns.scratch
 
-    def _answer(self, head_size: int) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._over:
+            return
+        self._held = self._held[self._at :] + bytes(self._turns.scratch[:nbytes])
+        self._at = 0
+        self._set_reading(False)
+        self._enqueue()
+
+    def _set_reading(self, wanted: bool) -> None:
+        transport = self.transport
+        if wanted == self._reading or transport is None or transport.is_closing():
+            return
+        self._reading = wanted
+        if wanted:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
+
+    def _enqueue(self) -> None:
+        if not self._queued:
+            self._queued = True
+            self._turns.add(self)
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._unread = self.loop.call_later(UNREAD_TIMEOUT_S, self._not_read)
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        if not self._over:
+            self._enqueue()
+
+    def _not_read(self) -> None:
+        self._turns.counters.unread_timeouts += 1
+        logger.debug("%s does not read its answer", self.peer)
+        self.abort()
+
+    # --- requests
+
+    def step(self) -> None:
+        """Called by `Turns`: go on to the end of the next head, and answer it."""
+        self._queued = False
+        if self._over or self._blocked:
+            return
+        if self._at < len(self._held) and self._parse():
+            self._answer()
+            if self._over or self.upgraded:
+                return
+        if self._at < len(self._held):
+            if not self._blocked:
+                self._enqueue()
+            return
+        self._held, self._at = b"", 0
+        if not self._blocked:
+            self._set_reading(True)
+
+    def _parse(self) -> bool:
+        """Feed the parser up to the end of a head; tells whether it was reached."""
+        seen = self._tail + self._held[self._at :]
+        end = seen.find(b"\r\n\r\n")
+        size = len(seen) if end < 0 else end + 4
+        piece = seen[len(self._tail) : size]
+        self._head_size += len(piece)
+        if self._head_size > MAX_HEAD_BYTES:
+            self._refuse(431, b"Request Header Fields Too Large")
+            return False
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade:
+            pass
+        except httptools.HttpParserError:
+            self._refuse(400, b"Bad Request")
+            return False
+        self._at += len(piece)
+        self._tail = seen[:size][-3:]
+        if len(self._request.headers) > MAX_HEADERS:
+            self._refuse(431, b"Request Header Fields Too Large")
+            return False
+        return end >= 0
+
+    def _answer(self) -> None:
         request, keep_alive = self._request, self._keep_alive
-        rest = self._buffer[head_size:]
-        self._reset(rest)
-        self._answered = True
-        response = self._handler(request, self)
-        if response is None or self._done:
+        self._head_due = None
+        self._begin_head()
+        self._turns.counters.requests += 1
+        try:
+            response = self._handler(request, self)
+        except Exception:
+            self._turns.counters.handler_errors += 1
+            logger.exception("a handler of %.100r failed", request.path)
+            response = Response(500, b"Internal Server Error", self._extra)
+        if response is None or self._over or self.transport is None:
             return
         self.transport.write(
             response.encode(keep_alive=keep_alive, with_body=request.method != "HEAD")
         )
         if not keep_alive:
-            self._finish(True)
-            self.transport.close()
+            self._close(True)
 
     @property
     def has_early_data(self) -> bool:
         """Bytes came behind the head that is being answered."""
-        return bool(self._buffer)
+        return self._at < len(self._held)
 
     def upgrade(self, response: Response, protocol: asyncio.BaseProtocol) -> None:
-        """Answer and give the transport to another protocol."""
-        self.upgraded = True
-        self._finish(True)
+        """Answer and give the transport to another protocol, which reads on."""
         transport = self.transport
+        assert transport is not None
+        self.upgraded = True
+        self._well = True
+        self._end()
         transport.write(response.encode(keep_alive=True))
         # Loops look at the kind of the protocol when reading starts.
-        transport.pause_reading()
+        self._set_reading(False)
         transport.set_protocol(protocol)
         transport.resume_reading()
 
+    # --- the end
+
     def _refuse(self, status: int, text: bytes) -> None:
+        assert self.transport is not None
         self.transport.write(Response(status, text, self._extra).encode(keep_alive=False))
-        self._finish(False)
+        self._close(False)
+
+    def _close(self, well: bool) -> None:
+        """End when the last answer is out; until then the connection counts."""
+        self._over = True
+        self._well = well
+        assert self.transport is not None
         self.transport.close()
 
-    def _expired(self, deadline: float) -> None:
-        if self.loop.time() < deadline and self._answered and not self._fed:
-            # Between requests only the end of its life counts.
-            self._timer = self.loop.call_at(deadline, self._expired, deadline)
+    def _expired(self) -> None:
+        if self.loop.time() < self._deadline and self._head_due is None:
+            # After the first request only the end of its life counts.
+            self._timer = self.loop.call_at(self._deadline, self._expired)
             return
         self.abort()
 
     def abort(self) -> None:
         """End the connection at once."""
-        self._finish(False)
-        if (transport := getattr(self, "transport", None)) is not None:
-            transport.abort()
+        self._over = True
+        self._well = False
+        if self.transport is not None:
+            self.transport.abort()
+        else:
+            self._end()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._finish(exc is None)
+        self._well = exc is None and (self._well or not self._over)
+        self._end()
 
-    def _finish(self, well: bool) -> None:
-        self._done = True
+    def _end(self) -> None:
+        self._over = True
+        self._held, self._at = b"", 0
         self._timer.cancel()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
-            on_end(self, well)
+            on_end(self, self._well)

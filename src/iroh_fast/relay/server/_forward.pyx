@@ -30,7 +30,7 @@ import os
 
 from ..._relay import WsProtocolError, WsReader, build_message
 
-logger = logging.getLogger("iroh_fast.relay")
+logger = logging.getLogger("iroh_fast.relay.server")
 
 cdef extern from "../../native/clock.h" nogil:
     int64_t clock_now_ns()
@@ -66,6 +66,8 @@ cdef enum:
     HANDSHAKE_READ = 4096
     HANDSHAKE_MESSAGE = 4096      # largest legal one has 98 bytes
     HANDSHAKE_HELD = 256 * 1024
+    EARLY_MESSAGES = 32           # of a client before it is let in: one is needed
+    EARLY_BYTES = 65536
     FLUSH_BYTES = 128 * 1024      # a destination with more is flushed within the read event
     HANDOVER_BYTES = 64 * 1024    # given to a transport whose socket is full
     SMALLEST_OUT = 4096
@@ -92,6 +94,7 @@ cdef enum:
     CLOSE_NORMAL = 1000
     CLOSE_AWAY = 1001
     CLOSE_PROTOCOL = 1002
+    CLOSE_POLICY = 1008
     CLOSE_TOO_BIG = 1009
 
 HEALTH_DUPLICATE = (
@@ -140,6 +143,9 @@ cdef struct Client:               # one connection
     uint8_t* out
     size_t out_bound, out_start, out_end, out_cap, out_hint
     uint32_t packets, controls
+    uint64_t contents             # bytes of datagram contents in `packets`
+    uint32_t held_packets         # given to the transport, which has not sent all of it
+    uint64_t held_contents
     uint8_t pong[8]
     uint8_t pong_waits
     # destination of the last datagram
@@ -168,7 +174,7 @@ cdef struct Counters:
     uint64_t bytes_rx_ratelimited, conns_rx_ratelimited
     uint64_t accepts, disconnects, clients_inactive_added, clients_inactive_removed
     uint64_t queue_full, unusable_datagrams, write_timeouts, ping_timeouts, text_messages
-    uint64_t peers_gone, flushes, read_events
+    uint64_t peers_gone, flushes, read_events, handshake_floods
 
 
 # --- small parts --------------------------------------------------------------------------
@@ -696,14 +702,16 @@ cdef class Forwarder:
             c.out = NULL
         c.out_bound = c.out_start = c.out_end = c.out_cap = 0
         c.packets = c.controls = 0
+        c.contents = 0
 
     cdef void sent(self, Client* c, size_t n) noexcept nogil:
         """Account for `n` bytes that left the output buffer."""
         cdef uint8_t* p
-        cdef size_t head, size
+        cdef size_t head, size, contents
         c.out_start += n
         if c.out_start == c.out_end:
-            self.counters.send_packets_sent += c.packets
+            c.held_packets += c.packets
+            c.held_contents += c.contents
             self.drop_out(c)
             return
         while True:
@@ -722,10 +730,20 @@ cdef class Forwarder:
                 return
             c.out_bound += head + size
             if p[0] == (0x80 | WS_BINARY) and (p[head] == FT_S2C_DATAGRAM or p[head] == FT_S2C_BATCH):
+                contents = size - (36 if p[head] == FT_S2C_BATCH else 34)
                 c.packets -= 1
-                self.counters.send_packets_sent += 1
+                c.contents -= contents
+                c.held_packets += 1
+                c.held_contents += contents
             else:
                 c.controls -= 1
+
+    cdef inline void settle(self, Client* c) noexcept nogil:
+        """The socket has taken everything that left the output buffer: now it counts as sent."""
+        self.counters.send_packets_sent += c.held_packets
+        self.counters.bytes_sent += c.held_contents
+        c.held_packets = 0
+        c.held_contents = 0
 
     cdef void mark(self, Client* c) noexcept nogil:
         if not c.dirty:
@@ -792,6 +810,7 @@ cdef class Forwarder:
                     (<RelayConnection>c.obj).fail(0)
                 return
             self.sent(c, n)
+            self.settle(c)
         if c.out_start != c.out_end:
             with gil:
                 (<RelayConnection>c.obj).hand_over()
@@ -870,7 +889,7 @@ cdef class Forwarder:
             p[35] = <uint8_t>segment
         ws_xor(p + head, contents, n, mask)
         to.packets += 1
-        self.counters.bytes_sent += n
+        to.contents += n
         if not c.to_known:
             c.to_known = 1
             sent_to_add(&c.peer.sent_to, h if h else relay_hash(self.seed, key))
@@ -1035,6 +1054,7 @@ cdef class Forwarder:
             if c.ping_deadline:
                 if c.ping_deadline <= now and not c.pause & PAUSE_RATE:
                     self.counters.ping_timeouts += 1
+                    conn.why = "it did not answer a ping"
                     conn.fail(0)  # takes the connection out: the last one is at i now
                     continue
                 self.due[i] = max(c.ping_deadline, now + self.tick_ms)
@@ -1061,6 +1081,15 @@ cdef class Forwarder:
         c.ping_wait = self.next_ping()
 
 
+_WHY = {
+    CLOSE_NORMAL: "it closed the connection",
+    CLOSE_AWAY: "this server closed the connection",
+    CLOSE_PROTOCOL: "it broke the protocol",
+    CLOSE_POLICY: "it may not stay",
+    CLOSE_TOO_BIG: "it sent a message that is too big",
+}
+
+
 # --- connections --------------------------------------------------------------------------
 
 
@@ -1074,7 +1103,7 @@ cdef class RelayConnection:
         Protocol version, 1 or 2.
     owner : object
         Gets ``handshake_message(connection, payload)`` for each binary message before
-        registration, and ``connection_closed(connection)`` once.
+        registration, and ``connection_closed(connection, why)`` once.
 
     Attributes
     ----------
@@ -1094,6 +1123,8 @@ cdef class RelayConnection:
     cdef public object context
     cdef readonly bytes endpoint_id
     cdef bint told                # connection_closed was called
+    cdef str why                  # it ended
+    cdef uint32_t early_messages, early_bytes    # before registration
 
     def __cinit__(self, Forwarder forwarder not None, int version, owner, *_):
         memset(&self.c, 0, sizeof(Client))
@@ -1238,6 +1269,7 @@ cdef class RelayConnection:
 
     def resume_writing(self):
         self.c.blocked = 0
+        self.forwarder.settle(&self.c)
         self.forwarder.stalled.discard(self)
         self.forwarder.flush(&self.c)
         self.forwarder.flush_dirty()
@@ -1314,6 +1346,10 @@ cdef class RelayConnection:
 
     cdef int handshake(self, bytes data) except -1:
         """Before registration: whole messages go to the owner, one at a time."""
+        self.early_bytes += <uint32_t>len(data)
+        if self.early_bytes > EARLY_BYTES and not self.c.pause & PAUSE_ACCESS:
+            self.flood()
+            return 0
         self.reader.feed(data)
         if self.c.pause & PAUSE_ACCESS:
             # Some transports deliver a little more after pause_reading.
@@ -1326,6 +1362,10 @@ cdef class RelayConnection:
                 if message is None:
                     return 0
                 opcode, payload = message
+                self.early_messages += 1
+                if self.early_messages > EARLY_MESSAGES:
+                    self.flood()
+                    return 0
                 if opcode == WS_BINARY:
                     self.owner.handshake_message(self, payload)
                 elif opcode == WS_PING:
@@ -1335,6 +1375,12 @@ cdef class RelayConnection:
         except WsProtocolError as err:
             self.fail(err.code)
         return 0
+
+    cdef void flood(self) noexcept:
+        """End a client that sends more than one that only has to prove its key."""
+        self.forwarder.counters.handshake_floods += 1
+        self.why = "it sent too much before it was let in"
+        self.fail(CLOSE_POLICY)
 
     cdef int set_pause(self, int why) except -1:
         if not self.c.pause and self.transport is not None and not self.transport.is_closing():
@@ -1396,8 +1442,10 @@ cdef class RelayConnection:
                 data = PyBytes_FromStringAndSize(<const char*>c.out + c.out_start, n)
                 self.forwarder.sent(c, n)
                 self.transport.write(data)
+                if not c.blocked:
+                    self.forwarder.settle(c)
         except Exception:
-            logger.exception("relay: writing to a client failed")
+            logger.exception("writing to a client failed")
             self.fail(0)
 
     cdef int check_stall(self, int64_t now) except -1:
@@ -1410,8 +1458,9 @@ cdef class RelayConnection:
             self.c.stall_due = now + self.forwarder.write_timeout_ms
             return 0
         if self.c.state == ST_OPEN:
+            self.why = "it read nothing"
             self.forwarder.counters.write_timeouts += 1
-            self.forwarder.counters.send_packets_dropped += self.c.packets
+            self.forwarder.counters.send_packets_dropped += self.c.packets + self.c.held_packets
         self.fail(0)
         return 0
 
@@ -1424,9 +1473,9 @@ cdef class RelayConnection:
             if self.c.peer != NULL:
                 self.forwarder.unregister(&self.c)
                 del self.forwarder.clients[self.connection_id]
-            self.owner.connection_closed(self)
+            self.owner.connection_closed(self, self.why or "the connection was lost")
         except Exception:
-            logger.exception("relay: end of a connection")
+            logger.exception("end of a connection")
         self.owner = None
 
     cdef void fail(self, int code) noexcept:
@@ -1434,6 +1483,8 @@ cdef class RelayConnection:
         cdef Client* c = &self.c
         if c.state == ST_LOST:
             return
+        if self.why is None:
+            self.why = _WHY.get(code)
         try:
             if c.state == ST_CLOSING:
                 if code == 0 and self.transport is not None:
@@ -1461,7 +1512,7 @@ cdef class RelayConnection:
             # A client that does not read must not keep the socket for ever.
             self.forwarder.loop.call_later(self.forwarder.write_timeout_ms / 1000.0, self._abort_late)
         except Exception:
-            logger.exception("relay: closing a connection")
+            logger.exception("closing a connection")
 
     def _abort_late(self):
         if self.transport is not None:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from ...errors import ConfigError
 from ...keys import EndpointId
@@ -29,7 +30,7 @@ __all__ = [
     "SharedToken",
 ]
 
-logger = logging.getLogger("iroh_fast.relay")
+logger = logging.getLogger("iroh_fast.relay.server")
 
 NOT_AUTHORIZED: Final = "not authorized"
 
@@ -96,6 +97,10 @@ class AccessControl:
     def on_disconnect(self, endpoint_id: EndpointId, connection_id: int) -> None:
         """Called once for each connection that was allowed, after it ended."""
 
+    def still_allowed(self, endpoint_id: EndpointId) -> bool:
+        """Whether a client may stay; asked about each when the rules are exchanged."""
+        return True
+
     async def close(self) -> None:
         """Release what the rules hold; the server calls it when it stops."""
 
@@ -113,6 +118,9 @@ class AllowList(AccessControl):
     def on_connect(self, request: AccessRequest) -> Decision:
         return ALLOW if request.endpoint_id in self._ids else DENY
 
+    def still_allowed(self, endpoint_id: EndpointId) -> bool:
+        return endpoint_id in self._ids
+
 
 class DenyList(AccessControl):
     """Lets every endpoint in but the given ones."""
@@ -122,6 +130,9 @@ class DenyList(AccessControl):
 
     def on_connect(self, request: AccessRequest) -> Decision:
         return DENY if request.endpoint_id in self._ids else ALLOW
+
+    def still_allowed(self, endpoint_id: EndpointId) -> bool:
+        return endpoint_id not in self._ids
 
 
 class SharedToken(AccessControl):
@@ -148,8 +159,8 @@ class SharedToken(AccessControl):
 class HttpAccess(AccessControl):
     """Asks an HTTP service about each connection.
 
-    ``POST`` with an empty body and the header ``X-Iroh-NodeId``; status 200 and the body ``true``
-    let the endpoint in, everything else does not, errors and redirects included.
+    ``POST`` with an empty body and the header ``X-Iroh-Endpoint-Id``; status 200 and the body
+    ``true`` let the endpoint in, everything else does not, errors and redirects included.
 
     Parameters
     ----------
@@ -170,8 +181,9 @@ class HttpAccess(AccessControl):
         timeout: float = 5.0,
         concurrency: int = 64,
     ) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise ConfigError(f"the access service needs an http or https URL, not {url!r}")
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"the access service needs an http or https URL, not {url[:80]!r}")
         self.url = url
         self._token = bearer_token
         self._timeout = timeout
@@ -187,8 +199,9 @@ class HttpAccess(AccessControl):
                 connector=aiohttp.TCPConnector(limit=self._concurrency),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        # INTEROP: the name on iroh's wire, other than its documentation says.
-        headers = {"X-Iroh-NodeId": str(request.endpoint_id)}
+        # INTEROP: until 1.4 iroh's relay sent the second name alone; services may look for it.
+        endpoint_id = str(request.endpoint_id)
+        headers = {"X-Iroh-Endpoint-Id": endpoint_id, "X-Iroh-NodeId": endpoint_id}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
@@ -202,7 +215,7 @@ class HttpAccess(AccessControl):
                     body += part
                 return ALLOW if body == b"true" else DENY
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            logger.warning("relay: the access service failed: %s", type(err).__name__)
+            logger.warning("the access service failed: %s", type(err).__name__)
             return DENY
 
     async def close(self) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from ...errors import ConfigError, KeyParsingError
-from ...keys import EndpointId, PublicKey
+from ...errors import ConfigError
 from ...web.acme_config import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, AcmeConfig
-from .access import AccessControl, AllowList, DenyList, Everyone, HttpAccess, SharedToken
+from ...web.limits import AdmissionLimits
+from .access import AccessControl, Everyone
+from .config_file import LimitsTable, TlsTable, access_of, address, parse_file
 
 __all__ = ["Address", "CertMode", "RelayLimits", "RelayServerConfig", "RelayTlsConfig"]
 
@@ -24,7 +24,6 @@ HTTPS_PORT: Final = 443
 QUIC_PORT: Final = 7842
 METRICS_PORT: Final = 9090
 DEV_PORT: Final = 3340
-_U32: Final = 2**32 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,11 @@ class RelayLimits:
     accept_rate, accept_burst : float and int, optional
         New TCP connections per second; None: unlimited.
     unauthenticated, unauthenticated_per_ip : int
-        Connections at the same time that have not proven a key yet.
+        Connections at the same time that have not proven a key yet; fewer where the descriptors
+        of the process would not last.
+    connections, connections_per_ip : int, optional
+        All connections at the same time. None: what the descriptors of the process allow, and
+        half of that for one address.
     queue_packets, queue_bytes : int
         What waits for one client before newer datagrams are dropped.
     write_timeout : float
@@ -120,12 +123,25 @@ class RelayLimits:
     accept_burst: int | None = None
     unauthenticated: int = 8192
     unauthenticated_per_ip: int = 2048
+    connections: int | None = None
+    connections_per_ip: int | None = None
     queue_packets: int = 512
     queue_bytes: int = 4 * 1024 * 1024
     write_timeout: float = 2.0
     establish_timeout: float = 30.0
     ping_interval: float = 15.0
     ping_jitter: int = 5
+
+    def admission(self) -> AdmissionLimits:
+        """The part that counts connections."""
+        return AdmissionLimits(
+            rate=self.accept_rate,
+            burst=self.accept_burst,
+            unproven=self.unauthenticated,
+            unproven_per_ip=self.unauthenticated_per_ip,
+            total=self.connections,
+            per_ip=self.connections_per_ip,
+        )
 
     def client_bucket(self) -> tuple[int, int]:
         """Size of a client's token bucket and its refill per 100 ms; zeros for no limit.
@@ -173,6 +189,8 @@ class RelayServerConfig:
     drain : float
         Seconds over which a stopping server spreads the ends of its connections, so that not all
         clients come back at once.
+    other_ports : bool
+        Take a free port where the one of a listener is in use.
     """
 
     enable_relay: bool = True
@@ -185,6 +203,7 @@ class RelayServerConfig:
     limits: RelayLimits = RelayLimits()
     key_cache_capacity: int = 1024 * 1024
     drain: float = 0.0
+    other_ports: bool = False
 
     @classmethod
     def dev(cls, *, host: str = "127.0.0.1", port: int = 0, **changes: Any) -> RelayServerConfig:
@@ -201,10 +220,10 @@ class RelayServerConfig:
         Parameters
         ----------
         text : str
-            TOML; unknown keys are ignored.
+            TOML.
         dev : bool
             Plain HTTP on port 3340 unless the file names an address; the certificate is not used
-            for HTTP.
+            for HTTP. Ports that the file does not name give way when they are in use.
         env : mapping, optional
             Environment, for ``IROH_RELAY_ACCESS_TOKEN``, ``IROH_RELAY_HTTP_BEARER_TOKEN``,
             ``IROH_RELAY_ACME_URL`` and ``IROH_RELAY_ACME_CA``.
@@ -212,37 +231,42 @@ class RelayServerConfig:
         Raises
         ------
         ConfigError
-            Not TOML, a value of a wrong type or range, or settings that do not go together.
+            Not TOML, an unknown key, a value of a wrong type or range, or settings that do not go
+            together; the text names the key.
         """
-        try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as err:
-            raise ConfigError(f"not a TOML file: {err}") from err
-        table = _Table(data, "")
-        http = table.address("http_bind_addr", ("::", DEV_PORT if dev else HTTP_PORT))
-        assert http is not None
+        file = parse_file(text)
         env = os.environ if env is None else env
-        tls = _tls(table.table("tls"), env)
-        qad = table.boolean("enable_quic_addr_discovery", False)
+        tls = None if file.tls is None else _tls(file.tls, env)
+        qad = file.enable_quic_addr_discovery
         if qad and tls is None:
             raise ConfigError("enable_quic_addr_discovery needs a [tls] section")
         if qad and dev and tls is not None and tls.cert_mode == "LetsEncrypt":
             raise ConfigError("--dev has no Let's Encrypt certificate for QUIC address discovery")
         if dev and tls is not None:
             tls = replace(tls, http_only=True)
+        http = address(file.http_bind_addr, "http_bind_addr")
         config = cls(
-            enable_relay=table.boolean("enable_relay", True),
-            http_bind_addr=http,
+            enable_relay=file.enable_relay,
+            http_bind_addr=http or ("::", DEV_PORT if dev else HTTP_PORT),
             tls=None if dev and not qad else tls,
             enable_quic_addr_discovery=qad,
-            enable_metrics=table.boolean("enable_metrics", True),
-            metrics_bind_addr=table.address("metrics_bind_addr", None),
-            access=_access(data.get("access", "everyone"), env),
-            limits=_limits(table.table("limits")),
-            key_cache_capacity=table.integer("key_cache_capacity", 1024 * 1024, 0),
+            enable_metrics=file.enable_metrics,
+            metrics_bind_addr=address(file.metrics_bind_addr, "metrics_bind_addr"),
+            access=access_of(file.access, env),
+            limits=_limits(file.limits),
+            key_cache_capacity=file.key_cache_capacity,
+            other_ports=dev and http is None and file.metrics_bind_addr is None,
         )
         config.limits.client_bucket()
         return config
+
+    def check(self) -> None:
+        """Raise ConfigError when nothing can come of these settings."""
+        if not (self.enable_relay or self.enable_quic_addr_discovery or self.enable_metrics):
+            raise ConfigError("nothing to serve: relay, metrics and address discovery are all off")
+        if self.enable_quic_addr_discovery and self.tls is None:
+            raise ConfigError("QUIC address discovery needs TLS settings")
+        self.limits.client_bucket()
 
     def with_changes(self, **changes: Any) -> RelayServerConfig:
         """A copy with some settings changed."""
@@ -252,161 +276,31 @@ class RelayServerConfig:
 # --- reading ------------------------------------------------------------------------------
 
 
-def parse_address(text: str) -> Address:
-    """Parse ``host:port`` or ``[v6]:port``.
-
-    Raises
-    ------
-    ConfigError
-        It is neither.
-    """
-    from ...addr import SocketAddr
-    from ...errors import AddrError
-
-    try:
-        addr = SocketAddr.parse(text)
-    except AddrError as err:
-        raise ConfigError(f"{text!r} is not a socket address such as [::]:80") from err
-    return str(addr.ip), addr.port
-
-
-class _Table:
-    """A table of the file, with checked access."""
-
-    def __init__(self, data: Mapping[str, Any], name: str) -> None:
-        self._data = data
-        self._name = name
-
-    def _label(self, key: str) -> str:
-        return f"{self._name}.{key}" if self._name else key
-
-    def _get(self, key: str, kind: type, words: str) -> Any:
-        value = self._data.get(key)
-        if value is not None and (
-            not isinstance(value, kind) or (kind is not bool and value is True)
-        ):
-            raise ConfigError(f"{self._label(key)} must be {words}, not {value!r}")
-        return value
-
-    def has(self, key: str) -> bool:
-        return key in self._data
-
-    def boolean(self, key: str, default: bool) -> bool:
-        value = self._get(key, bool, "true or false")
-        return default if value is None else bool(value)
-
-    def text(self, key: str) -> str | None:
-        value = self._get(key, str, "a string")
-        return None if value is None else str(value)
-
-    def integer(self, key: str, default: int, low: int, high: int = 2**63) -> int:
-        value = self.optional_integer(key, low, high)
-        return default if value is None else value
-
-    def optional_integer(self, key: str, low: int, high: int) -> int | None:
-        value = self._get(key, int, "a whole number")
-        if value is None:
-            return None
-        if isinstance(value, bool) or not low <= value <= high:
-            raise ConfigError(f"{self._label(key)} must be from {low} to {high}, not {value!r}")
-        return int(value)
-
-    def number(self, key: str) -> float | None:
-        value = self._data.get(key)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise ConfigError(f"{self._label(key)} must be a number above 0, not {value!r}")
-        return float(value)
-
-    def address(self, key: str, default: Address | None) -> Address | None:
-        value = self.text(key)
-        return default if value is None else parse_address(value)
-
-    def strings(self, key: str) -> tuple[str, ...]:
-        value = self._data.get(key, [])
-        values = [value] if isinstance(value, str) else value
-        if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-            raise ConfigError(f"{self._label(key)} must be a string or a list of strings")
-        return tuple(values)
-
-    def table(self, key: str) -> _Table | None:
-        value = self._get(key, dict, "a table")
-        return None if value is None else _Table(value, self._label(key))
-
-
-def _tls(table: _Table | None, env: Mapping[str, str]) -> RelayTlsConfig | None:
-    if table is None:
-        return None
-    mode = table.text("cert_mode")
-    if mode not in ("Manual", "Reloading", "LetsEncrypt"):
-        raise ConfigError(
-            f'tls.cert_mode must be "Manual", "Reloading" or "LetsEncrypt", not {mode!r}'
-        )
-    cert, key = table.text("manual_cert_path"), table.text("manual_key_path")
-    hostname, contact = table.strings("hostname"), table.text("contact")
-    if mode == "LetsEncrypt" and not (hostname and contact):
-        raise ConfigError("Let's Encrypt needs tls.hostname and tls.contact")
-    return RelayTlsConfig(
-        cert_mode=mode,  # type: ignore[arg-type]
-        https_bind_addr=table.address("https_bind_addr", None),
-        quic_bind_addr=table.address("quic_bind_addr", None),
-        cert_dir=Path(table.text("cert_dir") or "."),
-        cert_path=Path(cert) if cert else None,
-        key_path=Path(key) if key else None,
-        hostname=hostname,
-        contact=contact,
-        prod_tls=table.boolean("prod_tls", True),
+def _tls(table: TlsTable, env: Mapping[str, str]) -> RelayTlsConfig:
+    names = [table.hostname] if isinstance(table.hostname, str) else table.hostname
+    tls = RelayTlsConfig(
+        cert_mode=table.cert_mode,
+        https_bind_addr=address(table.https_bind_addr, "tls.https_bind_addr"),
+        quic_bind_addr=address(table.quic_bind_addr, "tls.quic_bind_addr"),
+        cert_dir=Path(table.cert_dir),
+        cert_path=Path(table.manual_cert_path) if table.manual_cert_path else None,
+        key_path=Path(table.manual_key_path) if table.manual_key_path else None,
+        hostname=tuple(names),
+        contact=table.contact,
+        prod_tls=table.prod_tls,
         acme_url=env.get("IROH_RELAY_ACME_URL") or None,
         acme_ca=Path(path) if (path := env.get("IROH_RELAY_ACME_CA")) else None,
+        http_only=table.dangerous_http_only,
     )
+    if table.cert_mode == "LetsEncrypt":
+        tls.acme()
+    return tls
 
 
-def _limits(table: _Table | None) -> RelayLimits:
-    if table is None:
-        return RelayLimits()
-    client = table.table("client")
-    rx = client.table("rx") if client is not None else None
+def _limits(table: LimitsTable) -> RelayLimits:
     return RelayLimits(
-        accept_rate=table.number("accept_conn_limit"),
-        accept_burst=table.optional_integer("accept_conn_burst", 1, _U32),
-        bytes_per_second=rx.optional_integer("bytes_per_second", 1, _U32) if rx else None,
-        max_burst_bytes=rx.optional_integer("max_burst_bytes", 1, _U32) if rx else None,
+        accept_rate=table.accept_conn_limit,
+        accept_burst=table.accept_conn_burst,
+        bytes_per_second=table.client.rx.bytes_per_second,
+        max_burst_bytes=table.client.rx.max_burst_bytes,
     )
-
-
-def _endpoint_ids(values: object, name: str) -> list[EndpointId]:
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise ConfigError(f"access.{name} must be a list of endpoint ids")
-    try:
-        return [PublicKey.parse(value) for value in values]
-    except KeyParsingError as err:
-        raise ConfigError(f"access.{name}: {err}") from err
-
-
-def _access(value: object, env: Mapping[str, str]) -> AccessControl:
-    if value == "everyone":
-        return Everyone()
-    if not isinstance(value, dict) or len(value) != 1:
-        raise ConfigError(
-            'access must be "everyone" or one of allowlist, denylist, shared_token, http'
-        )
-    name, rule = next(iter(value.items()))
-    if name == "allowlist":
-        return AllowList(_endpoint_ids(rule, name))
-    if name == "denylist":
-        return DenyList(_endpoint_ids(rule, name))
-    if name == "shared_token":
-        if token := env.get("IROH_RELAY_ACCESS_TOKEN"):
-            return SharedToken([token])
-        if not isinstance(rule, list) or not all(isinstance(v, str) for v in rule):
-            raise ConfigError("access.shared_token must be a list of strings")
-        return SharedToken(rule)
-    if name == "http" and isinstance(rule, dict):
-        table = _Table(rule, "access.http")
-        url = table.text("url")
-        if url is None:
-            raise ConfigError("access.http needs a url")
-        token = env.get("IROH_RELAY_HTTP_BEARER_TOKEN") or table.text("bearer_token")
-        return HttpAccess(url, token)
-    raise ConfigError(f"access has no rule {name!r}")

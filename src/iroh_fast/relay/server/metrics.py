@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
+    from prometheus_client.core import CollectorRegistry, Metric
 
 __all__ = ["HttpCounters", "UniqueKeys", "exposition"]
 
@@ -54,12 +54,18 @@ _OWN_COUNTERS: Final = {
     "connections_refused": "TCP connections refused by a limit",
     "access_denied": "Clients refused by access control",
     "establish_timeouts": "TCP connections that proved no key in time",
+    "http_requests": "HTTP requests answered, upgrades included",
+    "http_handler_errors": "HTTP requests whose handler failed: answered with status 500",
+    "http_unread_timeouts": "HTTP connections ended because their answer was not read",
+    "handshake_floods": "Clients dropped because they sent too much before they were let in",
 }
 _OWN_GAUGES: Final = {
     "connections": "Clients connected",
     "keys": "Different keys connected",
     "unauthenticated": "TCP connections that have not proven a key yet",
+    "tcp_connections": "TCP connections open, clients included",
     "out_buffer_bytes": "Memory of output buffers in use",
+    "pooled_bytes": "Memory of output buffers kept for reuse",
 }
 
 
@@ -71,11 +77,6 @@ class HttpCounters:
     http_connections_closed: int = 0
     http_connections_errored: int = 0
     connections_refused: int = 0
-    establish_timeouts: int = 0
-    access_denied: int = 0
-
-    def snapshot(self) -> dict[str, int]:
-        return asdict(self)
 
 
 class UniqueKeys:
@@ -105,8 +106,21 @@ def exposition(snapshot: Callable[[], dict[str, int]]) -> Callable[[], bytes]:
     snapshot : callable
         Gives values by name.
     """
+    registry = None
+
+    def text() -> bytes:
+        nonlocal registry
+        if registry is None:  # the library loads when somebody asks for the first time
+            registry = _registry(snapshot)
+        from prometheus_client.openmetrics.exposition import generate_latest
+
+        return generate_latest(registry)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+
+    return text
+
+
+def _registry(snapshot: Callable[[], dict[str, int]]) -> CollectorRegistry:
     from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
-    from prometheus_client.openmetrics.exposition import generate_latest
 
     class Collector:
         def collect(self) -> Iterator[Metric]:
@@ -122,4 +136,4 @@ def exposition(snapshot: Callable[[], dict[str, int]]) -> Callable[[], bytes]:
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Collector())
-    return lambda: generate_latest(registry)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
+    return registry

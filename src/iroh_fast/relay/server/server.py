@@ -5,70 +5,50 @@
         print(server.url)
         await server.wait_stopped()
 
-Clients are served by compiled code (`iroh_fast.relay.server._forward`); here is what happens once per
-connection: listeners, TLS, routes, authentication, access control, limits, start and stop.
+Clients are served by compiled code (`iroh_fast.relay.server._forward`); here are start and stop,
+and what embedders call.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import socket
-import ssl
-import sys
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
-from ... import __version__
-from ...errors import BindError, ConfigError
+from ...errors import ConfigError
 from ...keys import EndpointId, PublicKey
-from ...web import tls_files as _tls
-from ...web.http import HEAD_TIMEOUT_S, HttpProtocol, Request, Response, query_pairs
-from ..wire import (
-    AUTH_HEADER,
-    PROTOCOLS,
-    Exporter,
-    RelayHandshakeError,
-    ServerHandshake,
-    accept_value,
-    choose_protocol,
+from ...web.http import HttpProtocol, Request, Response, Turns
+from ...web.limits import Admission
+from ...web.listen import (
+    HTTP_LIFE_S,
+    Listener,
+    ListenerSettings,
+    is_loopback,
+    open_socket,
 )
-from ._forward import Forwarder, RelayConnection, RelayProtocol
-from .access import AccessRequest, Decision
-from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig, RelayTlsConfig
-from .metrics import HttpCounters, UniqueKeys, exposition
-from .routes import SECURITY_HEADERS, auth_token, challenge_response
+from ..wire import Exporter
+from ._forward import Forwarder
+from .certificates import Certificates
+from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig
+from .gate import Gate
+from .metrics import HttpCounters, exposition
+from .routes import SECURITY_HEADERS, Route, Routes, Upgrade, read_upgrade
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self
 
-    from ...web.acme import AcmeCertificate
-
 __all__ = ["QadFactory", "QadService", "RelayServer", "Route"]
 
-logger = logging.getLogger("iroh_fast.relay")
+logger = logging.getLogger("iroh_fast.relay.server")
 
-TLS_TIMEOUT_S: Final = 10.0
-HTTP_LIFE_S: Final = 30.0
 CLOSE_WAIT_S: Final = 3.0
-RELOAD_CHECK_S: Final = 10.0
-RELOAD_ALWAYS_S: Final = 24 * 3600.0
-BACKLOG: Final = 1024
 
 _GOING_AWAY: Final = 1001  # RFC 6455 §7.4.1
-
-_PAGE: Final = b"""<!DOCTYPE html>
-<html><head><meta charset="utf-8"><title>iroh relay</title></head>
-<body><h1>iroh relay</h1>
-<p>This is a relay server for <a href="https://iroh.computer/">iroh.computer</a> endpoints,
-run by iroh_fast.</p></body></html>
-"""
-
-Route = Callable[[Request], Response]
-"""Answers a plain GET request of the main listener."""
+_NOT_ALLOWED: Final = 1008
 
 
 class QadService(Protocol):
@@ -96,21 +76,6 @@ async def _builtin_qad(address: Address, certificate: bytes, key: bytes) -> QadS
     server = QadServer(address, certificate, key)
     await server.start()
     return server
-
-
-class _Pending:
-    """What is known of a connection that has not been let in yet."""
-
-    __slots__ = ("decision", "handshake", "ip", "request", "timer")
-
-    def __init__(
-        self, request: Request, handshake: ServerHandshake, ip: str, timer: asyncio.TimerHandle
-    ) -> None:
-        self.request = request
-        self.handshake = handshake
-        self.ip = ip
-        self.timer = timer
-        self.decision: asyncio.Task[None] | None = None
 
 
 class RelayServer:
@@ -156,26 +121,16 @@ class RelayServer:
         self.config = RelayServerConfig.dev() if config is None else config
         self.addresses: dict[str, Address] = {}
         self.certificate: bytes | None = None
-        self._routes = dict(routes or {})
+        self._more_routes = dict(routes or {})
         self._exporter = exporter
         self._qad_factory = _builtin_qad if qad is None else qad
         self._qad: QadService | None = None
         self._limits = self.config.limits
         self._counters = HttpCounters()
-        self._unique = UniqueKeys()
         self._tasks: list[asyncio.Task[None]] = []
-        self._establishing: set[asyncio.Task[None]] = set()
+        self._listeners: list[Listener] = []
         self._http: set[HttpProtocol] = set()
-        self._pending: set[RelayConnection] = set()
-        self._per_ip: dict[str, int] = {}
-        self._unauthenticated = 0
-        self._sockets: list[socket.socket] = []
-        self._files: _tls.CertificateFiles | None = None
-        self._acme: AcmeCertificate | None = None
-        self._own_key = b""
-        self._plain = True
-        self._accept_fill = 0.0
-        self._accept_at = 0.0
+        self._certificates: Certificates | None = None
         self._stopping = False
         self._stopped: asyncio.Event | None = None
         self._failure: BaseException | None = None
@@ -198,12 +153,13 @@ class RelayServer:
         """Bind everything and begin to serve; nothing stays open when it fails."""
         if self._stopped is not None:
             raise RuntimeError("a relay server starts once")
-        self._stopped = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         config, limits = self.config, self._limits
         burst, refill = limits.client_bucket()
-        if not (config.enable_relay or config.enable_quic_addr_discovery or config.enable_metrics):
-            raise ConfigError("nothing to serve: relay, metrics and address discovery are all off")
+        config.check()
+        self._stopped = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._turns = Turns(self._loop)
+        self._admission = Admission(limits.admission(), self._loop.time)
         self.forwarder = Forwarder(
             self._loop,
             key_cache=config.key_cache_capacity,
@@ -214,6 +170,13 @@ class RelayServer:
             ping_jitter=limits.ping_jitter,
         )
         self.forwarder.set_client_rate(burst, refill)
+        self._gate = Gate(
+            self.forwarder,
+            config.access,
+            self._admission,
+            establish_timeout=limits.establish_timeout,
+            exporter=self._exporter,
+        )
         try:
             await self._start_services()
         except BaseException:
@@ -225,77 +188,77 @@ class RelayServer:
         config, tls = self.config, self.config.tls
         host = config.http_bind_addr[0]
         if config.enable_metrics:
-            metrics = config.metrics_bind_addr or (host, METRICS_PORT)
-            text = exposition(self.metrics)
-            headers = (("content-type", "text/plain; charset=utf-8"),)
-            self._listen("metrics", metrics, lambda _r, _p: Response(200, text(), headers))
-            if not self._is_loopback(metrics[0]):
-                logger.warning("relay: metrics are open to everyone who reaches %s", metrics)
-        context = self._tls_context()
-        if tls is not None and tls.http_only:
-            context = None
-        self._plain = context is None
-        if config.enable_relay:
-            if context is None:
-                self._listen("http", config.http_bind_addr, self._handle_main)
-            else:
-                assert tls is not None
-                self._listen("http", config.http_bind_addr, self._handle_captive_portal)
-                https = tls.https_bind_addr or (host, HTTPS_PORT)
-                self._listen("https", https, self._handle_main, context)
-        elif self._acme is not None:
-            self._listen("http", config.http_bind_addr, self._handle_captive_portal)
+            self._listen_metrics(config.metrics_bind_addr or (host, METRICS_PORT))
+        if tls is not None:
+            self._certificates = Certificates(tls, self._certificate_changed)
+            self.certificate = self._certificates.self_signed
+            if self._certificates.work is not None:
+                self._run(self._certificates.work)
+        context = None
+        if self._certificates is not None and tls is not None and not tls.http_only:
+            context = self._certificates.context
+        acme = None if self._certificates is None else self._certificates.acme_answer
+        self._routes = Routes(self._more_routes, plain=context is None, acme_answer=acme)
+        life = min(HTTP_LIFE_S, self._limits.establish_timeout)
+        main = ListenerSettings(
+            handler=self._handle_main,
+            context=context,
+            life=life,
+            extra=SECURITY_HEADERS,
+            main=True,
+        )
+        portal = ListenerSettings(
+            handler=lambda request, _: self._routes.captive_portal(request),
+            life=life,
+            may_stay=False,
+        )
+        if config.enable_relay and context is None:
+            self._listen("http", config.http_bind_addr, main)
+        elif config.enable_relay or acme is not None:
+            self._listen("http", config.http_bind_addr, portal)
+        if config.enable_relay and context is not None:
+            assert tls is not None
+            self._listen("https", tls.https_bind_addr or (host, HTTPS_PORT), main)
         if config.enable_quic_addr_discovery:
-            await self._start_qad()
+            await self._start_qad(host)
 
-    async def _start_qad(self) -> None:
+    def _listen_metrics(self, address: Address) -> None:
+        text = exposition(self.metrics)
+        headers = (("content-type", "text/plain; charset=utf-8"),)
+        settings = ListenerSettings(handler=lambda _r, _p: Response(200, text(), headers))
+        self._listen("metrics", address, settings)
+        if not is_loopback(address[0]):
+            logger.warning("metrics are open to everyone who reaches %s", self.addresses["metrics"])
+
+    def _listen(self, name: str, address: Address, settings: ListenerSettings) -> None:
+        # Without settings a second server on this machine should just run.
+        elsewhere = self.config.other_ports and address[1] != 0
+        sock = open_socket(name, address, elsewhere=elsewhere)
+        listener = Listener(
+            sock,
+            settings,
+            turns=self._turns,
+            admission=self._admission,
+            on_refused=self._refused,
+            on_begin=self._http_began,
+            on_end=self._http_ended,
+        )
+        self._listeners.append(listener)
+        self.addresses[name] = listener.address
+        logger.info("%s on %s port %d", name, *listener.address)
+        self._run(listener.run)
+
+    async def _start_qad(self, host: str) -> None:
         tls = self.config.tls
-        if tls is None:
+        if tls is None or self._certificates is None:
             raise ConfigError("QUIC address discovery needs TLS settings")
-        host = (tls.https_bind_addr or self.config.http_bind_addr)[0]
+        if tls.https_bind_addr is not None:
+            host = tls.https_bind_addr[0]
         self._qad = await self._qad_factory(
-            tls.quic_bind_addr or (host, QUIC_PORT), *self._certificate_pem()
+            tls.quic_bind_addr or (host, QUIC_PORT), *self._certificates.pem()
         )
         self.addresses["quic"] = self._qad.address
-
-    def _certificate_pem(self) -> tuple[bytes, bytes]:
-        if self._files is not None:
-            if self._acme is not None and not self._acme.ready:
-                # QUIC listens from the start; clients do not trust this and come back.
-                return _tls.self_signed(self.config.tls.hostname if self.config.tls else ())
-            return self._files.cert.read_bytes(), self._files.key.read_bytes()
-        assert self.certificate is not None
-        return self.certificate, self._own_key
-
-    def _tls_context(self) -> ssl.SSLContext | None:
-        tls = self.config.tls
-        if tls is None:
-            return None
-        if tls.cert_mode == "LetsEncrypt":
-            return self._acme_context(tls)
-        if tls.cert_mode == "SelfSigned":
-            names = tls.hostname or ("localhost", "127.0.0.1", "::1")
-            context, self.certificate, self._own_key = _tls.self_signed_context(names)
-            return context
-        context = _tls.server_context()
-        self._files = _tls.CertificateFiles(context, tls.certificate, tls.private_key)
-        self._files.load()
-        if tls.cert_mode == "Reloading":
-            files = self._files
-            self._run(lambda: self._watch_certificate(files))
-        return context
-
-    def _acme_context(self, tls: RelayTlsConfig) -> ssl.SSLContext:
-        from ...web.acme import AcmeCertificate
-
-        if tls.http_only:
-            raise ConfigError("Let's Encrypt cannot be used while TLS is off")
-        context = _tls.server_context()
-        self._acme = AcmeCertificate(context, tls.acme(), on_change=self._certificate_changed)
-        self._files = self._acme.files
-        self._acme.load_cached()
-        self._run(self._acme.run)
-        return context
+        logger.info("QUIC address discovery on %s port %d", *self._qad.address)
 
     async def stop(self) -> None:
         """Stop accepting, end every connection and wait for that. May be called again.
@@ -308,33 +271,28 @@ class RelayServer:
             return
         self._stopping = True
         current = asyncio.current_task()
-        for task in self._tasks:
-            if task is not current:
-                task.cancel()
-        for sock in self._sockets:
-            sock.close()
+        tasks = [task for task in self._tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        for listener in self._listeners:
+            listener.close()
         try:
             await self._end_connections()
         finally:
-            for establishing in list(self._establishing):
-                establishing.cancel()
-            await asyncio.gather(*self._establishing, return_exceptions=True)
-            await asyncio.gather(
-                *(t for t in self._tasks if t is not current), return_exceptions=True
-            )
-            if hasattr(self, "forwarder"):
-                self.forwarder.stop()
+            for listener in self._listeners:
+                await listener.wait_closed()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self.forwarder.stop()
             if self._qad is not None:
                 await self._qad.close()
-            await self.config.access.close()
+            await self._gate.close()
             self._stopped.set()
+            logger.info("stopped")
 
     async def _end_connections(self) -> None:
-        if not hasattr(self, "forwarder"):
-            return
         for protocol in list(self._http):
             protocol.abort()
-        pending = list(self._pending)
+        pending = list(self._gate.pending)
         for connection in pending:
             connection.close(_GOING_AWAY)
         connections = self.forwarder.connections
@@ -372,7 +330,7 @@ class RelayServer:
             except asyncio.CancelledError:
                 raise
             except BaseException as err:
-                logger.exception("relay: a service failed, stopping")
+                logger.exception("a service failed, stopping")
                 self._failure = err
                 await self.stop()
 
@@ -395,12 +353,18 @@ class RelayServer:
 
     def metrics(self) -> dict[str, int]:
         """All counters and gauges by name."""
+        turns = self._turns.counters
         return {
             **self.forwarder.counters_snapshot(),
-            **self._counters.snapshot(),
+            **asdict(self._counters),
+            **asdict(self._gate.counters),
             **(self._qad.counters() if self._qad is not None else {}),
-            "unique_client_keys": self._unique.count,
-            "unauthenticated": self._unauthenticated,
+            "http_requests": turns.requests,
+            "http_handler_errors": turns.handler_errors,
+            "http_unread_timeouts": turns.unread_timeouts,
+            "unique_client_keys": self._gate.unique.count,
+            "unauthenticated": self._admission.unproven,
+            "tcp_connections": self._admission.total,
         }
 
     def disconnect(self, endpoint_id: EndpointId, connection_id: int | None = None) -> bool:
@@ -424,198 +388,68 @@ class RelayServer:
 
         Impossible values are ignored with a warning; tells whether the change was made.
         """
-        from dataclasses import replace
-
         limits = replace(
             self._limits, bytes_per_second=bytes_per_second, max_burst_bytes=max_burst_bytes
         )
         try:
             burst, refill = limits.client_bucket()
         except ConfigError as err:
-            logger.warning("relay: rate limit not changed: %s", err)
+            logger.warning("rate limit not changed: %s", err)
             return False
         self._limits = limits
         self.forwarder.set_client_rate(burst, refill)
         return True
 
+    def reload(self, config: RelayServerConfig) -> None:
+        """Use other rules of access and another rate limit, and read certificates again.
+
+        Clients that the new rules do not let in are disconnected, as far as that can be told
+        from their endpoint ids. All other settings need a restart.
+
+        Raises
+        ------
+        ConfigError
+            The rate limit is impossible; nothing was changed.
+        """
+        config.limits.client_bucket()
+        self.set_client_rate(config.limits.bytes_per_second, config.limits.max_burst_bytes)
+        old, self._gate.access = self._gate.access, config.access
+        self.config = self.config.with_changes(access=config.access, limits=self._limits)
+        ended = 0
+        for connection in self.forwarder.connections:
+            key = connection.endpoint_id
+            if key is not None and not config.access.still_allowed(PublicKey(key)):
+                ended += 1
+                self._loop.call_soon(connection.close, _NOT_ALLOWED)
+        if old is not config.access:
+            self._tasks.append(asyncio.ensure_future(old.close()))
+        logger.info("settings read again; %d clients may stay no longer", ended)
+        if self._certificates is not None:
+            self._certificates.reload()
+
     def reload_certificates(self) -> bool:
         """Read certificate and key again, for new connections; tells whether that worked."""
-        return self._files is not None and self._reload(self._files)
-
-    def _reload(self, files: _tls.CertificateFiles) -> bool:
-        return files.reload() and self._certificate_changed()
+        return self._certificates is not None and self._certificates.reload()
 
     def _certificate_changed(self) -> bool:
         """Let address discovery use what the other listeners use already."""
-        if self._qad is not None:
+        if self._qad is not None and self._certificates is not None:
             try:
-                self._qad.replace_certificate(*self._certificate_pem())
+                self._qad.replace_certificate(*self._certificates.pem())
             except (ConfigError, OSError) as err:
-                logger.warning("relay: certificate of QUIC not reloaded: %s", err)
+                logger.warning("certificate of QUIC not reloaded: %s", err)
                 return False
         return True
 
-    async def _watch_certificate(self, files: _tls.CertificateFiles) -> None:
-        last = self._loop.time()
-        while True:
-            await asyncio.sleep(RELOAD_CHECK_S)
-            if files.changed() or self._loop.time() - last >= RELOAD_ALWAYS_S:
-                last = self._loop.time()
-                self._reload(files)
+    # --- connections
 
-    # --- listeners
+    def _refused(self) -> None:
+        self._counters.connections_refused += 1
 
-    @staticmethod
-    def _is_loopback(host: str) -> bool:
-        return host == "::1" or host == "localhost" or host.startswith("127.")
-
-    def _listen(
-        self,
-        name: str,
-        address: Address,
-        handler: Callable[[Request, HttpProtocol], Response | None],
-        context: ssl.SSLContext | None = None,
-    ) -> None:
-        host, port = address
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        except OSError as err:
-            if host != "::" or err.errno != errno.EAFNOSUPPORT:
-                raise BindError(f"cannot open a socket for {name}: {err}", errno=err.errno) from err
-            # no IPv6 on this machine
-            host, family = "0.0.0.0", socket.AF_INET
-            sock = socket.socket(family, socket.SOCK_STREAM)
-        self._sockets.append(sock)
-        try:
-            sock.setblocking(False)
-            if sys.platform != "win32":  # there it would let two servers share a port
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # "::" means every address of this machine, IPv4 included.
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
-            sock.bind((host, port))
-            sock.listen(BACKLOG)
-        except OSError as err:
-            raise BindError(
-                f"cannot bind {name} to {host} port {port}: {err.strerror}",
-                errno=err.errno,
-                address=f"{host}:{port}",
-            ) from err
-        bound = sock.getsockname()
-        self.addresses[name] = (bound[0], bound[1])
-        main = handler == self._handle_main
-        self._run(lambda: self._accept(sock, handler, context, main=main))
-
-    async def _accept(
-        self,
-        listener: socket.socket,
-        handler: Callable[[Request, HttpProtocol], Response | None],
-        context: ssl.SSLContext | None,
-        *,
-        main: bool,
-    ) -> None:
-        while True:
-            try:
-                sock, peer = await self._loop.sock_accept(listener)
-            except OSError as err:
-                if err.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    logger.warning("relay: cannot accept: %s", err.strerror)
-                    await asyncio.sleep(0.1)
-                    continue
-                if err.errno in (errno.ECONNABORTED, errno.EPROTO, errno.EPERM):
-                    continue
-                raise
-            ip = peer[0]
-            if not self._may_enter(ip):
-                self._counters.connections_refused += 1
-                sock.close()
-                continue
-            self._enter(ip)
-            task = asyncio.ensure_future(self._establish(sock, ip, handler, context, main))
-            self._establishing.add(task)
-            task.add_done_callback(self._establishing.discard)
-
-    def _may_enter(self, ip: str) -> bool:
-        limits = self._limits
-        if (
-            self._unauthenticated >= limits.unauthenticated
-            or self._per_ip.get(ip, 0) >= limits.unauthenticated_per_ip
-        ):
-            return False
-        if limits.accept_rate is None:
-            return True
-        burst = limits.accept_burst or max(1.0, limits.accept_rate)
-        now = self._loop.time()
-        self._accept_fill = (
-            min(burst, self._accept_fill + (now - self._accept_at) * limits.accept_rate)
-            if self._accept_at
-            else burst
-        )
-        self._accept_at = now
-        if self._accept_fill < 1:
-            return False
-        self._accept_fill -= 1
-        return True
-
-    def _enter(self, ip: str) -> None:
-        self._unauthenticated += 1
-        self._per_ip[ip] = self._per_ip.get(ip, 0) + 1
-
-    def _leave(self, ip: str) -> None:
-        self._unauthenticated -= 1
-        left = self._per_ip[ip] - 1
-        if left:
-            self._per_ip[ip] = left
-        else:
-            del self._per_ip[ip]
-
-    async def _establish(
-        self,
-        sock: socket.socket,
-        ip: str,
-        handler: Callable[[Request, HttpProtocol], Response | None],
-        context: ssl.SSLContext | None,
-        main: bool,
-    ) -> None:
-        """Put a protocol on an accepted socket; with TLS after its handshake."""
-        loop = self._loop
-        life = min(HTTP_LIFE_S, self._limits.establish_timeout)
-        protocol = HttpProtocol(
-            loop,
-            handler,
-            deadline=loop.time() + life,
-            head_timeout=min(life, HEAD_TIMEOUT_S + (TLS_TIMEOUT_S if context else 0)),
-            on_end=self._http_ended,
-            peer=ip,
-            extra=SECURITY_HEADERS if main else (),
-            main=main,
-        )
+    def _http_began(self, protocol: HttpProtocol) -> None:
         self._http.add(protocol)
-        if main:
+        if protocol.main:
             self._counters.http_connections += 1
-        try:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if context is None:
-                protocol.plain_socket = sock
-                await loop.connect_accepted_socket(lambda: protocol, sock)
-            else:
-                await loop.connect_accepted_socket(
-                    lambda: protocol,
-                    sock,
-                    ssl=context,
-                    ssl_handshake_timeout=min(TLS_TIMEOUT_S, life),
-                    ssl_shutdown_timeout=2.0,
-                )
-        except (OSError, ssl.SSLError, TimeoutError) as err:
-            logger.debug("relay: connection from %s not established: %s", ip, err)
-            protocol.abort()
-            sock.close()
-        except BaseException:
-            protocol.abort()
-            sock.close()
-            raise
 
     def _http_ended(self, protocol: HttpProtocol, well: bool) -> None:
         self._http.discard(protocol)
@@ -625,231 +459,16 @@ class RelayServer:
             else:
                 self._counters.http_connections_errored += 1
         if not protocol.upgraded:
-            self._leave(protocol.peer)
-
-    # --- routes
-
-    def _handle_captive_portal(self, request: Request, protocol: HttpProtocol) -> Response:
-        if request.method == "GET" and request.path == "/generate_204":
-            return self._generate_204(request, ())
-        if request.method == "GET" and self._acme is not None:
-            if (content := self._acme.answer(request.path)) is not None:
-                return Response(200, content, (("content-type", "application/octet-stream"),))
-        return Response(404, b"Not Found")
-
-    @staticmethod
-    def _generate_204(request: Request, extra: tuple[tuple[str, str], ...]) -> Response:
-        answer = challenge_response(request.get("x-iroh-challenge"))
-        headers = () if answer is None else (("x-iroh-response", answer),)
-        return Response(204, b"", (*headers, *extra))
+            self._admission.leave(protocol.peer)
 
     def _handle_main(self, request: Request, protocol: HttpProtocol) -> Response | None:
-        path = request.path if request.method == "GET" else ""
-        extra = SECURITY_HEADERS
-        if path == "/relay":
-            return self._upgrade(request, protocol)
-        if path == "/ping":
-            return Response(200, b"", (("access-control-allow-origin", "*"), *extra))
-        if path == "/healthz":
-            body = f'{{"status":"ok","version":"{__version__}","git_hash":"unknown"}}'
-            return Response(200, body.encode(), (("content-type", "application/json"), *extra))
-        if path in ("/", "/index.html"):
-            return Response(200, _PAGE, (("content-type", "text/html; charset=utf-8"), *extra))
-        if path == "/robots.txt":
-            return Response(200, b"User-agent: *\nDisallow: /\n", extra)
-        if path == "/generate_204" and self._plain:
-            return self._generate_204(request, extra)
-        if path in self._routes:
-            response = self._routes[path](request)
-            return Response(response.status, response.body, (*response.headers, *extra))
-        return Response(404, b"Not Found", extra)
-
-    def _upgrade(self, request: Request, protocol: HttpProtocol) -> Response | None:
-        """Check the head of a WebSocket request (RFC 6455 §4.2.1) and make it a relay connection."""
-
-        def refuse(text: str, *headers: tuple[str, str]) -> Response:
-            return Response(400, text.encode(), (*headers, *SECURITY_HEADERS))
-
-        upgrade = request.get("upgrade")
-        if upgrade is None:
-            return refuse("missing header: upgrade")
-        if upgrade.lower() != b"websocket":
-            return refuse("invalid header value for upgrade: value must be websocket")
-        key = request.get("sec-websocket-key")
-        if key is None:
-            return refuse("missing header: sec-websocket-key")
-        version = request.get("sec-websocket-version")
-        if version is None:
-            return refuse("missing header: sec-websocket-version", ("sec-websocket-version", "13"))
-        if version != b"13":
-            return refuse(
-                "invalid header value for sec-websocket-version: unsupported websocket version, "
-                "only supporting 13",
-                ("sec-websocket-version", "13"),
-            )
-        offered = request.get("sec-websocket-protocol")
-        if offered is None:
-            return refuse("missing header: sec-websocket-protocol")
-        if not all(0x20 <= byte < 0x7F or byte == 0x09 for byte in offered):
-            return refuse("invalid header value for sec-websocket-protocol: not ASCII")
-        chosen = choose_protocol(offered.decode("ascii"))
-        if chosen is None:
-            known = ", ".join(PROTOCOLS)
-            return refuse(
-                "invalid header value for sec-websocket-protocol: unsupported relay version: "
-                f"we support {known} but you only provide {offered.decode('ascii')}"
-            )
+        if request.method != "GET" or request.path != "/relay":
+            return self._routes.main(request)
+        upgrade = read_upgrade(request)
+        if not isinstance(upgrade, Upgrade):
+            return upgrade
         if protocol.has_early_data:
             protocol.abort()
-            return None
-        self._begin(request, protocol, key, *chosen)
-        return None
-
-    # --- authentication
-
-    def _begin(
-        self, request: Request, protocol: HttpProtocol, key: bytes, name: str, version: int
-    ) -> None:
-        header = request.get(AUTH_HEADER)
-        exporter = None
-        if header is not None and self._exporter is not None:
-            exporter = self._exporter(protocol.transport)
-        handshake = ServerHandshake(
-            header=None if header is None else header.decode("latin-1"), exporter=exporter
-        )
-        connection = RelayProtocol(self.forwarder, version, self)
-        timer = self._loop.call_at(
-            protocol.accepted_at + self._limits.establish_timeout, self._too_slow, connection
-        )
-        connection.context = pending = _Pending(request, handshake, protocol.peer, timer)
-        self._pending.add(connection)
-        headers = (
-            ("upgrade", "websocket"),
-            ("connection", "upgrade"),
-            ("sec-websocket-accept", accept_value(key)),
-            ("sec-websocket-protocol", name),
-            *SECURITY_HEADERS,
-        )
-        transport = protocol.transport
-        protocol.upgrade(Response(101, b"", headers), connection)
-        connection.attach(transport, protocol.plain_socket)
-        try:
-            challenge = handshake.start()
-        except RelayHandshakeError as err:
-            logger.debug("relay: %s: %s", pending.ip, err)
-            connection.drop()
-            return
-        if challenge is not None:
-            connection.send_handshake(challenge)
         else:
-            self._authorize(connection, pending)
-
-    def _too_slow(self, connection: RelayConnection) -> None:
-        self._counters.establish_timeouts += 1
-        connection.abort()
-
-    def handshake_message(self, connection: RelayConnection, payload: bytes) -> None:
-        """Called by a connection for each message before it is let in."""
-        pending: _Pending = connection.context
-        try:
-            reply = pending.handshake.feed(payload)
-        except RelayHandshakeError as err:
-            logger.debug("relay: %s: %s", pending.ip, err)
-            connection.drop()
-            return
-        if reply is not None:
-            connection.send_handshake(reply)
-            connection.drop()
-            return
-        self._authorize(connection, pending)
-
-    def _authorize(self, connection: RelayConnection, pending: _Pending) -> None:
-        endpoint_id = pending.handshake.endpoint_id
-        assert endpoint_id is not None
-        request = pending.request
-        asked = AccessRequest(
-            endpoint_id=endpoint_id,
-            connection_id=self.forwarder.take_id(),
-            protocol_version=connection.version,
-            uri=request.target,
-            query=tuple(query_pairs(request)),
-            headers=tuple(request.headers),
-            auth_token=auth_token(request),
-        )
-        try:
-            answer = self.config.access.on_connect(asked)
-        except Exception:
-            logger.exception("relay: access control failed")
-            answer = Decision(False)
-        if isinstance(answer, Decision):
-            self._decided(connection, pending, asked, answer)
-            return
-        connection.pause()
-        pending.decision = asyncio.ensure_future(self._wait(connection, pending, asked, answer))
-        self._establishing.add(pending.decision)
-        pending.decision.add_done_callback(self._establishing.discard)
-
-    async def _wait(
-        self,
-        connection: RelayConnection,
-        pending: _Pending,
-        asked: AccessRequest,
-        answer: Awaitable[Decision],
-    ) -> None:
-        try:
-            decision = await answer
-        except asyncio.CancelledError:
-            connection.abort()
-            raise
-        except Exception:
-            logger.exception("relay: access control failed")
-            decision = Decision(False)
-        self._decided(connection, pending, asked, decision)
-
-    def _decided(
-        self,
-        connection: RelayConnection,
-        pending: _Pending,
-        asked: AccessRequest,
-        decision: Decision,
-    ) -> None:
-        if not decision.allowed:
-            self._counters.access_denied += 1
-            if connection.is_waiting:
-                logger.debug("relay: %s denied: %s", asked.endpoint_id.fmt_short(), decision.reason)
-                connection.send_handshake(ServerHandshake.deny(decision.reason))
-                connection.drop()
-            return
-        if not connection.is_waiting:
-            # It went away while access control was thinking, which now believes it is here.
-            self._tell_disconnect(asked.endpoint_id, asked.connection_id)
-            return
-        pending.timer.cancel()
-        self._pending.discard(connection)
-        self._leave(pending.ip)
-        self._unique.add(bytes(asked.endpoint_id))
-        connection.send_handshake(ServerHandshake.confirm())
-        logger.debug("relay: %s connected", asked.endpoint_id.fmt_short())
-        connection.admit(bytes(asked.endpoint_id), asked.connection_id)
-
-    def connection_closed(self, connection: RelayConnection) -> None:
-        """Called by a connection once, when it ends."""
-        if connection.connection_id is not None:
-            assert connection.endpoint_id is not None
-            endpoint_id = PublicKey(connection.endpoint_id)
-            logger.debug("relay: %s disconnected", endpoint_id.fmt_short())
-            self._tell_disconnect(endpoint_id, connection.connection_id)
-            return
-        pending: _Pending = connection.context
-        pending.timer.cancel()
-        self._pending.discard(connection)
-        self._leave(pending.ip)
-        if pending.decision is not None and not pending.decision.done():
-            # The decision is still wanted: who was let in has to be let out.
-            logger.debug("relay: %s left while access was being decided", pending.ip)
-
-    def _tell_disconnect(self, endpoint_id: EndpointId, connection_id: int) -> None:
-        try:
-            self.config.access.on_disconnect(endpoint_id, connection_id)
-        except Exception:
-            logger.exception("relay: on_disconnect of access control failed")
+            self._gate.begin(request, protocol, upgrade)
+        return None
