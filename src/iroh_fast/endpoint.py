@@ -41,7 +41,7 @@ from .handshake import Connecting, Context
 from .hooks import run_before_connect
 from .incoming import Incoming
 from .keys import EndpointId, SecretKey
-from .net.driver import Driver
+from .net.socket import Driver
 from .quic._connection import WAIT_DRAINED
 from .quic.tls import Identity
 from .stats import EndpointMetrics, RemoteInfo, TransportAddrInfo

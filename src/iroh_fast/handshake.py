@@ -32,7 +32,7 @@ from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE
 from .stats import EndpointMetrics
 
 if TYPE_CHECKING:
-    from .net.driver import Driver
+    from .net.socket import Driver
     from .quic._connection import QuicConnection
     from .quic.config import QuicTransportConfig
     from .relay.client.transport import RelayTransport

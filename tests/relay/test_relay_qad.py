@@ -38,7 +38,7 @@ from iroh_fast.errors import (
     HandshakeFailed,
     WrongIdentity,
 )
-from iroh_fast.net.driver import Driver
+from iroh_fast.net.socket import Driver
 from iroh_fast.quic._connection import WAIT_CLOSED
 from iroh_fast.quic._endpoint import QuicEndpoint
 from iroh_fast.quic.parameters import TransportParameters

@@ -154,7 +154,7 @@ def test_layout_rule_sees_upward_imports_of_every_kind(monkeypatch: pytest.Monke
     path = PACKAGE / "quic" / "example.py"
     python = """
 from __future__ import annotations
-import iroh_fast.net.driver
+import iroh_fast.net.socket
 from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..endpoint import Endpoint
@@ -165,10 +165,10 @@ def late():
     from .tls import TlsSession
 """
     found = set(python_imports(path, ast.parse(python)))
-    assert found == {"endpoint", "net.driver", "router", "streams", "quic.tls"}
+    assert found == {"endpoint", "net.socket", "router", "streams", "quic.tls"}
     assert violations("quic.example", found) == [
         "quic.example imports endpoint",
-        "quic.example imports net.driver",
+        "quic.example imports net.socket",
         "quic.example imports router",
         "quic.example imports streams",
     ]

@@ -11,7 +11,7 @@ import pytest
 from iroh_fast.addr import IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
 from iroh_fast.config import BindAddr, QuicTransportConfig
 from iroh_fast.net import transport as transport_module
-from iroh_fast.net.driver import Driver
+from iroh_fast.net.socket import Driver
 from iroh_fast.net.transport import (
     PRIVATE_PREFIX,
     PrivateAddrs,

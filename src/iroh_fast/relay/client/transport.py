@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import ssl
 
     from ...keys import SecretKey
-    from ...net.driver import Driver
+    from ...net.socket import Driver
     from ...web.ca import CaConfig
     from ...web.proxy import Proxy
 

@@ -28,7 +28,7 @@ from ...errors import (
     HandshakeFailed,
 )
 from ...net.bind import BindAddr
-from ...net.driver import Driver
+from ...net.socket import Driver
 from ...quic.config import QuicTransportConfig
 from ...quic.tls import Identity
 from ...quic.tls.x509 import TrustRoots, X509Client, X509Credentials, X509Server, preload

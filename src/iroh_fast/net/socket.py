@@ -1,4 +1,4 @@
-"""The socket driver of one endpoint: binding, dialing, incoming connections, shutdown."""
+"""The sockets and the engine of one endpoint: binding, dialing, incoming connections, shutdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from iroh_fast._batch import UdpSocket
 from iroh_fast.aio._waiters import Handoff, wait
-from iroh_fast.net._driver import DriverCore
+from iroh_fast.net._socket import DriverCore
 from iroh_fast.net.transport import PRIVATE_PORT, TransportTable
 from iroh_fast.quic._endpoint import QuicEndpoint
 
@@ -148,11 +148,13 @@ class Driver:
 
     def poll_incoming(self) -> QuicIncoming | None:
         """The oldest undecided attempt, or None."""
-        return self._incoming.take()
+        while (incoming := self._incoming.take()) is not None and incoming.decided:
+            pass  # it gave way to newer ones
+        return incoming
 
     async def wait_incoming(self) -> QuicIncoming | None:
         """The next undecided attempt; None when attempts are not taken any more."""
-        if (incoming := self._incoming.take()) is not None or not self.endpoint.accepting:
+        if (incoming := self.poll_incoming()) is not None or not self.endpoint.accepting:
             return incoming
         return await self._incoming.wait()
 
@@ -165,7 +167,7 @@ class Driver:
     def accepting(self, value: bool) -> None:
         self.endpoint.accepting = value
         if not value:
-            while (incoming := self._incoming.take()) is not None:
+            while (incoming := self.poll_incoming()) is not None:
                 incoming.refuse()
             self._incoming.wake_all()
 
