@@ -128,8 +128,7 @@ async def test_endpoints_talk_over_a_transport_of_their_own() -> None:
             transport=config,
         )
         async with asyncio.timeout(10):
-            await server.wait_incoming()
-            attempt = server.poll_incoming()
+            attempt = await server.wait_incoming()
             assert attempt is not None and is_private(attempt.remote)
             accepted = attempt.accept([b"t"], config)
             while not (q.handshake_confirmed and accepted.handshake_confirmed):
