@@ -129,6 +129,7 @@ def test_rebinding_again_and_again_during_a_transfer(make_pair, transport):
             n += 1
             next_at += 5 * SECOND
             p.rebind(p.client, CLIENT, (CLIENT[0], 20_000 + n))
+            c.ping()  # a side that only listens would never show its new address
         return t.poll()
 
     p.run_until(turn)

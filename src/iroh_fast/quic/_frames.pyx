@@ -5,8 +5,7 @@ Sources: RFC 9000 §12.4 and §19, RFC 9221, the multipath, ACK frequency and ad
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
 from iroh_fast._packet cimport (
@@ -19,22 +18,22 @@ from iroh_fast._packet cimport (
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
 from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_insert
-from iroh_fast.quic._rtt cimport rtt_get, rtt_init, rtt_pto_base
 from iroh_fast.quic._counters cimport frame_index
 from iroh_fast.quic._datagrams cimport queue_empty, queue_push
 from iroh_fast.quic._handshake cimport confirm_handshake
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL
 from iroh_fast.quic._loss cimport on_ack
 from iroh_fast.quic._paths cimport (
-    CidSet, LocalCid, MAX_CHALLENGES, Path, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, local_cid_find, local_cid_remove,
-    remote_cid_add, same_addr, same_ip)
+    CidSet, LocalCid, Path, STATUS_AVAILABLE, STATUS_BACKUP, local_cid_find, local_cid_remove, remote_cid_add,
+    same_addr)
 from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base
 from iroh_fast.quic._state cimport (
     CONNECTION_ID_LIMIT_ERROR, CRYPTO_BUFFER_EXCEEDED, ConnectionState, FRAME_ENCODING_ERROR, INTERNAL_ERROR, Level,
-    PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM, W_PATHS)
+    PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM)
 from iroh_fast.quic._time cimport MS, ns_from_us
-from iroh_fast.quic._timers cimport (
-    TIMER_CHALLENGE, TIMER_DRAIN, TIMER_NO_PATH, TIMER_VALIDATION, timer_clear, timer_is_set, timer_set)
+from iroh_fast.quic._timers cimport TIMER_DRAIN, TIMER_NO_PATH, timer_is_set, timer_set
+from iroh_fast.quic._validation cimport on_path_challenge, on_path_response
 
 from iroh_fast.errors import CloseReason
 
@@ -177,17 +176,7 @@ cdef int control_frame(ConnectionState conn, Path* path, int level, Frame* frame
     elif kind == FT_DATA_BLOCKED or kind == FT_STREAMS_BLOCKED_BIDI or kind == FT_STREAMS_BLOCKED_UNI:
         pass
     elif kind == FT_PATH_CHALLENGE:
-        if same_addr(src, &path.r.remote) and (
-                not ip_known(dst) or not ip_known(&path.r.local) or same_ip(dst, &path.r.local)):
-            memcpy(path.response, frame.data, 8)
-            path.response_due = True
-            # A response alone is a probing packet; the peer wants proof from real traffic too.
-            if conn.peer_ack_frequency:
-                path.immediate_ack_due = True
-            else:
-                path.ping_due = True
-        else:
-            conn.queue_off_path(path.id, src, dst, frame.data, False, True)
+        on_path_challenge(conn, path, frame.data, src, dst)
     elif kind == FT_PATH_RESPONSE:
         on_path_response(conn, path, frame.data, src)
     elif kind == FT_NEW_CONNECTION_ID:
@@ -351,32 +340,6 @@ cdef int multipath_frame(ConnectionState conn, Path* path, Frame* frame) noexcep
     if frame.value > (ids.next_seq if ids != NULL else 0) + 1:
         return conn.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED next sequence number larger than in local state", 0)
     return 0
-
-
-cdef void on_path_response(ConnectionState conn, Path* path, const uint8_t* data, const UdpAddr* src) noexcept nogil:
-    cdef int i
-    for i in range(MAX_CHALLENGES):
-        if path.challenge_sent[i] != 0 and memcmp(path.challenges[i], data, 8) == 0:
-            break
-    else:
-        return
-    if path.abandoned:
-        return
-    if path.challenge_route[i] != path.r.generation or not same_addr(src, &path.r.remote):
-        return
-    if not path.r.rtt.has_sample and conn.now > path.challenge_sent[i]:
-        rtt_init(&path.r.rtt, conn.now - path.challenge_sent[i])
-    for i in range(MAX_CHALLENGES):
-        path.challenge_sent[i] = 0
-    timer_clear(&path.timers, TIMER_CHALLENGE)
-    path.challenge_due = False
-    path.challenge_lost = 0
-    timer_clear(&path.timers, TIMER_VALIDATION)
-    path.r.validated = True
-    free(path.previous)
-    path.previous = NULL
-    conn.happened(W_PATHS)      # maybe at a new address
-    conn.on_established(path)
 
 
 cdef void on_peer_close(ConnectionState conn, Frame* frame, int level) noexcept nogil:

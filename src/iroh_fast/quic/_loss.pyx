@@ -24,6 +24,8 @@ from iroh_fast.quic._recovery cimport (
 from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_pto_base, rtt_sample
 from iroh_fast.quic._state cimport ConnectionState, Level, PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
 from iroh_fast.quic._time cimport MS, SECOND, doubled, ns_from_us, times
+from iroh_fast.quic._validation cimport amplification_blocked
+
 
 
 cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
@@ -418,7 +420,7 @@ cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* 
     cdef bint something = False
     if path.abandoned and not conn.must_abandon_itself(path):
         return 0
-    if not conn.is_client and not path.r.validated and path.r.sent + 1 > 3 * path.r.received:
+    if amplification_blocked(conn, path, 0):
         return 0
     if path.id == 0:
         if conn.initial.live and conn.initial.sp.eliciting:

@@ -21,6 +21,7 @@ from iroh_fast.quic._state cimport AEAD_LIMIT_REACHED, ConnectionState, INTERNAL
 
 cdef enum:
     SHORT_PAD = 22                # INTEROP: iroh pads short packets to the DCID length + 22; so do we
+    LEAST_PAYLOAD = 16            # of a short packet: room for a challenge; every frame looks for its own room
     ACK_ROOM = 64
     MAX_LONG = 16383              # what two bytes of a long header's Length can say, and more than any such packet needs
 
@@ -42,7 +43,7 @@ cdef int begin_packet(ConnectionState conn, Path* path, int level, uint8_t* at, 
     packet.sent.generation = path.r.generation
     packet.sent.sent_at = conn.now
     if level == LEVEL_1RTT:
-        if room < <size_t>(1 + dcid.len + 4 + TAG_LEN + ACK_ROOM):
+        if room < <size_t>(1 + dcid.len + 4 + TAG_LEN + LEAST_PAYLOAD):
             return -1
         pn = space_take_pn(space, conn.host.random)
         packet.pn = pn

@@ -18,6 +18,8 @@ cdef enum:
     MAX_CID_LEN = 20
     REMOTE_CIDS = 5               # active_connection_id_limit that we advertise, per path
     LOCAL_CIDS = 12               # ids we keep active per path at most
+    MAX_BUDGETS = 32              # unproven addresses that are not a path's, per connection
+    MAX_OFF_PATH = 32             # probing packets that wait for other addresses
     MAX_CHALLENGES = 4            # unanswered PATH_CHALLENGE values remembered per path
 
     MAX_DRAINING = 32             # abandoned paths that still listen for late packets
@@ -65,6 +67,20 @@ cdef struct IdRanges:
     int n, cap
 
 
+cdef struct OffPath:              # a probing packet for an address that is not the path's
+    uint32_t path_id
+    UdpAddr remote
+    UdpAddr local
+    uint8_t data[8]
+    bint challenge                # PATH_CHALLENGE instead of PATH_RESPONSE
+
+
+cdef struct AddressBudget:        # datagram bytes of an address that is neither proven nor a path's
+    UdpAddr remote
+    uint64_t received, sent
+    int64_t used_at
+
+
 # What belongs to the present 4-tuple of a path.
 cdef struct Route:
     UdpAddr remote
@@ -101,6 +117,7 @@ cdef struct Path:
     int64_t challenge_sent[4]     # 0: unused
     uint32_t challenge_route[4]   # generation it was sent for
     int challenge_lost
+    bint proves_mtu               # the last challenge left in a datagram of full size
     bint response_due
     uint8_t response[8]
     bint established

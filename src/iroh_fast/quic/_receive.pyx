@@ -4,27 +4,25 @@ Sources: RFC 9000 §5.2, §9, §12, §17, RFC 9001 §5.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport malloc
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
-from iroh_fast._batch cimport UdpAddr, addr_is_v4
+from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet cimport LongHeader, parse_long_header
 from iroh_fast.quic._buffers cimport recvbuf_readable
-from iroh_fast.quic._mtud cimport mtud_peer_limit
-from iroh_fast.quic._rtt cimport rtt_pto_base
 from iroh_fast.quic._frames cimport read_frames
 from iroh_fast.quic._handshake cimport discard_keys_later, on_retry, on_version_negotiation, phase_changed, tls_feed
 from iroh_fast.quic._keys cimport (
     FOLLOW_UPDATED, KEYS_LIMIT, KEYS_MISUSED, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, Opened,
     keys_can_open, keys_follow, keys_open, keys_phase_news, keys_unmask)
 from iroh_fast.quic._loss cimport discard_oldest, drop_space
-from iroh_fast.quic._paths cimport CID_LEN, MAX_DRAINING, Path, Route, ip_known, same_addr, same_ip
+from iroh_fast.quic._paths cimport CID_LEN, MAX_DRAINING, Path, ip_known, same_addr, same_ip
 from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_received, space_on_processed
 from iroh_fast.quic._state cimport (
     AEAD_LIMIT_REACHED, ConnectionState, INTERNAL_ERROR, KEY_UPDATE_ERROR, Level, MIN_DATAGRAM, PROTOCOL_VIOLATION,
     ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, addr_bytes)
-from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_VALIDATION, timer_is_set, timer_set
+from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
+from iroh_fast.quic._validation cimport address_received, migrate
 
 cdef enum:
     MAX_EARLY_DATAGRAMS = 10      # 1-RTT datagrams kept until the keys exist
@@ -269,6 +267,8 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
     count_ecn(conn, &path.sp, ecn)
     path.last_rx = path.idle_from = conn.now
     path.permit_idle_reset = True
+    if not same_addr(src, &path.r.remote):
+        address_received(conn, src, n)
     if read_frames(conn, path, &path.sp, LEVEL_1RTT, packet.payload, packet.payload + packet.size, src, dst, &eliciting, &probing) < 0:
         return
     space_on_processed(&path.sp, pn, eliciting, ecn == 3, conn.now, conn.max_ack_delay, conn.ack_threshold,
@@ -279,7 +279,6 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
         if (not conn.is_client and conn.handshake_confirmed and <int64_t>pn > before
                 and (not probing or (conn.multipath and not conn.nat)) and conn.state == ST_ESTABLISHED):
             migrate(conn, path, src, dst)
-            path.r.received = n
     elif ip_known(dst) and not same_ip(&path.r.local, dst) and (
             not ip_known(&path.r.local) or (not probing and <int64_t>pn > before)):
         # Probes of an address that we left must not bring us back to it.
@@ -296,42 +295,4 @@ cdef int follow_keys(ConnectionState conn, const Opened* packet, uint32_t path_i
     if rc == FOLLOW_UPDATED:
         phase_changed(conn, True)
     discard_keys_later(conn)
-    return 0
-
-
-cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
-    """The peer's address of a path changed (RFC 9000 §9.3)."""
-    cdef Route* old
-    cdef Route fresh
-    cdef int64_t wait
-    cdef bint port_only = same_ip(&path.r.remote, src) and addr_is_v4(src)
-    if path.previous == NULL and path.r.validated:
-        old = <Route*>malloc(sizeof(Route))
-        if old != NULL:
-            old[0] = path.r
-            path.previous = old
-            # Make sure that the old address is really gone, not just spoofed away.
-            conn.queue_off_path(path.id, &path.r.remote, &path.r.local, NULL, True, True)
-    conn.init_route(&fresh, src, dst)
-    if port_only:
-        fresh.rtt = path.r.rtt
-        fresh.cc = path.r.cc
-        fresh.mtud = path.r.mtud
-        fresh.mtud.in_flight = 0      # nothing sent to the old address answers for the new one
-        fresh.pacer = path.r.pacer
-    else:
-        mtud_peer_limit(&fresh.mtud, <uint16_t>conn.peer_udp)
-    wait = rtt_pto_base(&path.r.rtt)
-    if wait < rtt_pto_base(&fresh.rtt):
-        wait = rtt_pto_base(&fresh.rtt)
-    timer_set(&path.timers, TIMER_VALIDATION, conn.now + 3 * wait)
-    path.r = fresh
-    if conn.qlog is not None:
-        conn.log_tuple(path)
-    conn.reset_spin(path)
-    conn.rotate_cid(path)
-    conn.challenge(path)
-    path.pto_count = 0
-    if conn.send_observed:
-        path.observed_due = True
     return 0

@@ -3,14 +3,13 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast._packet cimport Frame, LongHeader
-from iroh_fast.quic._buffers cimport SendBuf, RecvBuf
+from iroh_fast.quic._buffers cimport RecvBuf, SendBuf
 from iroh_fast.quic._datagrams cimport MessageQueue
 from iroh_fast.quic._keys cimport KeyRing
 from iroh_fast.quic._parameters cimport Parameters
-from iroh_fast.quic._paths cimport Path, CidSet, IdRanges, Route, PathStats
+from iroh_fast.quic._paths cimport AddressBudget, CidSet, IdRanges, OffPath, Path, PathStats, Route
 from iroh_fast.quic._random cimport RandomSource
-from iroh_fast.quic._recovery cimport PnSpace, SentRec, FrameRec
+from iroh_fast.quic._recovery cimport FrameRec, PnSpace
 from iroh_fast.quic._streams cimport StreamOwner, Streams
 from iroh_fast.quic._timers cimport Timers
 
@@ -57,7 +56,6 @@ cdef enum:
     APPLICATION_ABANDON_PATH = 0x3e
     PATH_UNSTABLE_OR_POOR = 0x3e76
 
-    MAX_OFF_PATH = 32
     MIN_DATAGRAM = 1200
 
 
@@ -85,15 +83,6 @@ cdef struct Level:                # Initial or Handshake, until its keys are dis
     PnSpace sp
     SendBuf tx
     RecvBuf rx
-
-
-cdef struct OffPath:              # a response (or migration probe) for an address that is not the path's
-    uint32_t path_id
-    UdpAddr remote
-    UdpAddr local
-    uint8_t data[8]
-    bint challenge                # PATH_CHALLENGE instead of PATH_RESPONSE
-    bint pad
 
 
 cdef class Host:
@@ -165,6 +154,8 @@ cdef class ConnectionState(StreamOwner):
     cdef uint32_t generation
     cdef OffPath* off_path
     cdef int n_off_path
+    cdef AddressBudget* budgets
+    cdef int n_budgets
     # --- frames to send that any path may carry
     cdef FrameRec* pending_head
     cdef FrameRec* pending_tail
@@ -216,8 +207,6 @@ cdef class ConnectionState(StreamOwner):
     cdef void drop_cidset(self, uint32_t id) noexcept nogil
     cdef bint must_abandon_itself(self, Path* p) noexcept nogil
     cdef void end_failed(self) noexcept
-    cdef void queue_off_path(self, uint32_t path_id, const UdpAddr* remote, const UdpAddr* local, const uint8_t* data,
-                             bint challenge, bint pad) noexcept nogil
     cdef void retire_later(self, uint64_t cid)
     cdef void unregister(self)
     cdef void watch_reset(self, CidSet* c) noexcept nogil

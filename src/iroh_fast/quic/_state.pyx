@@ -168,6 +168,7 @@ cdef class ConnectionState(StreamOwner):
         queue_free(&self.dgram_tx)
         free(self.abandoned.ranges)
         free(self.off_path)
+        free(self.budgets)
         free(self.dial)
         free(self.peer_parameters)
         free(self.remembered_parameters)
@@ -442,35 +443,6 @@ cdef class ConnectionState(StreamOwner):
                              err, False, text.encode(), self.err_frame)
         except Exception:
             logger.exception("closing failed")
-
-    cdef void queue_off_path(self, uint32_t path_id, const UdpAddr* remote, const UdpAddr* local, const uint8_t* data,
-                             bint challenge, bint pad) noexcept nogil:
-        """A probing packet for an address that is not the path's; one per address, the newest wins."""
-        cdef int i
-        cdef OffPath* o
-        for i in range(self.n_off_path):
-            if (same_addr(&self.off_path[i].remote, remote) and same_ip(&self.off_path[i].local, local)
-                    and self.off_path[i].challenge == challenge):
-                if data != NULL:
-                    memcpy(self.off_path[i].data, data, 8)
-                return
-        if self.n_off_path == MAX_OFF_PATH:
-            return
-        if self.off_path == NULL:
-            self.off_path = <OffPath*>malloc(MAX_OFF_PATH * sizeof(OffPath))
-            if self.off_path == NULL:
-                return
-        o = &self.off_path[self.n_off_path]
-        self.n_off_path += 1
-        o.path_id = path_id
-        o.remote = remote[0]
-        o.local = local[0]
-        o.challenge = challenge
-        o.pad = pad
-        if data != NULL:
-            memcpy(o.data, data, 8)
-        else:
-            self.host.random.fill(o.data, 8)
 
     cdef void log_packet(self, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size, const uint8_t* payload,
                          size_t n) noexcept nogil:

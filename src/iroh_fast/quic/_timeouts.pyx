@@ -6,7 +6,6 @@ Sources: RFC 9000 §10.1, RFC 9002 §6, the multipath draft.
 """
 
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free
 
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_drop_previous
 from iroh_fast.quic._loss cimport detect_losses, discard_path, log_metrics, loss_deadline, pto_deadline
@@ -21,6 +20,7 @@ from iroh_fast.quic._timers cimport (
     N_CONNECTION_TIMERS, N_TIMERS, TIMER_ACK, TIMER_CHALLENGE, TIMER_CLOSE, TIMER_DRAIN, TIMER_HANDSHAKE,
     TIMER_HEARTBEAT, TIMER_IDLE, TIMER_KEEP_ALIVE, TIMER_KEYS, TIMER_LOSS, TIMER_MTU, TIMER_NO_PATH, TIMER_PATH_IDLE,
     TIMER_PROBE, TIMER_SILENCE, TIMER_VALIDATION, Timers, timer_clear, timer_set, timers_expired, timers_next)
+from iroh_fast.quic._validation cimport give_up_migration
 
 import logging
 
@@ -239,17 +239,3 @@ cdef void expire_probe(ConnectionState conn, Path* path) noexcept nogil:
         space.last_eliciting_at = conn.now
     if conn.qlog is not None:
         log_metrics(conn, path)
-
-
-cdef void give_up_migration(ConnectionState conn, Path* path) noexcept nogil:
-    """The new address never answered: back to the one that did."""
-    if path.previous == NULL or path.r.validated:
-        return
-    conn.generation += 1
-    path.r = path.previous[0]
-    free(path.previous)
-    path.previous = NULL
-    if conn.qlog is not None:
-        conn.log_tuple(path)
-    path.challenge_due = False
-    timer_clear(&path.timers, TIMER_CHALLENGE)

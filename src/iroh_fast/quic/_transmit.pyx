@@ -4,32 +4,31 @@ Nothing here touches a Python object. Sources: RFC 9000 §12-§14, RFC 9002 §7,
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, int64_t
+from libc.stdint cimport uint8_t, uint16_t, uint64_t, int64_t
 
 from iroh_fast._crypto cimport TAG_LEN
-from iroh_fast._packet cimport (
-    FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING, MAX_CONTROL_FRAME, put_close, put_path_data)
+from iroh_fast._packet cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING, put_close
 from iroh_fast.quic._buffers cimport sendbuf_has_pending
 from iroh_fast.quic._congestion cimport cc_on_app_limited, cc_pacing_rate
-from iroh_fast.quic._mtud cimport mtud_on_probe_sent, mtud_poll
-from iroh_fast.quic._pacer cimport pacer_delay
-from iroh_fast.quic._counters cimport (
-    IDX_CONNECTION_CLOSE, IDX_IMMEDIATE_ACK, IDX_PATH_CHALLENGE, IDX_PATH_RESPONSE, IDX_PING)
+from iroh_fast.quic._counters cimport IDX_CONNECTION_CLOSE
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_update_wanted)
 from iroh_fast.quic._loss cimport drop_space
+from iroh_fast.quic._mtud cimport mtud_on_probe_sent, mtud_poll
+from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
-from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, path_may_probe
+from iroh_fast.quic._paths cimport OffPath, Path, STATUS_AVAILABLE, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, REC_ELICITING, REC_MTU_PROBE, space_ack_due
 from iroh_fast.quic._state cimport (
-    APPLICATION_ERROR, ConnectionState, Level, MIN_DATAGRAM, OffPath, ST_CLOSING, ST_DRAINED, ST_HANDSHAKE)
+    APPLICATION_ERROR, ConnectionState, Level, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED, ST_HANDSHAKE)
 from iroh_fast.quic._timers cimport TIMER_PACING, timer_clear, timer_set
+from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, path_allowance, take_off_path
 from iroh_fast.quic._write cimport (
-    acks_due, general_due, path_frames_due, pending_abandon, put_v0, requeue_oldest, write_abandon, write_ack,
-    write_acks, write_crypto, write_general, write_path_frames)
+    CLOSE_ROOM, PATH_FRAMES_ROOM, acks_due, general_due, path_frames_due, pending_abandon, put_frame, requeue_oldest,
+    write_abandon, write_ack, write_acks, write_crypto, write_general, write_path_frames)
 
 cdef enum:
     MIN_COALESCE = 87             # room below which no further packet is started
@@ -60,10 +59,6 @@ cdef bint may_send_data(ConnectionState conn, Path* path) noexcept nogil:
     return True
 
 
-cdef inline bint amplification_blocked(ConnectionState conn, Path* path, size_t batched) noexcept nogil:
-    return not conn.is_client and not path.r.validated and path.r.sent + batched + 1 > 3 * path.r.received
-
-
 cdef void account(ConnectionState conn, Path* path, size_t bytes, int datagrams) noexcept nogil:
     path.r.sent += bytes
     path.stats.tx_bytes += bytes
@@ -85,24 +80,25 @@ cdef size_t send_off_path(ConnectionState conn, uint8_t* buf, Transmit* out) noe
     cdef Path* path
     cdef Packet packet
     cdef size_t n
-    cdef int i
-    while conn.n_off_path:
-        off = conn.off_path[0]
-        conn.n_off_path -= 1
-        for i in range(conn.n_off_path):
-            conn.off_path[i] = conn.off_path[i + 1]
+    cdef uint64_t allowed
+    while take_off_path(conn, &off):
         path = conn.path(off.path_id)
         if path == NULL or path.abandoned or path.cids.active < 0 or not keys_can_seal(&conn.keys, LEVEL_1RTT):
             continue
+        allowed = address_allowance(conn, &off.remote)
+        if allowed < LEAST_DATAGRAM:
+            continue
         if begin_packet(conn, path, LEVEL_1RTT, buf, MIN_DATAGRAM, &packet) < 0:
             continue
-        packet.at = put_path_data(packet.at, FT_PATH_CHALLENGE if off.challenge else FT_PATH_RESPONSE, off.data)
-        path.stats.tx_frames[IDX_PATH_CHALLENGE if off.challenge else IDX_PATH_RESPONSE] += 1
-        if off.pad:
+        put_frame(path, &packet, FT_PATH_CHALLENGE if off.challenge else FT_PATH_RESPONSE, off.data)
+        # Lost or not, it says nothing about the path whose number it carries: no record is kept.
+        packet.sent.flags = 0
+        if allowed >= MIN_DATAGRAM:
             pad_packet(&packet, <size_t>(packet.end - packet.at))
         n = seal_one(conn, path, &packet)
         if n == 0:
             return 0
+        address_sent(conn, &off.remote, n)
         out.remote = off.remote
         out.local = off.local
         out.ecn = 0
@@ -134,14 +130,14 @@ cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Trans
     cdef int n = 0, level, i
     cdef uint8_t* at = buf
     cdef size_t room, total = 0, cap = path.r.mtud.current
+    cdef uint64_t allowed = path_allowance(conn, path)
     cdef bint has_initial = False, full = False, probe
     cdef Packet* packet
-    if not conn.is_client and not path.r.validated:
-        # Never beyond three times what came (RFC 9000 §8.1), and no datagram too small for an Initial.
-        if path.r.sent + MIN_DATAGRAM > 3 * path.r.received:
-            return 0
-        if cap > 3 * path.r.received - path.r.sent:
-            cap = 3 * path.r.received - path.r.sent
+    # Never beyond three times what came (RFC 9000 §8.1), and no datagram too small for an Initial.
+    if allowed < MIN_DATAGRAM:
+        return 0
+    if cap > allowed:
+        cap = <size_t>allowed
     if path.r.in_flight + cap >= path.r.cc.cwnd and conn.initial.sp.loss_probes == 0 and conn.handshake.sp.loss_probes == 0:
         if not ((conn.initial.live and conn.initial.sp.ack_now) or (conn.handshake.live and conn.handshake.sp.ack_now)):
             return 0
@@ -166,18 +162,15 @@ cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Trans
                 if not sendbuf_has_pending(&stage.tx):
                     requeue_oldest(conn, path, space, level)
             if space.ack_now and space.n_ranges:
-                write_ack(conn, packet, space, False, 0, &path.stats)
+                write_ack(conn, packet, space, False, 0, &path.stats, 0)
             write_crypto(conn, packet, &stage.tx, &path.stats)
             if probe and not packet.sent.flags & REC_ELICITING:
-                packet.at = put_v0(packet.at, FT_PING)
-                packet.sent.flags |= REC_ELICITING
-                path.stats.tx_frames[IDX_PING] += 1
+                put_frame(path, packet, FT_PING, NULL)
         else:
             if level == LEVEL_1RTT:
-                write_acks(conn, path, packet)
+                write_acks(conn, path, packet, PATH_FRAMES_ROOM)
                 write_path_frames(conn, path, packet, &full)
-            if not amplification_blocked(conn, path, 0):
-                write_general(conn, path, packet)
+            write_general(conn, path, packet)
         if packet.at == packet.payload:
             drop_packet(conn, path, packet)
             continue
@@ -218,6 +211,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
     cdef int64_t wait
     cdef double rate = -1             # not asked for yet
     cdef bint cwnd_full
+    cdef uint64_t allowed = path_allowance(conn, path)
     if path.cids.active < 0:
         return 0
     if path.abandoned:
@@ -231,7 +225,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
     if mtu * limit > cap:
         limit = <int>(cap // mtu)
     while n < limit:
-        if amplification_blocked(conn, path, total):
+        if allowed < total + LEAST_DATAGRAM:
             break
         probe = path.sp.loss_probes > 0
         general = data and general_due(conn)
@@ -263,6 +257,8 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
         size = mtu if not probe or mtu < MIN_DATAGRAM else MIN_DATAGRAM
         if n and segment < size:
             size = segment
+        if size > allowed - total:
+            size = <size_t>(allowed - total)
         packet = &packets[n]
         if begin_packet(conn, path, LEVEL_1RTT, buf + total, size, packet) < 0:
             break
@@ -273,7 +269,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
                 requeue_oldest(conn, path, &path.sp, LEVEL_1RTT)
                 general = data
         if data or path.abandoned:
-            write_acks(conn, path, packet)
+            write_acks(conn, path, packet, 0 if ack_only else PATH_FRAMES_ROOM)
         if path.abandoned:
             write_abandon(conn, path, packet)
             last_words = False
@@ -282,20 +278,15 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
             if general or (data and probe):
                 write_general(conn, path, packet)
             if probe:
-                if conn.peer_ack_frequency and packet.end - packet.at >= MAX_CONTROL_FRAME:
-                    packet.at = put_v0(packet.at, FT_IMMEDIATE_ACK)
-                    packet.sent.flags |= REC_ELICITING
-                    path.stats.tx_frames[IDX_IMMEDIATE_ACK] += 1
-                elif not packet.sent.flags & REC_ELICITING:
-                    packet.at = put_v0(packet.at, FT_PING)
-                    packet.sent.flags |= REC_ELICITING
-                    path.stats.tx_frames[IDX_PING] += 1
+                if not conn.peer_ack_frequency or not put_frame(path, packet, FT_IMMEDIATE_ACK, NULL):
+                    if not packet.sent.flags & REC_ELICITING:
+                        put_frame(path, packet, FT_PING, NULL)
         if packet.at == packet.payload:
             drop_packet(conn, path, packet)
             if probe:
                 continue
             break
-        if full and packet.at - packet.start + TAG_LEN < MIN_DATAGRAM and not amplification_blocked(conn, path, total + MIN_DATAGRAM):
+        if full and packet.at - packet.start + TAG_LEN < MIN_DATAGRAM <= size:
             pad_packet(packet, MIN_DATAGRAM - TAG_LEN - <size_t>(packet.at - packet.start))
         elif conn.cfg.pad_to_mtu and packet.sent.flags & REC_ELICITING:
             pad_packet(packet, <size_t>(packet.end - packet.at))
@@ -304,6 +295,8 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
         size = seal_packet(conn, path, packet)
         if size == 0:
             break
+        if full:
+            path.proves_mtu = size >= MIN_DATAGRAM
         total += size
         if n == 0:
             segment = size
@@ -333,12 +326,10 @@ cdef size_t send_mtu_probe(ConnectionState conn, Path* path, uint8_t* buf, size_
         return 0
     if begin_packet(conn, path, LEVEL_1RTT, buf, size, &packet) < 0:
         return 0
-    packet.at = put_v0(packet.at, FT_PING)
-    path.stats.tx_frames[IDX_PING] += 1
+    put_frame(path, &packet, FT_PING, NULL)
     if conn.peer_ack_frequency:
-        packet.at = put_v0(packet.at, FT_IMMEDIATE_ACK)
-        path.stats.tx_frames[IDX_IMMEDIATE_ACK] += 1
-    packet.sent.flags |= REC_ELICITING | REC_MTU_PROBE
+        put_frame(path, &packet, FT_IMMEDIATE_ACK, NULL)
+    packet.sent.flags |= REC_MTU_PROBE
     pad_packet(&packet, <size_t>(packet.end - packet.at))
     n = seal_one(conn, path, &packet)
     if n == 0:
@@ -361,6 +352,7 @@ cdef size_t send_close(ConnectionState conn, uint8_t* buf, Transmit* out) noexce
     cdef size_t room, total = 0, text_len = 0
     cdef const uint8_t* text = NULL
     cdef bint has_initial = False, app
+    cdef uint64_t allowed
     conn.close_due = False
     # a validated path if there is one
     other = path
@@ -376,19 +368,23 @@ cdef size_t send_close(ConnectionState conn, uint8_t* buf, Transmit* out) noexce
                 conn.close_text = conn.close_text.encode()
             text = <const uint8_t*>PyBytes_AS_STRING(conn.close_text)
             text_len = <size_t>PyBytes_GET_SIZE(conn.close_text)
-    if amplification_blocked(conn, path, 0):
-        return 0
+    allowed = path_allowance(conn, path)
+    if allowed > MIN_DATAGRAM:
+        allowed = MIN_DATAGRAM
     for level in range(LEVEL_INITIAL, LEVEL_1RTT + 1):
         if level == LEVEL_0RTT or not keys_can_seal(&conn.keys, level):
             continue
         if level == LEVEL_1RTT and conn.is_client and not conn.handshake_done:
             continue
-        room = MIN_DATAGRAM - <size_t>(at - buf)
+        room = <size_t>allowed - <size_t>(at - buf)
         packet = &packets[n]
         if begin_packet(conn, path, level, at, room, packet) < 0:
             break
         if level == LEVEL_1RTT:
-            write_acks(conn, path, packet)
+            write_acks(conn, path, packet, CLOSE_ROOM)
+        if packet.end - packet.at < 32:
+            drop_packet(conn, path, packet)
+            break
         app = conn.close_app
         if app and level != LEVEL_1RTT:
             # RFC 9000 §10.2.3: application errors are not shown before the handshake is done.

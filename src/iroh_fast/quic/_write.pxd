@@ -10,6 +10,12 @@ from iroh_fast.quic._recovery cimport FrameRec, PnSpace, space_ack_due
 from iroh_fast.quic._state cimport ConnectionState
 
 
+cdef enum:
+    # Acknowledgements of many paths may fill a packet; what else must go on this path finds its place:
+    PATH_FRAMES_ROOM = 64         # PING, IMMEDIATE_ACK, PATH_CHALLENGE, PATH_RESPONSE, OBSERVED_ADDR or PATH_ABANDON
+    CLOSE_ROOM = 64               # CONNECTION_CLOSE and the beginning of its reason
+
+
 cdef inline uint8_t* put_v0(uint8_t* p, uint64_t kind) noexcept nogil:
     return put_varint(p, kind)
 
@@ -31,9 +37,10 @@ cdef inline bint general_due(ConnectionState conn) noexcept nogil:
             or sendbuf_has_pending(&conn.data_crypto_tx))
 
 cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
-                    PathStats* stats) noexcept nogil
-cdef void write_acks(ConnectionState conn, Path* path, Packet* packet) noexcept nogil
+                    PathStats* stats, size_t reserve) noexcept nogil
+cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, size_t reserve) noexcept nogil
 cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
+cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil
 cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bint* want_full) noexcept nogil
 cdef FrameRec* pending_abandon(ConnectionState conn, uint32_t path_id) noexcept nogil
 cdef void write_abandon(ConnectionState conn, Path* path, Packet* packet) noexcept nogil

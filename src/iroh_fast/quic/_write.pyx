@@ -14,28 +14,29 @@ from iroh_fast._packet cimport (
     put_ack, put_ack_frequency, put_address, put_crypto_header, put_datagram_header, put_new_cid, put_path_data, put_v1,
     put_v2, varint_size)
 from iroh_fast.quic._buffers cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
-from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base
-from iroh_fast.quic._counters cimport (
-    IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_IMMEDIATE_ACK, IDX_OBSERVED_ADDR, IDX_PATH_ACKS, IDX_PATH_CHALLENGE,
-    IDX_PATH_RESPONSE, IDX_PING, frame_index)
+from iroh_fast.quic._counters cimport IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_OBSERVED_ADDR, IDX_PATH_ACKS, frame_index
 from iroh_fast.quic._datagrams cimport queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._loss cimport frames_lost
 from iroh_fast.quic._packets cimport Packet
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, MAX_CHALLENGES, Path, PathStats, local_cid_find
+from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, Path, PathStats, local_cid_find
 from iroh_fast.quic._recovery cimport (
     FrameRec, PnSpace, REC_ACK, REC_ELICITING, SentRec, frame_rec, frame_recs_free, space_ack_sent, space_ack_wanted,
     space_rec)
+from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._state cimport ConnectionState, W_DATAGRAM_SPACE
-from iroh_fast.quic._time cimport MS, doubled, ns_from_us
-from iroh_fast.quic._timers cimport TIMER_CHALLENGE, timer_set
+from iroh_fast.quic._time cimport MS, ns_from_us
+from iroh_fast.quic._validation cimport next_challenge
 
 
 cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
-                    PathStats* stats) noexcept nogil:
+                    PathStats* stats, size_t reserve) noexcept nogil:
     cdef uint64_t delay = 0
     cdef int first = 0
     cdef size_t room = <size_t>(packet.end - packet.at)
+    if room <= reserve:
+        return
+    room -= reserve
     if packet.level == LEVEL_1RTT and conn.now > space.largest_rx_at:
         delay = <uint64_t>(conn.now - space.largest_rx_at) // 1000 >> 3
     # Too many ranges for the packet: the newest matter.
@@ -56,12 +57,12 @@ cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint m
     space_ack_sent(space)
 
 
-cdef void write_acks(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
-    """Every acknowledgement that is due, of all paths."""
+cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, size_t reserve) noexcept nogil:
+    """Every acknowledgement that is due, of all paths; `reserve` bytes stay free for what else has to go."""
     cdef Path* other = conn.paths
     while other != NULL:
         if space_ack_wanted(&other.sp, conn.now) and (conn.multipath or other.id == 0):
-            write_ack(conn, packet, &other.sp, conn.multipath, other.id, &path.stats)
+            write_ack(conn, packet, &other.sp, conn.multipath, other.id, &path.stats, reserve)
         other = other.next
 
 
@@ -81,42 +82,32 @@ cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathSt
         stats.tx_frames[IDX_CRYPTO] += 1
 
 
+cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil:
+    """An ack-eliciting frame without arguments or with 8 bytes of data; False when there is no room."""
+    if packet.end - packet.at < (9 if data8 != NULL else 1):
+        return False
+    packet.at = put_path_data(packet.at, kind, data8) if data8 != NULL else put_v0(packet.at, kind)
+    packet.sent.flags |= REC_ELICITING
+    path.stats.tx_frames[frame_index(kind)] += 1
+    return True
+
+
 cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bint* want_full) noexcept nogil:
-    """Frames that only this path may carry."""
-    cdef int i, slot
-    cdef int64_t wait
+    """Frames that only this path may carry, as far as they fit."""
+    cdef uint8_t data[8]
     if path.ping_due:
-        path.ping_due = False
-        packet.at = put_v0(packet.at, FT_PING)
-        packet.sent.flags |= REC_ELICITING
-        path.stats.tx_frames[IDX_PING] += 1
+        path.ping_due = not put_frame(path, packet, FT_PING, NULL)
     if path.immediate_ack_due:
-        path.immediate_ack_due = False
-        packet.at = put_v0(packet.at, FT_IMMEDIATE_ACK)
-        packet.sent.flags |= REC_ELICITING
-        path.stats.tx_frames[IDX_IMMEDIATE_ACK] += 1
-    if path.challenge_due:
+        path.immediate_ack_due = not put_frame(path, packet, FT_IMMEDIATE_ACK, NULL)
+    if path.challenge_due and packet.end - packet.at >= 9:
         path.challenge_due = False
-        slot = 0
-        for i in range(MAX_CHALLENGES):
-            if path.challenge_sent[i] < path.challenge_sent[slot]:
-                slot = i
-        conn.host.random.fill(path.challenges[slot], 8)
-        path.challenge_sent[slot] = conn.now
-        path.challenge_route[slot] = path.r.generation
-        packet.at = put_path_data(packet.at, FT_PATH_CHALLENGE, path.challenges[slot])
-        packet.sent.flags |= REC_ELICITING
+        next_challenge(conn, path, data)
+        put_frame(path, packet, FT_PATH_CHALLENGE, data)
         want_full[0] = True
-        wait = doubled(rtt_pto_base(&path.r.rtt), path.challenge_lost)
-        timer_set(&path.timers, TIMER_CHALLENGE, conn.now + (wait if wait < 2000 * MS else 2000 * MS))
-        path.stats.tx_frames[IDX_PATH_CHALLENGE] += 1
-    if path.response_due:
+    if path.response_due and put_frame(path, packet, FT_PATH_RESPONSE, path.response):
         path.response_due = False
-        packet.at = put_path_data(packet.at, FT_PATH_RESPONSE, path.response)
-        packet.sent.flags |= REC_ELICITING
         want_full[0] = True
-        path.stats.tx_frames[IDX_PATH_RESPONSE] += 1
-    if path.observed_due:
+    if path.observed_due and packet.end - packet.at >= MAX_CONTROL_FRAME:
         path.observed_due = False
         if conn.send_observed:
             packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, conn.observed_tx_seq, path.r.remote.ip, path.r.remote.port)

@@ -1,0 +1,36 @@
+"""Which addresses are proven, and how much may go to those that are not (RFC 9000 §8, §9)."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from iroh_fast._batch cimport UdpAddr
+from iroh_fast.quic._paths cimport OffPath, Path
+from iroh_fast.quic._state cimport ConnectionState
+
+
+cdef enum:
+    LEAST_DATAGRAM = 64           # below this allowance nothing is started
+
+
+# Bytes that may still go to the present address of a path.
+cdef inline uint64_t path_allowance(ConnectionState conn, const Path* path) noexcept nogil:
+    if conn.is_client or path.r.validated:
+        return <uint64_t>-1           # a client chose the address itself
+    return 3 * path.r.received - path.r.sent if 3 * path.r.received > path.r.sent else 0
+
+cdef inline bint amplification_blocked(ConnectionState conn, const Path* path, size_t batched) noexcept nogil:
+    return path_allowance(conn, path) < LEAST_DATAGRAM + batched
+
+# The same for an address that need not be a path's.
+cdef uint64_t address_allowance(ConnectionState conn, const UdpAddr* remote) noexcept nogil
+cdef void address_received(ConnectionState conn, const UdpAddr* remote, size_t n) noexcept nogil
+cdef void address_sent(ConnectionState conn, const UdpAddr* remote, size_t n) noexcept nogil
+
+cdef void queue_off_path(ConnectionState conn, const Path* path, const UdpAddr* remote, const UdpAddr* local,
+                         const uint8_t* data) noexcept nogil
+cdef bint take_off_path(ConnectionState conn, OffPath* out) noexcept nogil
+cdef void on_path_challenge(ConnectionState conn, Path* path, const uint8_t* data, const UdpAddr* src,
+                            const UdpAddr* dst) noexcept nogil
+cdef void on_path_response(ConnectionState conn, Path* path, const uint8_t* data, const UdpAddr* src) noexcept nogil
+cdef void next_challenge(ConnectionState conn, Path* path, uint8_t* data) noexcept nogil
+cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const UdpAddr* dst) noexcept nogil
+cdef void give_up_migration(ConnectionState conn, Path* path) noexcept nogil

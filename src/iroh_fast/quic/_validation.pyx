@@ -1,0 +1,301 @@
+"""Which addresses are proven, and how much may go to those that are not.
+
+An address is proven when it answers a PATH_CHALLENGE. Until then at most three times the bytes that came from it go there,
+padding included, whatever they carry and whichever path they belong to. The count of a path's present address is in its
+route; addresses that paths have left, or that only sent probes, are in a bounded table. An entry that is pushed out takes
+unused allowance with it and never gives any back, so forgetting is safe.
+Sources: RFC 9000 §8.1, §8.2, §9.3, §21.5.6, the multipath draft.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint64_t, int64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memmove
+
+from iroh_fast._batch cimport UdpAddr, addr_is_v4
+from iroh_fast.quic._mtud cimport mtud_peer_limit
+from iroh_fast.quic._paths cimport (
+    AddressBudget, MAX_BUDGETS, MAX_CHALLENGES, MAX_OFF_PATH, OffPath, Path, Route, ip_known, same_addr, same_ip)
+from iroh_fast.quic._rtt cimport rtt_init, rtt_pto_base
+from iroh_fast.quic._state cimport ConnectionState, W_PATHS
+from iroh_fast.quic._time cimport MS, doubled
+from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_VALIDATION, timer_clear, timer_set
+
+
+# ---------------------------------------------------------------- budgets
+cdef AddressBudget* find_budget(ConnectionState conn, const UdpAddr* remote) noexcept nogil:
+    cdef int i
+    for i in range(conn.n_budgets):
+        if same_addr(&conn.budgets[i].remote, remote):
+            return &conn.budgets[i]
+    return NULL
+
+
+cdef AddressBudget* make_budget(ConnectionState conn, const UdpAddr* remote) noexcept nogil:
+    """The entry of an address; a new one replaces the one unused for longest. NULL: out of memory."""
+    cdef AddressBudget* budget = find_budget(conn, remote)
+    cdef int i
+    if budget == NULL:
+        if conn.budgets == NULL:
+            conn.budgets = <AddressBudget*>calloc(MAX_BUDGETS, sizeof(AddressBudget))
+            if conn.budgets == NULL:
+                return NULL
+        if conn.n_budgets < MAX_BUDGETS:
+            budget = &conn.budgets[conn.n_budgets]
+            conn.n_budgets += 1
+        else:
+            budget = &conn.budgets[0]
+            for i in range(1, MAX_BUDGETS):
+                if conn.budgets[i].used_at < budget.used_at:
+                    budget = &conn.budgets[i]
+        budget.remote = remote[0]
+        budget.received = budget.sent = 0
+    budget.used_at = conn.now
+    return budget
+
+
+cdef Path* path_at(ConnectionState conn, const UdpAddr* remote, bint* proven) noexcept nogil:
+    """A path whose present address this is, or was before a migration that is not proven yet; proven ones first."""
+    cdef Path* path = conn.paths
+    cdef Path* found = NULL
+    proven[0] = False
+    while path != NULL:
+        if same_addr(&path.r.remote, remote):
+            if path_allowance(conn, path) == <uint64_t>-1:
+                proven[0] = True
+                return path
+            found = path
+        elif path.previous != NULL and path.previous.validated and same_addr(&path.previous.remote, remote):
+            proven[0] = True
+            return path
+        path = path.next
+    return found
+
+
+cdef uint64_t address_allowance(ConnectionState conn, const UdpAddr* remote) noexcept nogil:
+    cdef bint proven
+    cdef Path* path = path_at(conn, remote, &proven)
+    cdef AddressBudget* budget
+    if proven:
+        return <uint64_t>-1
+    if path != NULL:
+        return path_allowance(conn, path)
+    budget = find_budget(conn, remote)
+    return 3 * budget.received - budget.sent if budget != NULL and 3 * budget.received > budget.sent else 0
+
+
+cdef void address_received(ConnectionState conn, const UdpAddr* remote, size_t n) noexcept nogil:
+    """An authentic datagram came from an address that is not its path's."""
+    cdef AddressBudget* budget
+    cdef bint proven
+    path_at(conn, remote, &proven)
+    if proven:
+        return
+    budget = make_budget(conn, remote)
+    if budget != NULL:
+        budget.received += n
+
+
+cdef void address_sent(ConnectionState conn, const UdpAddr* remote, size_t n) noexcept nogil:
+    cdef bint proven
+    cdef Path* path = path_at(conn, remote, &proven)
+    cdef AddressBudget* budget
+    if proven:
+        return
+    if path != NULL:
+        path.r.sent += n
+        return
+    budget = find_budget(conn, remote)
+    if budget != NULL:
+        budget.sent += n
+
+
+cdef void keep_budget(ConnectionState conn, const Route* route) noexcept nogil:
+    """A path leaves an address that it did not prove."""
+    cdef AddressBudget* budget
+    if route.validated:
+        return
+    budget = make_budget(conn, &route.remote)
+    if budget != NULL:
+        budget.received += route.received
+        budget.sent += route.sent
+
+
+cdef void adopt_budget(ConnectionState conn, Route* route) noexcept nogil:
+    """A path comes to an address: its count goes on."""
+    cdef AddressBudget* budget = find_budget(conn, &route.remote)
+    if budget != NULL:
+        route.received = budget.received
+        route.sent = budget.sent
+        conn.n_budgets -= 1
+        budget[0] = conn.budgets[conn.n_budgets]
+
+
+# ---------------------------------------------------------------- probing packets for other addresses
+cdef void queue_off_path(ConnectionState conn, const Path* path, const UdpAddr* remote, const UdpAddr* local,
+                         const uint8_t* data) noexcept nogil:
+    """A PATH_RESPONSE with these data, or without any a PATH_CHALLENGE, for an address that is not the path's.
+
+    One of each kind per address, the newest wins; no more than MAX_OFF_PATH wait.
+    """
+    cdef int i
+    cdef OffPath* off
+    cdef bint challenge = data == NULL
+    for i in range(conn.n_off_path):
+        off = &conn.off_path[i]
+        if off.challenge == challenge and same_addr(&off.remote, remote) and same_ip(&off.local, local):
+            if data != NULL:
+                off.path_id = path.id
+                memcpy(off.data, data, 8)
+            return
+    if conn.n_off_path == MAX_OFF_PATH:
+        return
+    if conn.off_path == NULL:
+        conn.off_path = <OffPath*>malloc(MAX_OFF_PATH * sizeof(OffPath))
+        if conn.off_path == NULL:
+            return
+    off = &conn.off_path[conn.n_off_path]
+    conn.n_off_path += 1
+    off.path_id = path.id
+    off.remote = remote[0]
+    off.local = local[0]
+    off.challenge = challenge
+    if challenge:
+        conn.host.random.fill(off.data, 8)
+    else:
+        memcpy(off.data, data, 8)
+
+
+cdef bint take_off_path(ConnectionState conn, OffPath* out) noexcept nogil:
+    """The oldest waiting probing packet; False when there is none."""
+    if conn.n_off_path == 0:
+        return False
+    out[0] = conn.off_path[0]
+    conn.n_off_path -= 1
+    memmove(&conn.off_path[0], &conn.off_path[1], conn.n_off_path * sizeof(OffPath))
+    return True
+
+
+# ---------------------------------------------------------------- challenges
+cdef void on_path_challenge(ConnectionState conn, Path* path, const uint8_t* data, const UdpAddr* src,
+                            const UdpAddr* dst) noexcept nogil:
+    """Answer where it came from (RFC 9000 §8.2.2)."""
+    if not same_addr(src, &path.r.remote) or (
+            ip_known(dst) and ip_known(&path.r.local) and not same_ip(dst, &path.r.local)):
+        queue_off_path(conn, path, src, dst, data)
+        return
+    if path.abandoned:
+        return
+    memcpy(path.response, data, 8)
+    path.response_due = True
+    # A response alone is a probing packet; the peer wants proof from real traffic too.
+    if conn.peer_ack_frequency:
+        path.immediate_ack_due = True
+    else:
+        path.ping_due = True
+
+
+cdef void next_challenge(ConnectionState conn, Path* path, uint8_t* data) noexcept nogil:
+    """Fresh data for a PATH_CHALLENGE that is written now, in place of the oldest unanswered one."""
+    cdef int i, slot = 0
+    cdef int64_t wait = doubled(rtt_pto_base(&path.r.rtt), path.challenge_lost)
+    for i in range(MAX_CHALLENGES):
+        if path.challenge_sent[i] < path.challenge_sent[slot]:
+            slot = i
+    conn.host.random.fill(data, 8)
+    memcpy(path.challenges[slot], data, 8)
+    path.challenge_sent[slot] = conn.now
+    path.challenge_route[slot] = path.r.generation
+    timer_set(&path.timers, TIMER_CHALLENGE, conn.now + (wait if wait < 2000 * MS else 2000 * MS))
+
+
+cdef void on_path_response(ConnectionState conn, Path* path, const uint8_t* data, const UdpAddr* src) noexcept nogil:
+    cdef int i
+    for i in range(MAX_CHALLENGES):
+        if path.challenge_sent[i] != 0 and memcmp(path.challenges[i], data, 8) == 0:
+            break
+    else:
+        return
+    if path.abandoned:
+        return
+    if path.challenge_route[i] != path.r.generation or not same_addr(src, &path.r.remote):
+        return
+    if not path.r.rtt.has_sample and conn.now > path.challenge_sent[i]:
+        rtt_init(&path.r.rtt, conn.now - path.challenge_sent[i])
+    for i in range(MAX_CHALLENGES):
+        path.challenge_sent[i] = 0
+    timer_clear(&path.timers, TIMER_CHALLENGE)
+    path.challenge_due = False
+    path.challenge_lost = 0
+    timer_clear(&path.timers, TIMER_VALIDATION)
+    path.r.validated = True
+    free(path.previous)
+    path.previous = NULL
+    if not path.proves_mtu:
+        # The address is proven by a small datagram: now show that the path carries full ones (RFC 9000 §8.2.1).
+        conn.challenge(path)
+    conn.happened(W_PATHS)      # maybe at a new address
+    conn.on_established(path)
+
+
+# ---------------------------------------------------------------- migration
+cdef void return_home(ConnectionState conn, Path* path) noexcept nogil:
+    """Back to the address that was proven before the last one."""
+    keep_budget(conn, &path.r)
+    path.r = path.previous[0]
+    free(path.previous)
+    path.previous = NULL
+    timer_clear(&path.timers, TIMER_VALIDATION)
+    path.challenge_due = False
+    timer_clear(&path.timers, TIMER_CHALLENGE)
+    if conn.qlog is not None:
+        conn.log_tuple(path)
+
+
+cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
+    """The peer's address of a path changed (RFC 9000 §9.3)."""
+    cdef Route fresh
+    cdef bint port_only = same_ip(&path.r.remote, src) and addr_is_v4(src)
+    cdef int64_t old_pto = rtt_pto_base(&path.r.rtt), new_pto
+    if path.previous != NULL and path.previous.validated and same_addr(&path.previous.remote, src):
+        # It never went away: somebody else repeated its packets from elsewhere.
+        return_home(conn, path)
+        if ip_known(dst):
+            path.r.local = dst[0]
+        conn.reset_spin(path)
+        path.pto_count = 0
+        return 0
+    if path.previous == NULL and path.r.validated:
+        path.previous = <Route*>malloc(sizeof(Route))
+        if path.previous != NULL:
+            path.previous[0] = path.r
+            # Make sure that the old address is really gone, not just spoofed away.
+            queue_off_path(conn, path, &path.r.remote, &path.r.local, NULL)
+    keep_budget(conn, &path.r)
+    conn.init_route(&fresh, src, dst)
+    if port_only:
+        fresh.rtt = path.r.rtt
+        fresh.cc = path.r.cc
+        fresh.mtud = path.r.mtud
+        fresh.mtud.in_flight = 0      # nothing sent to the old address answers for the new one
+        fresh.pacer = path.r.pacer
+    else:
+        mtud_peer_limit(&fresh.mtud, <uint16_t>conn.peer_udp)
+    adopt_budget(conn, &fresh)
+    new_pto = rtt_pto_base(&fresh.rtt)
+    timer_set(&path.timers, TIMER_VALIDATION, conn.now + 3 * (old_pto if old_pto > new_pto else new_pto))
+    path.r = fresh
+    if conn.qlog is not None:
+        conn.log_tuple(path)
+    conn.reset_spin(path)
+    conn.rotate_cid(path)
+    conn.challenge(path)
+    path.pto_count = 0
+    if conn.send_observed:
+        path.observed_due = True
+    return 0
+
+
+cdef void give_up_migration(ConnectionState conn, Path* path) noexcept nogil:
+    """The new address never answered: back to the one that did."""
+    if path.previous != NULL and not path.r.validated:
+        return_home(conn, path)
