@@ -2,13 +2,103 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 
-__all__ = ["VARINT_MAX", "check_flag", "check_integer", "check_seconds"]
+if sys.version_info >= (3, 12):
+    from collections.abc import Buffer
+elif TYPE_CHECKING:
+    from typing_extensions import Buffer
+else:  # for typing.get_type_hints; whatever has the buffer protocol is taken
+    Buffer = bytes | bytearray | memoryview
+
+__all__ = [
+    "VARINT_MAX",
+    "Buffer",
+    "check_alpns",
+    "check_bytes",
+    "check_code",
+    "check_flag",
+    "check_integer",
+    "check_items",
+    "check_seconds",
+    "kind_of",
+]
 
 VARINT_MAX = 2**62 - 1
+
+
+def kind_of(value: object) -> str:
+    """What a wrong value is, in words that hold no secret and no page of text."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return type(value).__name__
+
+
+def shown(value: object) -> str:
+    """The beginning of `repr`, for messages."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_code(value: object, name: str = "code") -> int:
+    """Return `value` if it is a valid application error code.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is an integer, not {kind_of(value)}")
+    if not 0 <= value <= VARINT_MAX:
+        raise ValueError(f"{name} is an integer from 0 to 2**62 - 1, not {shown(value)}")
+    return value
+
+
+def check_bytes(name: str, value: object) -> bytes:
+    """Return `value` as bytes, or raise TypeError: text and numbers are not taken for some."""
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        raise TypeError(f"{name} is bytes, not text: write b{shown(value)} or use .encode()")
+    try:
+        with memoryview(value) as view:  # type: ignore[arg-type]
+            return bytes(view)
+    except TypeError:
+        raise TypeError(f"{name} is bytes, not {kind_of(value)}") from None
+
+
+def check_items(name: str, value: Any, what: str) -> list[Any]:
+    """Return the items of a list option; one item alone is not a list.
+
+    Raises
+    ------
+    ConfigError : `value` is text, bytes or not iterable.
+    """
+    if isinstance(value, (str, bytes, bytearray, memoryview)) or not isinstance(value, Iterable):
+        raise ConfigError(f"{name} is a list of {what}, not {shown(value)}")
+    return list(value)
+
+
+def check_alpns(alpns: object, name: str = "alpns") -> tuple[bytes, ...]:
+    """Check a list of protocol names: each 1..255 bytes, in order of preference."""
+    checked = []
+    for alpn in check_items(name, alpns, "protocol names in bytes"):
+        if isinstance(alpn, str):
+            raise ConfigError(f"an ALPN of {name} is bytes, so write b{shown(alpn)}")
+        if not isinstance(alpn, (bytes, bytearray, memoryview)):
+            raise ConfigError(f"an ALPN of {name} is bytes, not {shown(alpn)}")
+        alpn = bytes(alpn)
+        if not 1 <= len(alpn) <= 255:
+            raise ConfigError(f"an ALPN has 1 to 255 bytes; {alpn[:16]!r} has {len(alpn)}")
+        checked.append(alpn)
+    return tuple(checked)
 
 
 def check_seconds(
@@ -20,7 +110,7 @@ def check_seconds(
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{name} is a number of seconds or a timedelta, not {value!r}")
+        raise ConfigError(f"{name} is a number of seconds or a timedelta, not {shown(value)}")
     seconds = float(value)
     if seconds == 0 and zero:
         return 0.0
@@ -37,7 +127,7 @@ def check_integer(
     if value is None and none:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} is an integer, not {value!r}")
+        raise ConfigError(f"{name} is an integer, not {shown(value)}")
     if not low <= value <= high:
         raise ConfigError(f"{name} must be between {low} and {high}, not {value}")
     return value
@@ -46,5 +136,5 @@ def check_integer(
 def check_flag(name: str, value: object) -> bool:
     """Check a switch, or raise :class:`ConfigError`."""
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} is True or False, not {value!r}")
+        raise ConfigError(f"{name} is True or False, not {shown(value)}")
     return value

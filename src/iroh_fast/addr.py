@@ -579,14 +579,31 @@ class CustomAddr(TransportAddr):
 # --- endpoint addresses -----------------------------------------------------------
 
 
-def _as_transport_addr(value: TransportAddr | SocketAddr | RelayUrl) -> TransportAddr:
+AddrLike: TypeAlias = TransportAddr | SocketAddr | RelayUrl | str
+"""An address, or its text: ``1.2.3.4:5`` or the URL of a relay."""
+
+
+def _as_transport_addr(value: AddrLike) -> TransportAddr:
     if isinstance(value, TransportAddr):
         return value
     if isinstance(value, SocketAddr):
         return IpAddr(value)
     if isinstance(value, RelayUrl):
         return RelayAddr(value)
-    raise TypeError(f"not a transport address: {type(value).__name__}")
+    if isinstance(value, str):
+        if "://" in value:
+            return RelayAddr(RelayUrl(value))
+        return IpAddr(SocketAddr.parse(value))
+    raise TypeError(
+        "an address is a TransportAddr, SocketAddr, RelayUrl or text like 1.2.3.4:5, "
+        f"not {type(value).__name__}"
+    )
+
+
+def _as_transport_addrs(values: Iterable[AddrLike]) -> set[TransportAddr]:
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise TypeError(f"addrs is a list of addresses, not {type(values).__name__}")
+    return {_as_transport_addr(value) for value in values}
 
 
 class EndpointAddr:
@@ -616,14 +633,16 @@ class EndpointAddr:
     def __init__(
         self,
         id: EndpointId | str | Buffer,
-        addrs: Iterable[TransportAddr | SocketAddr | RelayUrl] = (),
+        addrs: Iterable[AddrLike] = (),
         *,
         relay_url: RelayUrl | str | None = None,
         ip_addrs: Iterable[SocketAddr | str] = (),
     ) -> None:
-        found = {_as_transport_addr(addr) for addr in addrs}
+        found = _as_transport_addrs(addrs)
         if relay_url is not None:
             found.add(RelayAddr(RelayUrl(relay_url)))
+        if isinstance(ip_addrs, str):
+            raise TypeError("ip_addrs is a list of addresses, not one text")
         for ip_addr in ip_addrs:
             found.add(IpAddr(SocketAddr.parse(ip_addr) if isinstance(ip_addr, str) else ip_addr))
         self._id = id if isinstance(id, PublicKey) else PublicKey(id)
@@ -654,9 +673,9 @@ class EndpointAddr:
         """True when there is no address, only an id."""
         return not self._addrs
 
-    def with_addrs(self, addrs: Iterable[TransportAddr | SocketAddr | RelayUrl], /) -> Self:
+    def with_addrs(self, addrs: Iterable[AddrLike], /) -> Self:
         """Return a copy with more addresses."""
-        return type(self)(self._id, (*self._addrs, *addrs))
+        return type(self)(self._id, self._addrs + tuple(_as_transport_addrs(addrs)))
 
     def with_relay_url(self, url: RelayUrl | str, /) -> Self:
         """Return a copy with one more relay."""

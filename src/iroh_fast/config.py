@@ -1,25 +1,35 @@
 """Options of endpoints and of their QUIC connections.
 
-All classes here are plain data.  Values are checked when an object is made, so a wrong
-option fails at the line that wrote it and not in the middle of a handshake.
+Values are checked when an endpoint is bound, or when the object that holds them is made, so a
+wrong option fails at the line that wrote it and not in the middle of a handshake.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import ssl
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
-from ._check import check_flag, check_integer
-from .errors import ConfigError
+from ._check import (
+    check_alpns,
+    check_flag,
+    check_integer,
+    check_items,
+    check_seconds,
+    kind_of,
+    shown,
+)
+from .addr import RelayUrl, SocketAddr
+from .errors import AddrError, ConfigError, DialError, RelayUrlError
+from .hooks import EndpointHooks
+from .keys import SecretKey
 from .net.bind import BindAddr, BindAddrLike, plan_sockets
 from .quic.config import AckFrequencyConfig, MtuDiscoveryConfig, QuicTransportConfig
-
-if TYPE_CHECKING:
-    from .addr import SocketAddr
-    from .hooks import EndpointHooks
-    from .keys import SecretKey
+from .relay.map import RelayConfig, RelayMap, relay_map
+from .web.ca import CaConfig
+from .web.proxy import Proxy
 
 __all__ = [
     "AckFrequencyConfig",
@@ -29,9 +39,19 @@ __all__ = [
     "MtuDiscoveryConfig",
     "Preset",
     "QuicTransportConfig",
+    "RelaysLike",
     "ServerConfig",
+    "check_alpns",
     "plan_sockets",
 ]
+
+MAX_SOCKETS = 16
+MAX_HOOKS = 64
+
+RelaysLike: TypeAlias = (
+    Literal["default", "staging"] | Iterable[RelayConfig | RelayUrl | str] | RelayMap | None
+)
+"""What `relays` takes: a name, or relays in the order in which they are tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,29 +69,155 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "alpns", check_alpns(self.alpns))
+        if self.transport is not None:
+            check_transport("transport", self.transport)
 
 
-def check_alpns(alpns: Iterable[bytes]) -> tuple[bytes, ...]:
-    """Check a list of protocol names: each 1..255 bytes, in order of preference."""
-    if isinstance(alpns, (bytes, bytearray, str)):
-        raise ConfigError(f"alpns is a list of protocol names, not the single value {alpns!r}")
-    checked = []
-    for alpn in alpns:
-        if not isinstance(alpn, (bytes, bytearray, memoryview)):
-            raise ConfigError(f"an ALPN is bytes, not {alpn!r}")
-        alpn = bytes(alpn)
-        if not 1 <= len(alpn) <= 255:
-            raise ConfigError(f"an ALPN has 1 to 255 bytes; {alpn[:16]!r} has {len(alpn)}")
-        checked.append(alpn)
-    return tuple(checked)
+# --- checks of single options, (name, value) -> what is used ------------------------------
 
 
-_NOT_YET = "{} is not part of this version yet; leave it out"
+def check_transport(name: str, value: object) -> QuicTransportConfig:
+    """Check QUIC parameters."""
+    if not isinstance(value, QuicTransportConfig):
+        raise ConfigError(f"{name} is a QuicTransportConfig, not {shown(value)}")
+    return value
+
+
+def _secret_key(name: str, value: object) -> SecretKey | None:
+    if value is not None and not isinstance(value, SecretKey):
+        hint = "; SecretKey.parse() reads text" if isinstance(value, str) else ""
+        hint = "; SecretKey.from_bytes() takes bytes" if isinstance(value, bytes) else hint
+        # The value itself stays out of messages and logs.
+        raise ConfigError(f"{name} is a SecretKey or None, not {kind_of(value)}{hint}")
+    return value
+
+
+def _alpns(name: str, value: object) -> tuple[bytes, ...]:
+    return check_alpns(value, name)
+
+
+def _bind_addrs(name: str, value: Any) -> tuple[BindAddr, ...]:
+    single = isinstance(value, (BindAddr, SocketAddr)) or (
+        isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], int)
+    )
+    if single:
+        raise ConfigError(f"{name} is a list of addresses, not {shown(value)}")
+    addrs = tuple(BindAddr.parse(addr) for addr in check_items(name, value, "addresses"))
+    plan = plan_sockets(addrs)
+    if len(plan) > MAX_SOCKETS:
+        raise ConfigError(
+            f"{name} has {len(addrs)} addresses, which is {len(plan)} sockets: "
+            f"at most {MAX_SOCKETS} are possible"
+        )
+    return addrs
+
+
+def _external_addrs(name: str, value: Any) -> tuple[SocketAddr, ...]:
+    return tuple(socket_addr(addr, name) for addr in check_items(name, value, "addresses"))
+
+
+def socket_addr(value: object, name: str) -> SocketAddr:
+    """Read an address that a user gave as an object or as text."""
+    if isinstance(value, SocketAddr):
+        return value
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: an address is text or a SocketAddr, not {shown(value)}")
+    try:
+        return SocketAddr.parse(value)
+    except AddrError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def _hooks(name: str, value: Any) -> tuple[EndpointHooks, ...]:
+    if isinstance(value, EndpointHooks):
+        raise ConfigError(f"{name} is a list of hooks: write [{shown(value)}]")
+    hooks = tuple(check_items(name, value, "EndpointHooks"))
+    for hook in hooks:
+        if isinstance(hook, type):
+            raise ConfigError(f"{name} holds the class {hook.__name__}; give an instance of it")
+        if not isinstance(hook, EndpointHooks):
+            raise ConfigError(f"{name} is a list of EndpointHooks; {shown(hook)} is none")
+    if len(hooks) > MAX_HOOKS:
+        raise ConfigError(f"{name} has {len(hooks)} hooks, at most {MAX_HOOKS} are possible")
+    return hooks
+
+
+def _tickets(name: str, value: object) -> int:
+    check_integer(name, value, 0, 2**20)
+    return value  # type: ignore[return-value]
+
+
+def _key_exchange(name: str, value: Any) -> tuple[str, ...]:
+    names = tuple(check_items(name, value, "names"))
+    if names != ("x25519",):
+        raise ConfigError(f'{name} can only be ["x25519"], not {shown(value)}')
+    return names
+
+
+def _linger(name: str, value: object) -> float | None:
+    return check_seconds(name, value, none=True, zero=True)
+
+
+def _relays(name: str, value: Any) -> RelayMap | None:
+    if value is None:
+        return None
+    if not isinstance(value, (str, RelayMap)):
+        value = check_items(name, value, "URLs or RelayConfig")
+        for relay in value:
+            if not isinstance(relay, (str, RelayConfig)):
+                raise ConfigError(
+                    f"{name}: a relay is given by its URL or a RelayConfig, not {shown(relay)}"
+                )
+    try:
+        return relay_map(value)
+    except RelayUrlError as error:
+        raise ConfigError(f"{name}: {error}") from error
+
+
+def _proxy(name: str, value: object) -> Proxy | None:
+    if value is None or isinstance(value, Proxy):
+        return value
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is the URL of an HTTP proxy, not {kind_of(value)}")
+    try:
+        return Proxy.parse(value)
+    except DialError as error:
+        raise ConfigError(f"{name} is the URL of an HTTP proxy: {error}") from error
+
+
+def _ca(name: str, value: object) -> CaConfig | ssl.SSLContext | None:
+    if value is not None and not isinstance(value, (CaConfig, ssl.SSLContext)):
+        raise ConfigError(
+            f"{name} is a CaConfig, an ssl.SSLContext or None, not {shown(value)}; "
+            "CaConfig(extra=[pem]) trusts a certificate of your own"
+        )
+    return value
+
+
+def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
+    """An option of endpoints: its default, and the function that checks and reads it."""
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+# What is planned, and says so instead of being unknown.
+_NOT_YET = (
+    "address_lookup",
+    "extra_address_lookup",
+    "addr_filter",
+    "user_data",
+    "dns_resolver",
+    "portmapper",
+    "net_report",
+    "custom_transports",
+    "path_selector",
+)
 
 
 @dataclass(slots=True, kw_only=True)
 class EndpointConfig:
     """Options of :meth:`Endpoint.bind`, reusable and changed by presets.
+
+    This is the one place where they are defined: ``bind`` takes the same, with these types.
 
     Parameters
     ----------
@@ -80,98 +226,107 @@ class EndpointConfig:
         not answered at all.
     bind_addrs : sockets to open, see :class:`BindAddr`; empty means ``0.0.0.0:0`` (required)
         and ``[::]:0`` (if the machine has IPv6).
+    ip_transports : False opens no sockets at all: relays only.
     external_addrs : extra addresses at which this endpoint can be reached, to advertise.
     transport : QUIC parameters of every connection.
     hooks : called in order, see :class:`iroh_fast.hooks.EndpointHooks`.
     keylog : write TLS secrets to the file named by ``SSLKEYLOGFILE``.
     max_tls_tickets : how many session tickets to keep for 0-RTT; 0 switches resumption off.
+    key_exchange : key exchanges to offer; only ``["x25519"]``.
+    linger : seconds that leaving a connection's block, or the last reference to it, waits
+        until what was finished is acknowledged; 0 does not wait, None has no limit.
     relays : None, "default" (iroh's), "staging", or relays to use: URLs, RelayConfig, a
         RelayMap. The first one is the home relay. Needs ``iroh-fast[relay]``.
     proxy, proxy_from_env : HTTP proxy for connections to relays.
     ca : what to trust at relays: an ``ssl.SSLContext`` or a CaConfig; None is iroh's roots.
-    address_lookup, extra_address_lookup, addr_filter, user_data, dns_resolver,
-    portmapper, net_report, custom_transports, path_selector :
-        not part of this version yet; any value other than the default raises ConfigError.
     """
 
-    secret_key: SecretKey | None = None
-    alpns: Sequence[bytes] = ()
-    bind_addrs: Sequence[BindAddrLike] = ()
-    ip_transports: bool = True
-    external_addrs: Sequence[str | SocketAddr] = ()
-    transport: QuicTransportConfig = field(default_factory=QuicTransportConfig)
-    hooks: Sequence[EndpointHooks] = ()
-    keylog: bool = False
-    max_tls_tickets: int = 256
-    key_exchange: Sequence[str] = ("x25519",)
-    relays: object = None
-    address_lookup: object = ()
-    extra_address_lookup: object = ()
-    addr_filter: object = None
-    user_data: str | None = None
-    dns_resolver: object = None
-    proxy: str | None = None
-    proxy_from_env: bool = False
-    ca: object = None
-    portmapper: object = False
-    net_report: object = None
-    custom_transports: object = ()
-    path_selector: object = None
+    secret_key: SecretKey | None = _option(None, _secret_key)
+    alpns: Sequence[bytes] = _option((), _alpns)
+    bind_addrs: Sequence[BindAddrLike] = _option((), _bind_addrs)
+    ip_transports: bool = _option(True, check_flag)
+    external_addrs: Sequence[str | SocketAddr] = _option((), _external_addrs)
+    transport: QuicTransportConfig = _option(QuicTransportConfig(), check_transport)
+    hooks: Sequence[EndpointHooks] = _option((), _hooks)
+    keylog: bool = _option(False, check_flag)
+    max_tls_tickets: int = _option(256, _tickets)
+    key_exchange: Sequence[str] = _option(("x25519",), _key_exchange)
+    linger: float | None = _option(5.0, _linger)
+    relays: RelaysLike = _option(None, _relays)
+    proxy: str | Proxy | None = _option(None, _proxy)
+    proxy_from_env: bool = _option(False, check_flag)
+    ca: CaConfig | ssl.SSLContext | None = _option(None, _ca)
 
     def merge(self, other: EndpointConfig) -> None:
         """Take over every field of `other` that differs from its default."""
         base = EndpointConfig()
-        for item in dataclasses.fields(self):
+        for item in dataclasses.fields(EndpointConfig):
             value = getattr(other, item.name)
             if value != getattr(base, item.name):
                 setattr(self, item.name, value)
 
     def apply(self, preset: Preset) -> None:
-        """Apply one preset, or several in order."""
+        """Apply one preset, or several in order.
+
+        Raises
+        ------
+        ConfigError : it is neither a function nor an EndpointConfig, nor a list of those.
+        """
         if isinstance(preset, EndpointConfig):
             self.merge(preset)
-        elif callable(preset):
+        elif callable(preset) and not isinstance(preset, type):
             preset(self)
-        else:
+        elif isinstance(preset, (list, tuple)):
             for part in preset:
                 self.apply(part)
+        else:
+            raise ConfigError(
+                f"preset is a function of iroh_fast.presets or an EndpointConfig, "
+                f"not {shown(preset)}"
+            )
+
+    def update(self, options: dict[str, Any]) -> None:
+        """Set options by name.
+
+        Raises
+        ------
+        TypeError : there is no such option; the message names the nearest one.
+        ConfigError : it is planned, and not part of this version yet.
+        """
+        names = [item.name for item in dataclasses.fields(EndpointConfig)]
+        for name, value in options.items():
+            if name in names:
+                setattr(self, name, value)
+            elif name in _NOT_YET:
+                if value is None or value is False or value == () or value == []:
+                    continue  # off, as it is anyway
+                raise ConfigError(f"{name} is not part of this version yet; leave it out")
+            else:
+                import difflib
+
+                near = difflib.get_close_matches(name, names, 1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise TypeError(f"Endpoint.bind() has no option {name!r}{hint}")
 
     def check(self) -> None:
-        """Raise :class:`ConfigError` for options that are wrong or not available."""
-        self.alpns = check_alpns(self.alpns)
-        if not isinstance(self.transport, QuicTransportConfig):
-            raise ConfigError(f"transport is a QuicTransportConfig, not {self.transport!r}")
-        if isinstance(self.bind_addrs, (str, BindAddr)) or (
-            isinstance(self.bind_addrs, tuple)
-            and len(self.bind_addrs) == 2
-            and isinstance(self.bind_addrs[1], int)
-        ):
-            raise ConfigError(f"bind_addrs is a list of addresses, not {self.bind_addrs!r}")
-        check_flag("keylog", self.keylog)
-        check_integer("max_tls_tickets", self.max_tls_tickets, 0, 2**20)
-        if tuple(self.key_exchange) != ("x25519",):
-            raise ConfigError(f'key_exchange can only be ["x25519"], not {self.key_exchange!r}')
+        """Read every option into its final form.
+
+        Raises
+        ------
+        ConfigError : one is wrong, or they do not go together; the message names it.
+        """
+        for item in dataclasses.fields(EndpointConfig):
+            value = item.metadata["check"](item.name, getattr(self, item.name))
+            setattr(self, item.name, value)
         if self.relays is None and not self.ip_transports:
             raise ConfigError("ip_transports=False without relays leaves no way to send")
         if self.relays is None and (self.proxy is not None or self.proxy_from_env):
             raise ConfigError("proxy is for connections to relays; give relays as well")
-        for name in (
-            "address_lookup",
-            "extra_address_lookup",
-            "addr_filter",
-            "user_data",
-            "dns_resolver",
-            "portmapper",
-            "net_report",
-            "custom_transports",
-            "path_selector",
-        ):
-            value = getattr(self, name)
-            if value is not None and value is not False and value != () and value != []:
-                raise ConfigError(_NOT_YET.format(name))
 
 
 Preset: TypeAlias = (
-    "Callable[[EndpointConfig], None] | EndpointConfig "
-    "| Sequence[Callable[[EndpointConfig], None] | EndpointConfig]"
+    Callable[[EndpointConfig], None]
+    | EndpointConfig
+    | Sequence[Callable[[EndpointConfig], None] | EndpointConfig]
 )
+

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from ._check import Buffer, check_bytes, check_code, kind_of
 from .aio._waiters import take, wait
 from .aio.owner import Owner, get_ident
 from .errors import CloseReason, ConnectionLost
@@ -23,15 +24,9 @@ from .quic._connection import (
     WAIT_OPEN_UNI,
 )
 from .stats import Closed, ConnectionStats, PathInfo, PathStats
-from .streams import BiStream, RecvStream, SendStream, check_code
+from .streams import BiStream, RecvStream, SendStream
 
 if TYPE_CHECKING:
-    import sys
-
-    if sys.version_info >= (3, 12):
-        from collections.abc import Buffer
-    else:
-        from typing_extensions import Buffer
 
     from typing_extensions import Self
 
@@ -269,7 +264,12 @@ class Connection:
         RuntimeError : the handshake is not complete.
         ValueError : `label` or `length` are out of range.
         """
-        return self._q.tls.export_keying_material(bytes(label), bytes(context), length)
+        label, context = check_bytes("label", label), check_bytes("context", context)
+        if isinstance(length, bool) or not isinstance(length, int):
+            raise TypeError(f"length is a number of bytes, not {kind_of(length)}")
+        if length < 1:
+            raise ValueError(f"length is at least one byte, not {length}")
+        return self._q.tls.export_keying_material(label, context, length)
 
     # --- streams
 
@@ -425,11 +425,11 @@ class Connection:
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
-        self._q.close(check_code(code), bytes(reason))
+        self._q.close(check_code(code), check_bytes("reason", reason))
 
     def close_on_exit(self, code: int, reason: bytes = b"") -> None:
         """Choose what leaving ``async with`` closes the connection with."""
-        self._exit = (check_code(code), bytes(reason))
+        self._exit = (check_code(code), check_bytes("reason", reason))
 
     async def __aenter__(self) -> Self:
         return self
@@ -455,7 +455,11 @@ class Connection:
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
         for name, value in (("bi", bi), ("uni", uni), ("receive_window", receive_window)):
-            if value is not None and not 0 <= value <= 2**60:
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name} is an integer or None, not {kind_of(value)}")
+            if not 0 <= value <= 2**60:
                 raise ValueError(f"{name} must be between 0 and 2**60, not {value}")
         if bi is not None or uni is not None:
             self._q.set_max_concurrent(bi, uni)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import inspect
 import logging
 import warnings
 import weakref
-from collections.abc import Awaitable, Iterable, Sequence
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ForwardRef, ParamSpec, TypeVar
 
-from . import presets
+from . import config, presets
+from ._check import Buffer, check_alpns, check_bytes, kind_of
 from .addr import EndpointAddr, IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
 from .aio._waiters import wait
 from .aio.owner import Owner
@@ -23,46 +25,28 @@ from .config import (
     Preset,
     QuicTransportConfig,
     ServerConfig,
-    check_alpns,
+    check_transport,
     plan_sockets,
+    socket_addr,
 )
 from .connection import Connection
-from .errors import (
-    BindError,
-    ConfigError,
-    EndpointClosed,
-    InvalidAlpn,
-    LocallyRejected,
-    NoAddress,
-    SelfConnect,
-    WatcherEnded,
-)
-from .handshake import Connecting, Context
-from .hooks import run_before_connect
-from .incoming import Incoming
-from .keys import EndpointId, SecretKey
+from .errors import BindError, ConfigError, EndpointClosed, WatcherEnded
+from .handshake import Connecting, Context, dial
+from .incoming import Incoming, IncomingAttempts
+from .keys import EndpointId, PublicKey, SecretKey
+from .net.local_addrs import direct_addrs, interface_addrs
 from .net.socket import Driver
 from .quic._connection import WAIT_DRAINED
 from .quic.tls import Identity
+from .relay.map import RelayConfig, RelayMap, RelayStatus
 from .stats import EndpointMetrics, RemoteInfo, TransportAddrInfo
 from .ticket import EndpointTicket, to_endpoint_addr
+from .web.proxy import proxy_from_env
 
 if TYPE_CHECKING:
-    import sys
-
-    from typing_extensions import Unpack
-
-    from .config import BindAddrLike
-    from .hooks import EndpointHooks
     from .relay.client.transport import RelayTransport
-    from .relay.map import RelayConfig, RelayStatus
 
-    if sys.version_info >= (3, 12):
-        from collections.abc import Buffer
-    else:
-        from typing_extensions import Buffer
-
-__all__ = ["BindOptions", "Endpoint", "IncomingAttempts"]
+__all__ = ["BindOptions", "Endpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -70,106 +54,41 @@ T = TypeVar("T")
 CLOSE_TIMEOUT_S = 3.0  # how long close() waits for peers that do not answer
 
 
-class BindOptions(TypedDict, total=False):
-    """Keyword arguments of :meth:`Endpoint.bind`; see :class:`EndpointConfig`."""
+@dataclass(slots=True, kw_only=True)
+class BindOptions(EndpointConfig):
+    """What :meth:`Endpoint.bind` takes: the options of an endpoint, and where to start from."""
 
-    secret_key: SecretKey | None
-    alpns: Sequence[bytes]
-    bind_addrs: Sequence[BindAddrLike]
-    ip_transports: bool
-    external_addrs: Sequence[str | SocketAddr]
-    transport: QuicTransportConfig
-    hooks: Sequence[EndpointHooks]
-    keylog: bool
-    max_tls_tickets: int
-    key_exchange: Sequence[str]
-    relays: object
-    address_lookup: object
-    extra_address_lookup: object
-    addr_filter: object
-    user_data: str | None
-    dns_resolver: object
-    proxy: str | None
-    proxy_from_env: bool
-    ca: object
-    portmapper: object
-    net_report: object
-    custom_transports: object
-    path_selector: object
+    preset: Preset = presets.minimal
 
 
-def interface_addrs() -> list[IPv4Address | IPv6Address]:
-    """Addresses of this machine at which others may reach it.
-
-    Interfaces that are down and link-local IPv6 are left out; link-local IPv4 and unique
-    local IPv6 count only when the family has nothing better, loopback only when there is
-    nothing else at all.
-    """
-    import psutil  # late: only needed here, and slow to load
-
-    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
-    good: set[IPv4Address | IPv6Address] = set()
-    poor: set[IPv4Address | IPv6Address] = set()
-    loopback: set[IPv4Address | IPv6Address] = set()
-    for name, entries in psutil.net_if_addrs().items():
-        if name not in up:
-            continue
-        for entry in entries:
-            try:
-                ip = ip_address(entry.address.partition("%")[0])
-            except ValueError:  # a hardware address
-                continue
-            if ip.is_loopback:
-                loopback.add(ip)
-            elif ip.version == 6 and ip.is_link_local or ip.is_multicast or ip.is_unspecified:
-                continue
-            elif ip.is_link_local or (isinstance(ip, IPv6Address) and ip.packed[0] & 0xFE == 0xFC):
-                poor.add(ip)
-            else:
-                good.add(ip)
-    for version in (4, 6):
-        if not any(ip.version == version for ip in good):
-            good.update(ip for ip in poor if ip.version == version)
-    return sorted(good or loopback, key=lambda ip: (ip.version, int(ip)))
+P = ParamSpec("P")
 
 
-def direct_addrs(sockets: Iterable[SocketAddr]) -> set[SocketAddr]:
-    """Where sockets bound to these addresses can be reached from this network."""
-    found: set[SocketAddr] = set()
-    interfaces: list[IPv4Address | IPv6Address] | None = None
-    for bound in sockets:
-        if not bound.ip.is_unspecified:
-            found.add(bound)
-            continue
-        if interfaces is None:
-            interfaces = interface_addrs()
-        found.update(
-            SocketAddr(ip, bound.port) for ip in interfaces if ip.version == bound.ip.version
-        )
-    return found
+def _options_of(
+    options: Callable[P, BindOptions],
+) -> Callable[
+    [Callable[..., Pending[Endpoint]]],
+    Callable[Concatenate[type[Endpoint], P], Pending[Endpoint]],
+]:
+    """Give a function the keyword arguments, and their types, of a class of options."""
 
+    def decorate(function: Callable[..., Pending[Endpoint]]) -> Any:
+        fields = dataclasses.fields(BindOptions)
+        parameters = [inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)]
+        parameters += [
+            inspect.Parameter(
+                item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type
+            )
+            for item in fields
+        ]
+        returns = function.__annotations__["return"]
+        signature = inspect.Signature(parameters, return_annotation=returns)
+        function.__signature__ = signature  # type: ignore[attr-defined]
+        hints = {item.name: ForwardRef(str(item.type), module=config.__name__) for item in fields}
+        function.__annotations__ = {**hints, "return": returns}
+        return function
 
-def socket_addr(value: str | SocketAddr) -> SocketAddr:
-    """Read an address given by the user."""
-    return SocketAddr.parse(value) if isinstance(value, str) else value
-
-
-class IncomingAttempts:
-    """Iterator of :meth:`Endpoint.incoming`; ends when the endpoint closes."""
-
-    __slots__ = ("_endpoint",)
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    def __aiter__(self) -> IncomingAttempts:
-        return self
-
-    async def __anext__(self) -> Incoming:
-        incoming = await self._endpoint.accept()
-        if incoming is None:
-            raise StopAsyncIteration
-        return incoming
+    return decorate
 
 
 class Endpoint:
@@ -193,7 +112,6 @@ class Endpoint:
         "_loop",
         "_owner",
         "_secret_key",
-        "_sockets",
     )
 
     _home: Watchable[tuple[RelayStatus, ...]]
@@ -208,15 +126,13 @@ class Endpoint:
     _loop: asyncio.AbstractEventLoop
     _owner: Owner
     _secret_key: SecretKey
-    _sockets: tuple[SocketAddr, ...]
 
     def __init__(self) -> None:
         raise TypeError("use Endpoint.bind()")
 
     @classmethod
-    def bind(
-        cls, *, preset: Preset = presets.minimal, **options: Unpack[BindOptions]
-    ) -> Pending[Endpoint]:
+    @_options_of(BindOptions)
+    def bind(cls, preset: Preset = presets.minimal, **options: Any) -> Pending[Endpoint]:
         """Open sockets and make an endpoint.
 
         ``ep = await Endpoint.bind(...)`` or ``async with Endpoint.bind(...) as ep``.
@@ -224,46 +140,40 @@ class Endpoint:
         Parameters
         ----------
         preset : defaults to start from.  For now :func:`presets.minimal`; it will become
-            ``presets.n0`` when relays and address lookup exist.
+            ``presets.n0`` when address lookup exists.
         **options : fields of :class:`~iroh_fast.config.EndpointConfig`.
 
         Raises
         ------
+        TypeError : there is no option of that name.
+        ConfigError : an option is wrong or not available; raised by the call itself.
         BindError : a required address cannot be bound; ``errno`` says why.
-        ConfigError : an option is wrong or not available.
         """
         config = EndpointConfig()
         config.apply(preset)
-        names = {item.name for item in dataclasses.fields(EndpointConfig)}
-        for name, value in options.items():
-            if name not in names:
-                raise TypeError(f"Endpoint.bind() has no option {name!r}")
-            setattr(config, name, value)
+        config.update(options)
         config.check()
         return Pending(cls._bind(config))
 
     @classmethod
     async def _bind(cls, config: EndpointConfig) -> Endpoint:
         loop = asyncio.get_running_loop()
-        external = {socket_addr(value) for value in config.external_addrs}
-        plan = plan_sockets(config.bind_addrs) if config.ip_transports else []
         secret_key = config.secret_key or SecretKey.generate()
-        identity = Identity(secret_key.to_bytes())
+        driver = _open_driver(config, secret_key, loop)
         try:
-            driver = Driver.bind(
-                plan,
-                identity=identity,
-                max_tls_tickets=config.max_tls_tickets,
-                keylog=config.keylog,
-                loop=loop,
-            )
-        except BindError:
+            return cls._assemble(config, secret_key, driver, loop)
+        except BaseException:
+            driver.stop()
             raise
-        except OSError as error:
-            wanted = ", ".join(str(addr) for addr in plan if addr.required)
-            raise BindError(
-                f"cannot bind {wanted}: {error.strerror or error}", errno=error.errno
-            ) from error
+
+    @classmethod
+    def _assemble(
+        cls,
+        config: EndpointConfig,
+        secret_key: SecretKey,
+        driver: Driver,
+        loop: asyncio.AbstractEventLoop,
+    ) -> Endpoint:
         self = cls.__new__(cls)
         owner = Owner(loop)
         metrics = EndpointMetrics(lambda: (driver.stats(), _count_open(context)))
@@ -271,32 +181,25 @@ class Endpoint:
             owner=owner,
             driver=driver,
             id=secret_key.public,
-            alpns=tuple(config.alpns),
-            transport=config.transport,
-            hooks=tuple(config.hooks),
+            config=config,
+            sockets=tuple(SocketAddr.from_tuple(bound) for bound in driver.bound_sockets),
             metrics=metrics,
         )
         driver.accepting = bool(context.alpns)
         self._context = context
         self._driver = driver
-        self._owner = owner
         self._loop = loop
         self._secret_key = secret_key
-        self._sockets = tuple(SocketAddr.from_tuple(bound) for bound in driver.bound_sockets)
-        self._external = external
+        self._external = {socket_addr(addr, "external_addrs") for addr in config.external_addrs}
         self._closed = asyncio.Event()
         self._close_task = None
         self._addr = Watchable(EndpointAddr(secret_key.public))
         self._alpns = Watchable(context.alpns)
         self._home = Watchable(())
         if config.relays is not None:
-            try:
-                context.relay = _relay_transport(self, config)
-            except BaseException:
-                driver.stop()
-                del self._owner  # nothing is left that had to be closed
-                raise
+            context.relay = _relay_transport(self, config)
         self._addr.set(self._current_addr())
+        self._owner = owner  # last: from now on there is something to close
         return self
 
     def __del__(self) -> None:
@@ -330,7 +233,7 @@ class Endpoint:
     @property
     def bound_sockets(self) -> tuple[SocketAddr, ...]:
         """Local addresses of the UDP sockets; still answers after :meth:`close`."""
-        return self._sockets
+        return self._context.sockets
 
     @property
     def addr(self) -> EndpointAddr:
@@ -348,7 +251,7 @@ class Endpoint:
 
     def _current_addr(self) -> EndpointAddr:
         found: list[TransportAddr] = [
-            IpAddr(addr) for addr in direct_addrs(self._sockets) | self._external
+            IpAddr(addr) for addr in direct_addrs(self._context.sockets) | self._external
         ]
         relay = self._context.relay
         if relay is not None and relay.home is not None:
@@ -364,13 +267,13 @@ class Endpoint:
     async def add_external_addr(self, addr: str | SocketAddr, /) -> None:
         """Advertise one more address at which this endpoint can be reached."""
         self._owner.check_loop()
-        self._external.add(socket_addr(addr))
+        self._external.add(socket_addr(addr, "addr"))
         self._addr.set(self._current_addr())
 
     async def remove_external_addr(self, addr: str | SocketAddr, /) -> None:
         """Stop advertising an address given before."""
         self._owner.check_loop()
-        self._external.discard(socket_addr(addr))
+        self._external.discard(socket_addr(addr, "addr"))
         self._addr.set(self._current_addr())
 
     async def network_change(self) -> None:
@@ -389,6 +292,8 @@ class Endpoint:
     async def remote_info(self, id: EndpointId | str, /) -> RemoteInfo | None:
         """What is known about a remote from connections with it; None if nothing."""
         self._owner.check_loop()
+        if not isinstance(id, (PublicKey, str)):
+            raise TypeError(f"id is an EndpointId or its text, not {kind_of(id)}")
         id = EndpointId(id)
         usage: dict[TransportAddr, bool] = {}
         known = False
@@ -420,11 +325,14 @@ class Endpoint:
 
         Parameters
         ----------
-        addr : whom to dial and where; text is a ticket or an id.
+        addr : whom to dial and where; text is a ticket or an id, white space in it does no
+            harm.  Of many IP addresses some are chosen at random.
         alpn : name of the protocol, 1 to 255 bytes.
 
         Raises
         ------
+        TypeError, TicketError, KeyParsingError
+            An argument is of the wrong kind, or text that cannot be read: by the call itself.
         EndpointClosed, LocallyRejected, SelfConnect, InvalidAlpn, NoAddress
             Found before anything is sent, in this order.
         AlpnMismatch, WrongIdentity, ConnectionRefused, ConnectTimeout, HandshakeFailed,
@@ -435,12 +343,10 @@ class Endpoint:
         -----
         Cancel-safe: cancelling drops the attempt.
         """
-        return Pending(self._connect(addr, alpn))
+        return Pending(self._connect(to_endpoint_addr(addr), check_bytes("alpn", alpn)))
 
-    async def _connect(
-        self, addr: EndpointAddr | EndpointId | EndpointTicket | str, alpn: Buffer
-    ) -> Connection:
-        return await (await self.connect_with(addr, alpn))
+    async def _connect(self, target: EndpointAddr, alpn: bytes) -> Connection:
+        return await (await self._dial(target, alpn))
 
     async def connect_with(
         self,
@@ -463,56 +369,20 @@ class Endpoint:
         Connecting
             Await it for the connection, or use it for 0-RTT.  Raises as :meth:`connect`.
         """
+        if transport is not None:
+            check_transport("transport", transport)
+        extra = check_alpns(extra_alpns, "extra_alpns")
+        return await self._dial(to_endpoint_addr(addr), check_bytes("alpn", alpn), transport, extra)
+
+    async def _dial(
+        self,
+        target: EndpointAddr,
+        alpn: bytes,
+        transport: QuicTransportConfig | None = None,
+        extra_alpns: tuple[bytes, ...] = (),
+    ) -> Connecting:
         self._owner.check_loop()
-        context = self._context
-        if context.closing:
-            raise EndpointClosed()
-        target = to_endpoint_addr(addr)
-        if isinstance(alpn, str):
-            raise TypeError(f"an ALPN is bytes, so write b{alpn!r}")
-        name = bytes(memoryview(alpn))
-        short = f"{target.id:short}"
-        if context.hooks:
-            reject = await run_before_connect(context.hooks, target, name)
-            if context.closing:
-                raise EndpointClosed()
-            if reject is not None:
-                raise LocallyRejected(
-                    f"connect to {short} (alpn {name!r}) failed: rejected by a hook",
-                    remote=short,
-                    alpn=name,
-                )
-        if target.id == context.id:
-            raise SelfConnect(
-                f"connect to {short} (alpn {name!r}) failed: this is our own id",
-                remote=short,
-                alpn=name,
-            )
-        offered = (name, *extra_alpns)
-        if not all(1 <= len(item) <= 255 for item in offered):
-            raise InvalidAlpn(
-                f"connect to {short} failed: an ALPN is 1 to 255 bytes", remote=short, alpn=name
-            )
-        sockets = context.sockaddrs(target)
-        if not sockets:
-            raise NoAddress(
-                f"connect to {short} (alpn {name!r}) failed: "
-                + (
-                    "no IP address of it is known, and there is no address lookup"
-                    if target.is_empty
-                    else "none of its addresses can be used by this endpoint, which has "
-                    + ("no custom transports" if context.relay is not None else "no relays")
-                ),
-                remote=short,
-                alpn=name,
-            )
-        q = self._driver.connect(
-            sockets,
-            expected_peer=bytes(target.id),
-            alpns=list(offered),
-            transport=transport or context.transport,
-        )
-        return Connecting(q, context, target.id, name, sockets)
+        return await dial(self._context, target, alpn, transport, extra_alpns)
 
     # --- accepting
 
@@ -534,7 +404,7 @@ class Endpoint:
 
     def incoming(self) -> IncomingAttempts:
         """Iterate over connection attempts until the endpoint closes."""
-        return IncomingAttempts(self)
+        return IncomingAttempts(self.accept)
 
     @property
     def alpns(self) -> tuple[bytes, ...]:
@@ -679,7 +549,28 @@ class Endpoint:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
-        return f"<Endpoint {self.id:short} {', '.join(map(str, self._sockets))} {state}>"
+        return f"<Endpoint {self.id:short} {', '.join(map(str, self.bound_sockets))} {state}>"
+
+
+def _open_driver(
+    config: EndpointConfig, secret_key: SecretKey, loop: asyncio.AbstractEventLoop
+) -> Driver:
+    plan = plan_sockets(config.bind_addrs) if config.ip_transports else []
+    try:
+        return Driver.bind(
+            plan,
+            identity=Identity(secret_key.to_bytes()),
+            max_tls_tickets=config.max_tls_tickets,
+            keylog=config.keylog,
+            loop=loop,
+        )
+    except BindError:
+        raise
+    except OSError as error:
+        wanted = ", ".join(str(addr) for addr in plan if addr.required)
+        raise BindError(
+            f"cannot bind {wanted}: {error.strerror or error}", errno=error.errno
+        ) from error
 
 
 def _count_open(context: Context) -> int:
@@ -690,8 +581,6 @@ def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTranspo
     """Connect to relays; their modules load only now."""
     try:
         from .relay.client.transport import RelayTransport
-        from .relay.map import relay_map
-        from .web.proxy import proxy_from_env
     except ImportError as error:
         raise ConfigError(
             f"relays need {error.name}: pip install 'iroh-fast[relay]'"
@@ -704,11 +593,12 @@ def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTranspo
 
     context = endpoint._context
     proxy = config.proxy or (proxy_from_env() if config.proxy_from_env else None)
+    assert isinstance(config.relays, RelayMap)  # what check() made of it
     return RelayTransport(
         driver=context.driver,
         secret_key=endpoint._secret_key,
-        relay_map=relay_map(config.relays),  # type: ignore[arg-type]
-        ca=config.ca,  # type: ignore[arg-type]
+        relay_map=config.relays,
+        ca=config.ca,
         proxy=proxy,
         loop=endpoint._loop,
         on_status=on_status,

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .addr import EndpointAddr, TransportAddr
+from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
 from .aio._waiters import wait
 from .aio.owner import Owner
 from .connection import Connection
@@ -20,18 +20,23 @@ from .errors import (
     ConnectTimeout,
     EndpointClosed,
     HandshakeFailed,
+    InvalidAlpn,
     IrohError,
     LocallyRejected,
+    NoAddress,
+    SelfConnect,
     WrongIdentity,
 )
-from .hooks import EndpointHooks, run_after_handshake
+from .hooks import run_after_handshake, run_before_connect
 from .keys import EndpointId
+from .net.reach import usable
 from .net.remote import RemoteMap
 from .net.transport import is_private
 from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE
 from .stats import EndpointMetrics
 
 if TYPE_CHECKING:
+    from .config import EndpointConfig
     from .net.socket import Driver
     from .quic._connection import QuicConnection
     from .quic.config import QuicTransportConfig
@@ -50,6 +55,8 @@ CODE_NO_ALPN = TLS_ALERT_BASE + 120
 CODE_UNKNOWN_CA = TLS_ALERT_BASE + 48  # what iroh sends for a key that was not expected
 CODE_REFUSED = 0x02
 
+MAX_WAYS = 32  # addresses of all kinds that are dialed at once
+
 HOOK_FAILED = 1  # the code a connection is closed with when a hook raised or was cancelled
 
 
@@ -65,11 +72,13 @@ class Context:
         "driver",
         "hooks",
         "id",
+        "linger",
         "live",
         "metrics",
         "owner",
         "relay",
         "remotes",
+        "sockets",
         "transport",
     )
 
@@ -78,17 +87,18 @@ class Context:
         owner: Owner,
         driver: Driver,
         id: EndpointId,
-        alpns: tuple[bytes, ...],
-        transport: QuicTransportConfig,
-        hooks: tuple[EndpointHooks, ...],
+        config: EndpointConfig,
+        sockets: tuple[SocketAddr, ...],
         metrics: EndpointMetrics,
     ) -> None:
         self.owner = owner
         self.driver = driver
         self.id = id
-        self.alpns = alpns
-        self.transport = transport
-        self.hooks = hooks
+        self.alpns = tuple(config.alpns)
+        self.transport = config.transport
+        self.hooks = tuple(config.hooks)
+        self.linger = config.linger
+        self.sockets = sockets
         self.metrics = metrics
         self.closing = False
         self.live: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -99,12 +109,24 @@ class Context:
         """Convert an address of the driver."""
         return self.driver.transports.addr_of(address)
 
-    def sockaddrs(self, target: EndpointAddr) -> list[tuple[Any, ...]]:
-        """Every way to an endpoint that this one can use, as addresses of the driver."""
+    def sockaddrs(self, target: EndpointAddr) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
+        """The ways to an endpoint that can be tried, and the others with the reason why not.
+
+        Addresses of the driver, direct ones first.
+        """
         key = bytes(target.id)
         route = self.driver.transports.route
-        found = [sockaddr for addr in target.addrs if (sockaddr := route(addr, key)) is not None]
-        return sorted(found, key=is_private)  # direct ones first
+        chosen, unreachable = usable(target.ip_addrs, self.sockets)
+        refused = {str(addr): reason for addr, reason in unreachable.items()}
+        found = []
+        for addr in (*map(IpAddr, chosen), *(a for a in target.addrs if not a.is_ip)):
+            if (sockaddr := route(addr, key)) is not None:
+                found.append(sockaddr)
+            elif addr.is_relay:
+                refused[str(addr)] = "this endpoint has no relays"
+            else:
+                refused[str(addr)] = "no transport of this endpoint"
+        return found[:MAX_WAYS], refused
 
 
 def handshake_error(
@@ -147,6 +169,48 @@ def handshake_error(
         error = ConnectError(f"{what} failed: {reason}", **facts)
     error.__cause__ = reason.to_error()
     return error
+
+
+async def dial(
+    context: Context,
+    target: EndpointAddr,
+    alpn: bytes,
+    transport: QuicTransportConfig | None = None,
+    extra_alpns: tuple[bytes, ...] = (),
+) -> Connecting:
+    """Start a connection attempt; raises as :meth:`Endpoint.connect` says."""
+    if context.closing:
+        raise EndpointClosed()
+    remote = f"{target.id:short}"
+    what = f"connect to {remote} (alpn {alpn!r})"
+    if context.hooks:
+        reject = await run_before_connect(context.hooks, target, alpn)
+        if context.closing:
+            raise EndpointClosed()
+        if reject is not None:
+            raise LocallyRejected(f"{what} failed: rejected by a hook", remote=remote, alpn=alpn)
+    if target.id == context.id:
+        raise SelfConnect(f"{what} failed: this is our own id", remote=remote, alpn=alpn)
+    if not 1 <= len(alpn) <= 255:
+        raise InvalidAlpn(
+            f"connect to {remote} failed: an ALPN is 1 to 255 bytes", remote=remote, alpn=alpn
+        )
+    sockets, refused = context.sockaddrs(target)
+    if not sockets:
+        if target.is_empty:
+            why = "no address of it is known, and there is no address lookup"
+        else:
+            listed = [f"{addr} ({reason})" for addr, reason in refused.items()]
+            more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+            why = f"none of its addresses can be used: {', '.join(listed[:8])}{more}"
+        raise NoAddress(f"{what} failed: {why}", remote=remote, alpn=alpn)
+    q = context.driver.connect(
+        sockets,
+        expected_peer=bytes(target.id),
+        alpns=[alpn, *extra_alpns],
+        transport=transport or context.transport,
+    )
+    return Connecting(q, context, target.id, alpn, sockets)
 
 
 class _Handshake:
@@ -294,13 +358,21 @@ class Connecting(_Handshake):
 
     def _error(self, q: QuicConnection) -> IrohError:
         assert q.close_reason is not None
-        return handshake_error(
+        context = self._context
+        error = handshake_error(
             q.close_reason,
             f"connect to {self.remote_id:short} (alpn {self._alpn!r})",
             remote=f"{self.remote_id:short}",
             alpn=self._alpn,
-            closing=self._context.closing,
+            closing=context.closing,
         )
+        if isinstance(error, ConnectTimeout):
+            tried = ", ".join(str(context.transport_addr(addr)) for addr in self._addrs)
+            error.add_note(f"tried: {tried}")
+            status = None if context.relay is None else context.relay.status
+            if status is not None and status.last_error is not None:
+                error.add_note(f"the home relay {status.url}: {status.last_error}")
+        return error
 
     def __repr__(self) -> str:
         return f"<Connecting to {self._remote_id:short} alpn={self._alpn!r}>"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from .streams import check_code
+from ._check import check_bytes, check_code
 
 if TYPE_CHECKING:
     from .addr import EndpointAddr
@@ -24,6 +24,7 @@ class Reject:
 
     def __post_init__(self) -> None:
         check_code(self.code)
+        check_bytes("reason", self.reason)
 
 
 HookOutcome: TypeAlias = "bool | Reject | None"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .handshake import Context
     from .quic._admission import QuicIncoming
 
-__all__ = ["DecryptedInitial", "Incoming"]
+__all__ = ["DecryptedInitial", "Incoming", "IncomingAttempts"]
 
 MAX_HANDSHAKES = 1024  # attempts of one endpoint that are being answered at the same time
 
@@ -134,3 +134,21 @@ class Incoming:
 
     def __repr__(self) -> str:
         return f"<Incoming {self._remote if self._q is None else self.remote_addr}>"
+
+
+class IncomingAttempts:
+    """Iterator of :meth:`Endpoint.incoming`; ends when the endpoint closes."""
+
+    __slots__ = ("_accept",)
+
+    def __init__(self, accept: Callable[[], Awaitable[Incoming | None]]) -> None:
+        self._accept = accept
+
+    def __aiter__(self) -> IncomingAttempts:
+        return self
+
+    async def __anext__(self) -> Incoming:
+        incoming = await self._accept()
+        if incoming is None:
+            raise StopAsyncIteration
+        return incoming

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
+from ._check import check_code
 from .aio._waiters import wait_read, wait_reset, wait_stopped, wait_write
 from .aio.owner import get_ident
 from .errors import FinishedEarly, StreamClosed, StreamTooLong
@@ -30,16 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BiStream", "ConnectionLike", "RecvStream", "SendStream", "StreamId", "UnorderedChunks"]
 
-MAX_CODE = 2**62 - 1
 _UNFINISHED = ("ready", "stopped")  # send states in which the peer waits for an end
 READ_SIZE = 65536  # the size of the chunks in which the core hands over stream data
-
-
-def check_code(code: int) -> int:
-    """Return `code` if it is a valid application error code, else raise ValueError."""
-    if not 0 <= code <= MAX_CODE:
-        raise ValueError(f"an error code is an integer from 0 to 2**62 - 1, not {code!r}")
-    return code
 
 
 class ConnectionLike(Protocol):

@@ -10,7 +10,13 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
 from .addr import EndpointAddr, PostcardReader
-from .errors import AddrError, TicketContentError, TicketEncodingError, TicketKindError
+from .errors import (
+    AddrError,
+    KeyParsingError,
+    TicketContentError,
+    TicketEncodingError,
+    TicketKindError,
+)
 from .keys import EndpointId, PublicKey, base32_decode, base32_encode
 
 if TYPE_CHECKING:
@@ -141,7 +147,8 @@ def to_endpoint_addr(value: EndpointAddr | EndpointId | EndpointTicket | str, /)
     Parameters
     ----------
     value : EndpointAddr, EndpointId, EndpointTicket or str
-        Text is read as a ticket when it starts with ``endpoint``, else as an id.
+        Text is read as a ticket when it starts with ``endpoint``, else as an id; white
+        space anywhere in it is dropped.
 
     Raises
     ------
@@ -157,9 +164,18 @@ def to_endpoint_addr(value: EndpointAddr | EndpointId | EndpointTicket | str, /)
     if isinstance(value, EndpointTicket):
         return value.addr
     if isinstance(value, str):
-        if value.startswith(EndpointTicket.kind):
-            return EndpointTicket.parse(value).addr
-        return EndpointAddr(PublicKey(value))
+        text = "".join(value.split())  # what was pasted may have been wrapped
+        if text.startswith(EndpointTicket.kind):
+            return EndpointTicket.parse(text).addr
+        try:
+            return EndpointAddr(PublicKey(text))
+        except KeyParsingError as err:
+            given = repr(text) if len(text) <= 20 else f"{text[:16]!r}..."
+            raise KeyParsingError(
+                f"{given} is neither a ticket (which begins with {EndpointTicket.kind!r}) "
+                f"nor an endpoint id: {err}",
+                reason=err.reason,
+            ) from None
     raise TypeError(
         "an endpoint is given by EndpointAddr, EndpointId, EndpointTicket or str, "
         f"not {type(value).__name__}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import pickle
+import typing
 from datetime import timedelta
 from ipaddress import ip_address
 from typing import Any
@@ -12,15 +15,20 @@ import pytest
 from iroh_fast import (
     AckFrequencyConfig,
     BindAddr,
+    Endpoint,
     EndpointConfig,
+    EndpointHooks,
     MtuDiscoveryConfig,
     QuicTransportConfig,
+    SecretKey,
     ServerConfig,
     SocketAddr,
     presets,
 )
 from iroh_fast.config import plan_sockets
 from iroh_fast.errors import ConfigError
+
+RELAY = ["https://127.0.0.1:1"]
 
 
 def test_transport_defaults_are_those_of_iroh() -> None:
@@ -200,10 +208,7 @@ def test_presets_apply_in_order_and_n0_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"address_lookup": [object()]}, "address_lookup is not part"),
-        ({"portmapper": True}, "portmapper is not part"),
         ({"proxy": "http://x"}, "give relays as well"),
-        ({"user_data": "x"}, "user_data is not part"),
         ({"ip_transports": False}, "no way to send"),
         ({"alpns": b"single"}, "list of protocol names"),
         ({"alpns": [b""]}, "1 to 255"),
@@ -213,6 +218,32 @@ def test_presets_apply_in_order_and_n0_is_refused() -> None:
         ({"max_tls_tickets": -1}, "between 0 and"),
         ({"key_exchange": ["X25519MLKEM768"]}, "x25519"),
         ({"transport": {}}, "QuicTransportConfig"),
+        ({"transport": None}, "transport"),
+        ({"secret_key": "00" * 32}, "secret_key.*parse"),
+        ({"secret_key": bytes(32)}, "secret_key.*from_bytes"),
+        ({"secret_key": SecretKey(bytes(32)).public}, "secret_key"),
+        ({"hooks": EndpointHooks()}, "hooks is a list"),
+        ({"hooks": [EndpointHooks]}, "hooks.*instance"),
+        ({"hooks": [5]}, "hooks"),
+        ({"external_addrs": "1.2.3.4:5"}, "external_addrs"),
+        ({"external_addrs": ["1.2.3.4"]}, "external_addrs.*1.2.3.4"),
+        ({"bind_addrs": 5}, "bind_addrs"),
+        ({"bind_addrs": None}, "bind_addrs"),
+        ({"bind_addrs": [4433]}, "4433"),
+        ({"bind_addrs": ["localhost:0"]}, "localhost"),
+        ({"bind_addrs": [BindAddr(f"127.0.0.{i}", prefix_len=32) for i in range(1, 18)]}, "at most"),
+        ({"key_exchange": None}, "key_exchange"),
+        ({"ip_transports": "no"}, "ip_transports"),
+        ({"keylog": 1}, "keylog"),
+        ({"linger": "x"}, "linger"),
+        ({"linger": -1}, "linger"),
+        ({"relays": 5}, "relays"),
+        ({"relays": "other"}, "relays"),
+        ({"relays": ["x"]}, "relays.*'x'"),
+        ({"relays": [None]}, "relays"),
+        ({"relays": RELAY, "ca": "path/ca.pem"}, "ca is a CaConfig"),
+        ({"relays": RELAY, "proxy": 5}, "proxy"),
+        ({"relays": RELAY, "proxy": "foo"}, "proxy"),
     ],
 )
 def test_endpoint_config_check_names_the_option(options: dict[str, Any], words: str) -> None:
@@ -221,7 +252,34 @@ def test_endpoint_config_check_names_the_option(options: dict[str, Any], words: 
 
 
 def test_endpoint_config_off_values_pass() -> None:
-    EndpointConfig(relays=None, portmapper=False, address_lookup=[], proxy=None).check()
+    config = EndpointConfig(relays=None, proxy=None)
+    config.update({"portmapper": False, "address_lookup": []})
+    config.check()
+    for name in ("address_lookup", "portmapper", "user_data"):
+        with pytest.raises(ConfigError, match=f"{name} is not part of this version"):
+            config.update({name: "on"})
+
+
+def test_endpoint_config_errors_hold_no_secret() -> None:
+    for wrong in ("ab" * 32, b"\xab" * 32):
+        with pytest.raises(ConfigError) as info:
+            EndpointConfig(secret_key=wrong).check()  # type: ignore[arg-type]
+        assert "abab" not in str(info.value) and "xab" not in str(info.value)
+
+
+@pytest.mark.parametrize("preset", [None, 5, EndpointConfig, [None]])
+def test_endpoint_config_wrong_preset_is_named(preset: Any) -> None:
+    with pytest.raises(ConfigError, match="preset"):
+        EndpointConfig().apply(preset)
+
+
+def test_bind_takes_exactly_the_options_of_the_config() -> None:
+    fields = {item.name: item.default for item in dataclasses.fields(EndpointConfig)}
+    parameters = inspect.signature(Endpoint.bind).parameters
+    assert {name: p.default for name, p in parameters.items() if name != "preset"} == fields
+    hints = typing.get_type_hints(Endpoint.bind)
+    assert {*fields, "preset", "return"} == set(hints)
+    assert hints["secret_key"] == SecretKey | None
 
 
 def test_server_config_checks_alpns() -> None:

@@ -460,7 +460,9 @@ async def test_bind_unknown_or_unavailable_option_raises_at_once() -> None:
     with pytest.raises(TypeError, match="no option 'alpn'"):
         Endpoint.bind(alpn=[ALPN])  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="not part of this version"):
-        Endpoint.bind(portmapper=True)
+        Endpoint.bind(portmapper=True)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="did you mean alpns"):
+        Endpoint.bind(alpn=[ALPN])  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         Endpoint()
 

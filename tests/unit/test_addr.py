@@ -446,12 +446,23 @@ def test_endpoint_addr_from_json_rejects(value, error):
 
 
 def test_endpoint_addr_wrong_types_rejected():
-    with pytest.raises(TypeError):
-        EndpointAddr(ID, ["1.2.3.4:5"])
+    for addrs in ("1.2.3.4:5", b"1.2.3.4:5", 5, [5], [b"1.2.3.4:5"]):
+        with pytest.raises(TypeError, match="address"):
+            EndpointAddr(ID, addrs)
+    with pytest.raises(TypeError, match="list"):
+        EndpointAddr(ID, ip_addrs="1.2.3.4:5")
+    with pytest.raises(AddrError):
+        EndpointAddr(ID, ["1.2.3.4"])
     with pytest.raises(AddrError):
         EndpointAddr(ID, ip_addrs=["localhost:1"])
     with pytest.raises(RelayUrlError):
         EndpointAddr(ID, relay_url="example.com")
+
+
+def test_endpoint_addr_takes_text_wherever_an_address_is_wanted():
+    expected = EndpointAddr(ID, [IpAddr(SocketAddr.parse("1.2.3.4:5")), RelayUrl("https://r.example")])
+    assert EndpointAddr(ID, ["1.2.3.4:5", "https://r.example"]) == expected
+    assert EndpointAddr(ID).with_addrs(["1.2.3.4:5"]).with_addrs(["https://r.example/"]) == expected
 
 
 # --- postcard numbers

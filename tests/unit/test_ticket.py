@@ -200,6 +200,16 @@ def test_to_endpoint_addr_takes_all_forms():
         to_endpoint_addr("hello")
     with pytest.raises(TicketError):
         to_endpoint_addr("endpoint!")
+    for text in ("", "hello world", "127.0.0.1:5000", "x" * 500):
+        with pytest.raises(KeyParsingError, match="neither a ticket .* nor an endpoint id") as info:
+            to_endpoint_addr(text)
+        assert len(str(info.value)) < 200
+
+
+def test_to_endpoint_addr_forgives_white_space_of_what_was_pasted():
+    text = str(EndpointTicket(ADDR))
+    for pasted in (f"  {text}\n", f"{text[:40]}\r\n    {text[40:]}", f"\t{ID}\n"):
+        assert to_endpoint_addr(pasted) in (ADDR, EndpointAddr(ID))
     with pytest.raises(TypeError):
         to_endpoint_addr(None)
 

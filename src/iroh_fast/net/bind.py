@@ -40,6 +40,12 @@ class BindAddr:
             raise ConfigError(
                 f"bind address {self.host!r} is not an IP address; names are not resolved"
             ) from error
+        scope = self.host.partition("%")[2]
+        if scope and not (scope.isascii() and scope.isdigit() and int(scope) < 2**32):
+            raise ConfigError(
+                f"bind address {self.host!r}: a scope is the number of an interface, "
+                "see socket.if_nametoindex()"
+            )
         if isinstance(self.port, bool) or not isinstance(self.port, int):
             raise ConfigError(f"port is an integer, not {self.port!r}")
         if not 0 <= self.port <= 65535:
@@ -89,7 +95,7 @@ class BindAddr:
         return f"[{self.host}]:{self.port}" if self.version == 6 else f"{self.host}:{self.port}"
 
 
-BindAddrLike: TypeAlias = "str | tuple[str, int] | SocketAddr | BindAddr"
+BindAddrLike: TypeAlias = str | tuple[str, int] | SocketAddr | BindAddr
 
 
 def plan_sockets(addrs: Iterable[BindAddrLike]) -> list[BindAddr]:

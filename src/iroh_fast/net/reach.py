@@ -1,0 +1,89 @@
+"""Which addresses of a peer are worth dialing, and why the others are not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..addr import SocketAddr
+
+__all__ = ["MAX_DIALED", "obstacle", "usable"]
+
+MAX_DIALED = 24  # IP addresses dialed at once: a ticket must not make us flood others
+
+_random = random.SystemRandom()
+
+
+def obstacle(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
+    """Why nothing can be sent to `addr` from sockets bound to `local`; None when it can.
+
+    Nothing is sent: the system is asked for a route by connecting a UDP socket.
+    """
+    ip = addr.ip
+    if addr.port == 0:
+        return "port 0"
+    if ip.is_unspecified:
+        return "not the address of a host"
+    if ip.is_multicast:
+        return "a multicast address"
+    mapped = getattr(ip, "ipv4_mapped", None)
+    version = 4 if mapped is not None else ip.version
+    own = [bound for bound in local if bound.ip.version == version]
+    if not own:
+        return f"this endpoint has no IPv{version} socket"
+    target = (str(mapped), addr.port) if mapped is not None else addr.as_tuple()
+    reason = 0
+    for bound in own:
+        reason = _route_error(bound, target)
+        if not reason:
+            return None
+    if reason == errno.EACCES:
+        return "a broadcast address"
+    return os.strerror(reason).lower() if reason != errno.EINVAL else f"no route from {own[-1].ip}"
+
+
+def _route_error(bound: SocketAddr, target: tuple[Any, ...]) -> int:
+    """The errno of connecting a UDP socket at the address of `bound`; 0 when there is a route."""
+    family = socket.AF_INET if bound.ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(bound.ip), 0, *bound.as_tuple()[2:]))
+            probe.connect(target)
+    except OSError as error:
+        # Out of descriptors, say: that tells nothing about the route.
+        return error.errno if error.errno in _NO_ROUTE else 0
+    return 0
+
+
+_NO_ROUTE = frozenset(
+    (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL, errno.EADDRNOTAVAIL)
+)
+
+
+def usable(
+    addrs: Iterable[SocketAddr], local: Sequence[SocketAddr]
+) -> tuple[list[SocketAddr], dict[SocketAddr, str]]:
+    """Choose the addresses to dial: those with a route, at most MAX_DIALED at random.
+
+    Returns
+    -------
+    tuple
+        The addresses to dial, and of those that were looked at the ones that cannot be
+        reached with the reason.
+    """
+    candidates = list(addrs)
+    if len(candidates) > MAX_DIALED:
+        candidates = sorted(_random.sample(candidates, MAX_DIALED))
+    chosen: list[SocketAddr] = []
+    refused: dict[SocketAddr, str] = {}
+    for addr in candidates:
+        reason = obstacle(addr, local)
+        if reason is None:
+            chosen.append(addr)
+        else:
+            refused[addr] = reason
+    return chosen, refused
