@@ -529,6 +529,7 @@ def test_closing_while_the_handshake_runs(make_pair):
     p.flush()
     c.close(9, b"secret reason")
     p.run_until(lambda: c.drained)
+    p.drive()
     (s,) = p.server.accepted
     # RFC 9000 §10.2.3: codes and reasons of applications are not for the handshake
     assert (s.close_reason.kind, s.close_reason.code, s.close_reason.reason) == (
@@ -537,6 +538,19 @@ def test_closing_while_the_handshake_runs(make_pair):
         b"",
     )
     p.drain()
+
+
+def test_dial_that_nobody_answered_ends_at_once(make_pair):
+    """Nobody can have packets under way to it: there is nothing to drain."""
+    p = make_pair()
+    p.filters.append(lambda d: d.to_server)
+    c = p.dial()
+    p.run_for(3 * SECOND)
+    mark = len(p.client.sent)
+    c.close()
+    assert p.run_until(lambda: c.drained) == 0
+    assert [d.kinds for d in p.client.sent[mark:]] == [["initial"]], "the close is sent all the same"
+    assert p.client.endpoint.known_ids() == 0
 
 
 @covers("noq:instant_server_close")

@@ -8,16 +8,17 @@ from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast._packet cimport FT_PATHS_BLOCKED, FT_PATH_CIDS_BLOCKED
-from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
+from iroh_fast.quic._loss cimport try_again
 from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known
+from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._state cimport (
     APPLICATION_ABANDON_PATH, ConnectionState, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
-    W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS,
-    path_stats)
+    W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI,
+    W_PATHS, path_stats)
 from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport ns_of
 from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear
@@ -208,16 +209,25 @@ cdef class QuicConnection(ConnectionState):
 
     def network_changed(self):
         """Addresses of this machine may have changed: probe every path with a fresh id."""
-        cdef Path* p = self.paths
-        while p != NULL:
-            if not p.abandoned:
-                p.ping_due = True
-                if self.peer_ack_frequency:
-                    p.immediate_ack_due = True
-                p.pto_count = 0
-                memset(&p.r.local, 0, sizeof(UdpAddr))
-                self.rotate_cid(p)
-            p = p.next
+        cdef Path* path = self.paths
+        while path != NULL:
+            if not path.abandoned:
+                try_again(self, path)
+                memset(&path.r.local, 0, sizeof(UdpAddr))
+                self.rotate_cid(path)
+            path = path.next
+        self.host.wake(self)
+
+    def path_works_again(self, path_id=None):
+        """A path may carry packets again after an outage (a relay came back): send on it now, not at the next probe timeout.
+
+        Addresses and connection ids stay. None: every path; the id of no open path does nothing.
+        """
+        cdef Path* path = self.paths
+        while path != NULL:
+            if not path.abandoned and (path_id is None or path.id == path_id):
+                try_again(self, path)
+            path = path.next
         self.host.wake(self)
 
     def set_max_concurrent(self, bidi=None, uni=None):

@@ -101,7 +101,7 @@ cdef int read_frame(ConnectionState conn, Path* path, PnSpace* space, int level,
             return conn.fail(PROTOCOL_VIOLATION, b"illegal frame type in handshake", kind)
     elif level == LEVEL_0RTT:
         if (kind == FT_CRYPTO or kind == FT_ACK or kind == FT_ACK_ECN or kind == FT_HANDSHAKE_DONE or kind == FT_NEW_TOKEN
-                or kind == FT_PATH_RESPONSE or kind == FT_RETIRE_CONNECTION_ID or kind == FT_APPLICATION_CLOSE
+                or kind == FT_PATH_RESPONSE or kind == FT_RETIRE_CONNECTION_ID
                 or kind == FT_PATH_ACK or kind == FT_PATH_ACK_ECN or kind >= FT_PATH_ABANDON):
             return conn.fail(PROTOCOL_VIOLATION, b"illegal frame type in 0-RTT", kind)
     if kind == FT_STREAM:

@@ -11,7 +11,7 @@ from iroh_fast.quic._state cimport ConnectionState
 cdef bint may_update_keys(ConnectionState conn) noexcept nogil
 cdef int update_keys(ConnectionState conn) noexcept nogil
 cdef void phase_changed(ConnectionState conn, bint remote) noexcept nogil
-cdef int discard_keys_later(ConnectionState conn) noexcept nogil
+cdef void discard_keys_later(ConnectionState conn) noexcept nogil
 cdef int tls_feed(ConnectionState conn, int level) noexcept
 cdef void tls_drain(ConnectionState conn)
 cdef void install_keys(ConnectionState conn, bint write, int level, int suite, bytes secret)

@@ -11,11 +11,11 @@ from libc.string cimport memcmp, memcpy, memset
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
 from iroh_fast._packet cimport FT_ACK_FREQUENCY, FT_HANDSHAKE_DONE, LongHeader
 from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_readable, recvbuf_take, sendbuf_rewind, sendbuf_write_copy
-from iroh_fast.quic._mtud cimport mtud_peer_limit
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial,
     keys_may_update, keys_update)
 from iroh_fast.quic._loss cimport drop_space, forget_sent
+from iroh_fast.quic._mtud cimport mtud_peer_limit
 from iroh_fast.quic._parameters cimport (
     HAS_ADDRESS_DISCOVERY, HAS_INITIAL_SCID, HAS_MAX_PATH_ID, HAS_MIN_ACK_DELAY, HAS_NAT_TRAVERSAL, HAS_ORIGINAL_DCID,
     HAS_RESET_TOKEN, HAS_RETRY_SCID, PARAMETERS_BYTES, PARAMETERS_MALFORMED, PARAMETERS_NOISE, Parameters, cid_equals,
@@ -55,7 +55,7 @@ cdef void phase_changed(ConnectionState conn, bint remote) noexcept nogil:
             conn.qlog.key_phase(conn.now, remote)
 
 
-cdef int discard_keys_later(ConnectionState conn) noexcept nogil:
+cdef void discard_keys_later(ConnectionState conn) noexcept nogil:
     """RFC 9001 §4.9.3, §6.5: old keys stay for packets that are still under way."""
     timer_set(&conn.timers, TIMER_KEYS, conn.now + 3 * conn.pto_max())
 
@@ -89,7 +89,9 @@ cdef int tls_feed(ConnectionState conn, int level) noexcept:
             return conn.fail(INTERNAL_ERROR, NULL, 0)
         # The alert may come with output (nothing but the close follows).
         conn.close_text = e.reason
-        return conn.fail(0x100 + <uint64_t>description, NULL, 0)
+        # Some messages are an error of QUIC, not of TLS (RFC 9001 §4.4).
+        code = getattr(e, "transport_code", None)
+        return conn.fail(0x100 + <uint64_t>description if code is None else <uint64_t>code, NULL, 0)
 
 
 cdef void tls_drain(ConnectionState conn):
@@ -343,7 +345,7 @@ cdef void on_retry(ConnectionState conn, const uint8_t* data, size_t n, const ui
     """RFC 9000 §17.2.5: start over with the server's token and id, once."""
     cdef uint8_t tag[16]
     cdef Path* path = conn.path(0)
-    if conn.got_first_packet or conn.used_retry or n < 16 or token_len == 0:
+    if conn.got_first_packet or conn.used_retry or n < 16 or token_len == 0 or conn.state != ST_HANDSHAKE:
         return
     if retry_integrity_tag(conn.odcid, conn.odcid_len, data, n - 16, tag) < 0 or not constant_time_equal(tag, data + n - 16, 16):
         return
@@ -381,13 +383,15 @@ cdef int set_initial_keys(ConnectionState conn, const uint8_t* dcid, size_t n) n
 cdef void on_version_negotiation(ConnectionState conn, const uint8_t* data, size_t n, LongHeader* header) noexcept:
     """RFC 9000 §6.2: only before any other packet, and only if our version is missing."""
     cdef size_t at = 7 + header.dcid_len + header.scid_len
-    if conn.got_first_packet or conn.state != ST_HANDSHAKE:
+    if conn.got_first_packet or conn.used_retry or conn.state != ST_HANDSHAKE:
         return
+    if at == n or (n - at) & 3:
+        return                        # RFC 8999 §6: no version at all, or half of one
     if header.scid_len != conn.dcid0_len or memcmp(header.scid, conn.dcid0, header.scid_len) != 0:
         return
     if header.dcid_len != CID_LEN or memcmp(header.dcid, conn.scid, CID_LEN) != 0:
         return
-    while at + 4 <= n:
+    while at < n:
         if data[at] == 0 and data[at + 1] == 0 and data[at + 2] == 0 and data[at + 3] == 1:
             return
         at += 4

@@ -22,5 +22,6 @@ cdef void discard_oldest(ConnectionState conn) noexcept nogil
 cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil
 cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept nogil
 cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* level) noexcept nogil
+cdef void try_again(ConnectionState conn, Path* path) noexcept nogil
 cdef int64_t loss_deadline(ConnectionState conn, Path* path) noexcept nogil
 cdef void log_metrics(ConnectionState conn, Path* path) noexcept nogil

@@ -17,7 +17,7 @@ from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_acked, keys_can_seal
 from iroh_fast.quic._mtud cimport mtud_black_hole, mtud_on_acked, mtud_on_lost, mtud_on_probe_lost
-from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, path_free
+from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, path_challenging, path_free
 from iroh_fast.quic._recovery cimport (
     FrameRec, PnSpace, REC_ACK, REC_ELICITING, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, SentRec, frame_recs_free,
     space_forget_acked, space_free, space_rec, space_remember_lost, space_remove, space_unlose)
@@ -25,7 +25,6 @@ from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_pto_base, rtt_sa
 from iroh_fast.quic._state cimport ConnectionState, Level, PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
 from iroh_fast.quic._time cimport MS, SECOND, doubled, ns_from_us, times
 from iroh_fast.quic._validation cimport amplification_blocked
-
 
 
 cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
@@ -452,6 +451,23 @@ cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* 
             out[0] = &conn.initial.sp
             level[0] = LEVEL_INITIAL
     return best
+
+
+cdef void try_again(ConnectionState conn, Path* path) noexcept nogil:
+    """Forget the backoff of a path's probes and send one at once."""
+    path.pto_count = 0
+    path.challenge_lost = 0
+    if path_challenging(path):
+        path.challenge_due = True
+    if path.sp.eliciting:
+        path.sp.loss_probes = 2
+    path.ping_due = True
+    if conn.peer_ack_frequency:
+        path.immediate_ack_due = True
+    if path.id == 0 and conn.initial.live and conn.initial.sp.eliciting:
+        conn.initial.sp.loss_probes = 1
+    if path.id == 0 and conn.handshake.live and conn.handshake.sp.eliciting:
+        conn.handshake.sp.loss_probes = 1
 
 
 cdef int64_t loss_deadline(ConnectionState conn, Path* path) noexcept nogil:

@@ -34,6 +34,10 @@ cdef inline PnSpace* space_of(ConnectionState conn, Path* path, int level) noexc
         return &conn.handshake.sp
     return &path.sp
 
+cdef inline bint has_room(const Packet* packet, Py_ssize_t n) noexcept nogil:
+    """Whether a frame of `n` bytes fits. Every writer of frames asks first."""
+    return packet.end - packet.at >= n
+
 cdef inline void pad_packet(Packet* packet, size_t n) noexcept nogil:
     memset(packet.at, 0, n)
     packet.at += n

@@ -12,8 +12,8 @@ from libc.string cimport memcpy, memset
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport pn_length, put_varint
 from iroh_fast.quic._congestion cimport cc_on_sent
-from iroh_fast.quic._pacer cimport pacer_on_sent
 from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
+from iroh_fast.quic._pacer cimport pacer_on_sent
 from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid
 from iroh_fast.quic._recovery cimport (
     PnSpace, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, space_insert, space_take_pn)

@@ -33,6 +33,7 @@ cdef void receive_datagram(ConnectionState conn, uint8_t* data, size_t n, const 
     """Process one datagram, in place. `path_id` is what its first destination id stands for."""
     cdef Path* path
     cdef size_t used, total = n
+    cdef const uint8_t* first = data
     conn.now = now
     if conn.state >= ST_DRAINING:
         return
@@ -44,6 +45,8 @@ cdef void receive_datagram(ConnectionState conn, uint8_t* data, size_t n, const 
         path.stats.rx_datagrams += 1
         path.stats.rx_bytes += n
     while n > 0 and conn.err == 0 and conn.state < ST_DRAINING:
+        if data != first and not same_destination(first, data, n):
+            break
         if not data[0] & 0x80:
             if keys_can_open(&conn.keys, LEVEL_1RTT):
                 receive_short(conn, data, n, src, dst, ecn, path_id)
@@ -67,6 +70,16 @@ cdef void receive_datagram(ConnectionState conn, uint8_t* data, size_t n, const 
         tls_feed(conn, LEVEL_1RTT)
     if conn.failed:
         conn.end_failed()
+
+
+cdef bint same_destination(const uint8_t* first, const uint8_t* data, size_t n) noexcept nogil:
+    """Whether a coalesced packet is for us like the long one before it (RFC 9000 §12.2), and a packet at all (§17)."""
+    cdef uint8_t len = first[5]
+    if not data[0] & 0x40:
+        return False
+    if data[0] & 0x80:
+        return n > <size_t>6 + len and data[5] == len and memcmp(data + 6, first + 6, len) == 0
+    return len == CID_LEN and n > 1 + CID_LEN and memcmp(data + 1, first + 6, CID_LEN) == 0
 
 
 cdef object replay_early(ConnectionState conn):
@@ -128,7 +141,8 @@ cdef int receive_long(ConnectionState conn, uint8_t* data, size_t n, const UdpAd
         space = &stage.sp
     if not keys_can_open(&conn.keys, level):
         return 0
-    if level == LEVEL_INITIAL and not conn.is_client and total < MIN_DATAGRAM:
+    if level == LEVEL_INITIAL and (header.token_len if conn.is_client else total < MIN_DATAGRAM):
+        # RFC 9000 §17.2.2, §14.1: servers send no tokens, clients pad.
         return 0
     # Once known, the peer's handshake id does not change (RFC 9000 §7.2).
     if conn.server_scid_known and level != LEVEL_0RTT and (

@@ -5,6 +5,7 @@ Nothing here touches a Python object. Sources: RFC 9000 §12-§14, RFC 9002 §7,
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint64_t, int64_t
+from libc.string cimport memcmp
 
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING, put_close
@@ -20,11 +21,11 @@ from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
-from iroh_fast.quic._paths cimport OffPath, Path, STATUS_AVAILABLE, path_may_probe
+from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, STATUS_AVAILABLE, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, REC_ELICITING, REC_MTU_PROBE, space_ack_due
 from iroh_fast.quic._state cimport (
     APPLICATION_ERROR, ConnectionState, Level, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED, ST_HANDSHAKE)
-from iroh_fast.quic._timers cimport TIMER_PACING, timer_clear, timer_set
+from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
 from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, path_allowance, take_off_path
 from iroh_fast.quic._write cimport (
     CLOSE_ROOM, PATH_FRAMES_ROOM, acks_due, general_due, path_frames_due, pending_abandon, put_frame, requeue_oldest,
@@ -122,6 +123,15 @@ cdef bint level_due(ConnectionState conn, Path* path, int level) noexcept nogil:
     return keys_can_seal(&conn.keys, LEVEL_1RTT) and (general_due(conn) or acks_due(conn) or path_frames_due(conn, path))
 
 
+cdef bint same_ids(ConnectionState conn, Path* path) noexcept nogil:
+    """Whether long and short packets carry the same destination id."""
+    cdef RemoteCid* id
+    if path.cids.active < 0:
+        return False
+    id = &path.cids.remote[path.cids.active]
+    return id.len == conn.dcid0_len and memcmp(id.cid, conn.dcid0, id.len) == 0
+
+
 cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Transmit* out) noexcept nogil:
     """One datagram of coalesced packets, lowest level first (RFC 9000 §12.2)."""
     cdef Packet packets[4]
@@ -150,6 +160,8 @@ cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Trans
             break
         if level == LEVEL_1RTT and not (conn.handshake_done or not conn.is_client):
             continue
+        if level == LEVEL_1RTT and n and not same_ids(conn, path):
+            continue                  # RFC 9000 §12.2: one destination id per datagram
         packet = &packets[n]
         if begin_packet(conn, path, level, at, room, packet) < 0:
             break
@@ -423,7 +435,11 @@ cdef size_t poll_transmit(ConnectionState conn, int64_t now, uint8_t* buf, size_
     conn.now = now
     if conn.state >= ST_CLOSING:
         if conn.close_due and conn.state != ST_DRAINED:
-            return send_close(conn, buf, out)
+            n = send_close(conn, buf, out)
+            if not conn.got_first_packet:
+                # Nobody has answered, so nobody's packets are still to come.
+                timer_set(&conn.timers, TIMER_CLOSE, now)
+            return n
         return 0
     if conn.n_off_path:
         n = send_off_path(conn, buf, out)

@@ -18,7 +18,7 @@ from iroh_fast.quic._counters cimport IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_OB
 from iroh_fast.quic._datagrams cimport queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._loss cimport frames_lost
-from iroh_fast.quic._packets cimport Packet
+from iroh_fast.quic._packets cimport Packet, has_room
 from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, Path, PathStats, local_cid_find
 from iroh_fast.quic._recovery cimport (
     FrameRec, PnSpace, REC_ACK, REC_ELICITING, SentRec, frame_rec, frame_recs_free, space_ack_sent, space_ack_wanted,
@@ -40,13 +40,13 @@ cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint m
     if packet.level == LEVEL_1RTT and conn.now > space.largest_rx_at:
         delay = <uint64_t>(conn.now - space.largest_rx_at) // 1000 >> 3
     # Too many ranges for the packet: the newest matter.
-    while ack_size(multipath, path_id, space.starts + first, space.ends + first, space.n_ranges - first, delay, conn.saw_ecn,
-                   space.ect0, space.ect1, space.ce) > room:
+    while ack_size(multipath, path_id, space.starts + first, space.ends + first, space.n_ranges - first, delay,
+                   conn.saw_ecn, space.ect0, space.ect1, space.ce) > room:
         first += 1
         if first == space.n_ranges:
             return
-    packet.at = put_ack(packet.at, multipath, path_id, space.starts + first, space.ends + first, space.n_ranges - first, delay, conn.saw_ecn,
-                  space.ect0, space.ect1, space.ce)
+    packet.at = put_ack(packet.at, multipath, path_id, space.starts + first, space.ends + first, space.n_ranges - first, delay,
+                        conn.saw_ecn, space.ect0, space.ect1, space.ce)
     if packet.sent.flags & REC_ACK:
         frame_rec(&packet.sent.frames, FT_PATH_ACK, path_id, 0, space.ends[space.n_ranges - 1] - 1, 0)
     else:
@@ -84,7 +84,7 @@ cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathSt
 
 cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil:
     """An ack-eliciting frame without arguments or with 8 bytes of data; False when there is no room."""
-    if packet.end - packet.at < (9 if data8 != NULL else 1):
+    if not has_room(packet, 9 if data8 != NULL else 1):
         return False
     packet.at = put_path_data(packet.at, kind, data8) if data8 != NULL else put_v0(packet.at, kind)
     packet.sent.flags |= REC_ELICITING
@@ -99,7 +99,7 @@ cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bi
         path.ping_due = not put_frame(path, packet, FT_PING, NULL)
     if path.immediate_ack_due:
         path.immediate_ack_due = not put_frame(path, packet, FT_IMMEDIATE_ACK, NULL)
-    if path.challenge_due and packet.end - packet.at >= 9:
+    if path.challenge_due and has_room(packet, 9):
         path.challenge_due = False
         next_challenge(conn, path, data)
         put_frame(path, packet, FT_PATH_CHALLENGE, data)
@@ -107,7 +107,7 @@ cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bi
     if path.response_due and put_frame(path, packet, FT_PATH_RESPONSE, path.response):
         path.response_due = False
         want_full[0] = True
-    if path.observed_due and packet.end - packet.at >= MAX_CONTROL_FRAME:
+    if path.observed_due and has_room(packet, MAX_CONTROL_FRAME):
         path.observed_due = False
         if conn.send_observed:
             packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, conn.observed_tx_seq, path.r.remote.ip, path.r.remote.port)
@@ -224,7 +224,7 @@ cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexce
     cdef uint32_t n
     if conn.data_crypto_tx.end and sendbuf_has_pending(&conn.data_crypto_tx) and packet.level == LEVEL_1RTT:
         write_crypto(conn, packet, &conn.data_crypto_tx, &path.stats)
-    while conn.pending_head != NULL and packet.end - packet.at >= MAX_CONTROL_FRAME and packet.level == LEVEL_1RTT:
+    while conn.pending_head != NULL and has_room(packet, MAX_CONTROL_FRAME) and packet.level == LEVEL_1RTT:
         record = conn.pending_head
         before = packet.at
         packet.at = write_pending(conn, packet.at, record, &skip)
