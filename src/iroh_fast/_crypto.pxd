@@ -55,6 +55,8 @@ cdef int next_secret(int suite, const uint8_t* secret, size_t secret_len, uint8_
 cdef int initial_secrets(const uint8_t* dcid, size_t n, uint8_t* client, uint8_t* server) noexcept nogil
 # RFC 9001 §5.8: tag over the pseudo packet. 0, or -1.
 cdef int retry_integrity_tag(const uint8_t* odcid, size_t odcid_len, const uint8_t* packet, size_t n, uint8_t* tag16) noexcept nogil
+# HMAC with the hash of a TLS cipher suite; `out` gets 32 bytes, 48 for SUITE_AES256_GCM. 0, or -1.
+cdef int hmac_of(int suite, const uint8_t* key, size_t key_len, const uint8_t* data, size_t n, uint8_t* out) noexcept nogil
 # HMAC-SHA256; `out` gets 32 bytes. 0, or -1.
 cdef int hmac_sha256(const uint8_t* key, size_t key_len, const uint8_t* data, size_t n, uint8_t* out) noexcept nogil
 cdef int constant_time_equal(const uint8_t* a, const uint8_t* b, size_t n) noexcept nogil

@@ -88,6 +88,7 @@ cdef extern from "native/crypto.h" nogil:
     int iroh_initial_secrets(const uint8_t* dcid, size_t n, uint8_t* client, uint8_t* server)
     int iroh_retry_tag(const uint8_t* odcid, size_t odcid_len, const uint8_t* packet, size_t n,
                        uint8_t* tag16)
+    int iroh_hmac_of(int suite, const uint8_t* key, size_t key_len, const uint8_t* data, size_t n, uint8_t* out)
     int iroh_hmac_sha256(const uint8_t* key, size_t key_len, const uint8_t* data, size_t n, uint8_t* out)
     EVP_MAC_CTX* iroh_hmac_new(int suite)
     int iroh_expand_label(EVP_MAC_CTX* ctx, size_t hash_len, const uint8_t* secret, size_t secret_len,
@@ -159,6 +160,13 @@ cdef int initial_secrets(const uint8_t* dcid, size_t n, uint8_t* client, uint8_t
 cdef int retry_integrity_tag(const uint8_t* odcid, size_t odcid_len, const uint8_t* packet, size_t n,
                              uint8_t* tag16) noexcept nogil:
     return iroh_retry_tag(odcid, odcid_len, packet, n, tag16)
+
+
+cdef int hmac_of(int suite, const uint8_t* key, size_t key_len, const uint8_t* data, size_t n,
+                 uint8_t* out) noexcept nogil:
+    if iroh_suite_index(suite) < 0:
+        return -1
+    return iroh_hmac_of(suite, key, key_len, data, n, out)
 
 
 cdef int hmac_sha256(const uint8_t* key, size_t key_len, const uint8_t* data, size_t n,

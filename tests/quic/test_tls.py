@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import random as random_module
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aioquic.buffer import Buffer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from iroh_fast.quic import tls
 from iroh_fast.quic.parameters import TransportParameters
-from iroh_fast.quic.tls import Identity, TlsAlert, TlsSession
-from iroh_fast.quic.tls import rawkey as tls
+from iroh_fast.quic.tls import Identity, TlsAlert, TlsSession, _schedule, _wire, rawkey
+from iroh_fast.quic.tls import client as tls_client
+from iroh_fast.quic.tls.session import HELLO_RETRY_RANDOM, Session
 from iroh_fast.quic.tls.sessions import (
     ClientSessionCache,
     ResumptionTicket,
@@ -54,7 +58,7 @@ def seeded(seed: int) -> Callable[[int], bytes]:
     return random_module.Random(seed).randbytes
 
 
-def make_client(**options: object) -> TlsSession:
+def make_client(**options: object) -> Session:
     arguments = {
         "expected_peer": SERVER.public_key,
         "alpns": [ALPN],
@@ -64,7 +68,7 @@ def make_client(**options: object) -> TlsSession:
     return TlsSession.client(CLIENT, **(arguments | options))
 
 
-def make_server(**options: object) -> TlsSession:
+def make_server(**options: object) -> Session:
     arguments = {
         "alpns": [ALPN],
         "transport_parameters": SERVER_PARAMETERS,
@@ -85,7 +89,7 @@ def messages(data: bytes) -> list[bytes]:
     return found
 
 
-def relay(source: TlsSession, target: TlsSession, edit: Edit | None = None) -> int:
+def relay(source: Session, target: Session, edit: Edit | None = None) -> int:
     """Deliver everything message by message, edited by (epoch, message); count the bytes."""
     count = 0
     for epoch, data in source.take_output():
@@ -98,8 +102,8 @@ def relay(source: TlsSession, target: TlsSession, edit: Edit | None = None) -> i
 
 
 def handshake(
-    client: TlsSession,
-    server: TlsSession,
+    client: Session,
+    server: Session,
     from_client: Edit | None = None,
     from_server: Edit | None = None,
 ) -> None:
@@ -201,7 +205,7 @@ def test_full_handshake_agrees_on_everything(suite: int) -> None:
     assert server.peer_public_key == CLIENT.public_key
     assert client.peer_transport_parameters == SERVER_PARAMETERS
     assert server.peer_transport_parameters == CLIENT_PARAMETERS
-    assert server.client_alpn_offers == [ALPN]
+    assert server.client_alpn_offers == (ALPN,)
     assert not client.resumed and not server.resumed
     assert client.early_data_accepted is False and server.early_data_accepted is False
 
@@ -278,7 +282,7 @@ def test_server_picks_suite_by_client_and_alpn_by_its_own_order() -> None:
     handshake(client, server)
     assert client.suite == 0x1303
     assert client.alpn == b"c"
-    assert server.client_alpn_offers == [b"a", b"b", b"c"]
+    assert server.client_alpn_offers == (b"a", b"b", b"c")
 
 
 def test_server_accepts_what_it_may_ignore() -> None:
@@ -329,10 +333,10 @@ def test_client_accepts_a_server_that_wants_no_certificate() -> None:
     verify = with_length(
         15,
         bytes.fromhex("08070040")
-        + SERVER.sign(tls._SERVER_SIGNATURE_CONTEXT + transcript.digest()),
+        + SERVER.sign(rawkey.SERVER_SIGNATURE_CONTEXT + transcript.digest()),
     )
     transcript.update(verify)
-    finished = with_length(20, kdf.finished(hs.server_finished_secret, transcript.digest()))
+    finished = with_length(20, kdf.finished(hs.server_secret, transcript.digest()))
     client.receive(2, extensions + own + verify + finished)
     assert client.complete
     ((_, data),) = client.take_output()
@@ -749,7 +753,7 @@ FROM_SERVER = {
         "peer misbehaved: SelectedUnofferedCipherSuite",
     ),
     "retry request": (
-        replace_message(2, lambda m: m[:6] + tls._HELLO_RETRY_RANDOM + m[38:]),
+        replace_message(2, lambda m: m[:6] + HELLO_RETRY_RANDOM + m[38:]),
         40,
         "peer is incompatible: HelloRetryRequest is not supported",
     ),
@@ -762,7 +766,7 @@ FROM_SERVER = {
 }
 
 
-def check_failure(session: TlsSession, error: TlsAlert, description: int, reason: str) -> None:
+def check_failure(session: Session, error: TlsAlert, description: int, reason: str) -> None:
     assert (error.description, error.reason) == (description, reason)
     assert session._handshake is None
     with pytest.raises(TlsAlert) as again:
@@ -902,7 +906,7 @@ def test_tickets_are_taken_in_limited_number() -> None:
     client.receive(3, with_length(4, b"\0\0\0\0" + body[4:]))  # lifetime 0: of no use
     for _ in range(50):
         client.receive(3, with_length(4, body))
-    assert len(tickets) == tls.MAX_TICKETS_RECEIVED
+    assert len(tickets) == tls_client.MAX_TICKETS_RECEIVED
     assert tickets[0].max_early_data == 0
 
 
@@ -1058,7 +1062,7 @@ def test_server_answers_a_real_client_hello(name: str, early: bool) -> None:
     server = make_server(alpns=[vector["alpn"].encode()], ticket_store=ServerTicketStore())
     server.receive(0, hello)
     assert server.suite == 0x1302  # the first of its list
-    assert server.alpn == b"spec/0" and server.client_alpn_offers == [b"spec/0"]
+    assert server.alpn == b"spec/0" and server.client_alpn_offers == (b"spec/0",)
     assert server.early_data_offered is early and server.early_data_accepted is False
     parameters = TransportParameters.decode(server.peer_transport_parameters, from_server=False)
     assert parameters.initial_source_connection_id == bytes.fromhex(vector["scid"])
@@ -1077,7 +1081,7 @@ def initial_crypto(datagram: bytes, dcid: bytes) -> bytes:
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    kdf = tls._SHA256
+    kdf = _schedule.SHA256
     salt = bytes.fromhex("38762cf7f55934b34d179ae6a4c80cadccbb7f0a")
     secret = kdf.expand_label(kdf.extract(salt, dcid), b"client in", b"", 32)
     key = kdf.expand_label(secret, b"quic key", b"", 16)
@@ -1127,17 +1131,17 @@ def test_client_accepts_the_flight_of_a_real_server(monkeypatch: pytest.MonkeyPa
     client.take_output()
 
     # The private X25519 key of the capture is not known, its handshake secrets are.
-    def known(self: TlsSession, hs: tls._Handshake, psk: bytes | None, share: bytes) -> None:
-        hs.client_finished_secret = secrets["client_HANDSHAKE"]
-        hs.server_finished_secret = secrets["server_HANDSHAKE"]
+    def known(self: rawkey.RawKeySession, hs: rawkey.Handshake, psk: bytes | None, share: bytes) -> None:
+        hs.client_secret = secrets["client_HANDSHAKE"]
+        hs.server_secret = secrets["server_HANDSHAKE"]
         hs.master = bytes(48)
 
-    monkeypatch.setattr(TlsSession, "_derive_handshake_secrets", known)
+    monkeypatch.setattr(rawkey.RawKeySession, "_derive_handshake_secrets", known)
     client._handshake.transcript = hello
     client.receive(0, bytes.fromhex(vector["server_hello_hex"]))
     assert client.suite == 0x1302
     flight = [bytes.fromhex(m["hex"]) for m in vector["server_handshake_messages"]]
-    assert flight[1] == tls._CERTIFICATE_REQUEST_MESSAGE
+    assert flight[1] == _wire.CERTIFICATE_REQUEST_MESSAGE
     assert flight[2] == Identity(bytes.fromhex(vector["server_secret_key"])).certificate_message
     client.receive(2, b"".join(flight))
     assert client.complete and client.alpn == b"spec/0"
@@ -1162,7 +1166,7 @@ def test_client_accepts_the_flight_of_a_real_server(monkeypatch: pytest.MonkeyPa
 
 def test_key_derivations_of_a_real_connection() -> None:
     vector = load("quic_server_handshake.json")
-    kdf = tls._SHA384
+    kdf = _schedule.SHA384
     for name, derived in vector["derived"].items():
         secret = bytes.fromhex(vector["traffic_secrets"][name])
         assert kdf.expand_label(secret, b"quic key", b"", 32).hex() == derived["key"]
@@ -1174,7 +1178,7 @@ def test_key_derivations_of_a_real_connection() -> None:
 def test_key_schedule_equals_that_of_aioquic(suite: int) -> None:
     import aioquic.tls
 
-    kdf = tls._KDF[suite]
+    kdf = _schedule.KDF[suite]
     theirs = aioquic.tls.KeySchedule(aioquic.tls.CipherSuite(suite))
     psk, shared, secret = bytes(range(kdf.size)), bytes(range(32)), b""
     for step, key in ((kdf.zeros, psk), (None, shared), (None, kdf.zeros)):
@@ -1252,7 +1256,7 @@ class AioquicPeer:
 
         self.context.update_traffic_key_cb = note
         self.buffers = {
-            epoch: tls.Buffer(capacity=8192)
+            epoch: Buffer(capacity=8192)
             for epoch in (their.Epoch.INITIAL, their.Epoch.HANDSHAKE, their.Epoch.ONE_RTT)
         }
 
@@ -1278,7 +1282,7 @@ class AioquicPeer:
         return output
 
 
-def check_same_secrets(ours: TlsSession, theirs: AioquicPeer, early: bool) -> None:
+def check_same_secrets(ours: Session, theirs: AioquicPeer, early: bool) -> None:
     mine = {(not write, epoch): secret for write, epoch, _, secret in ours.take_secrets()}
     assert mine == theirs.secrets
     assert len(mine) == (5 if early else 4)
@@ -1291,7 +1295,7 @@ def test_aioquic_client_against_our_server() -> None:
         theirs = AioquicPeer(True, new_session_ticket_cb=tickets.append)
         if resumed:
             theirs.context.session_ticket = tickets[0]
-        server = make_server(alpns=[b"test"], ticket_store=store, now=tls.time.time)
+        server = make_server(alpns=[b"test"], ticket_store=store, now=time.time)
         handshake(theirs, server)
         assert theirs.complete and server.complete
         assert server.resumed is theirs.context.session_resumed is resumed

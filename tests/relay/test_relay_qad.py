@@ -47,8 +47,8 @@ from iroh_fast.quic.tls.x509 import (
     TrustRoots,
     X509Client,
     X509Credentials,
-    X509TlsSession,
 )
+from iroh_fast.quic.tls.x509_session import X509TlsSession
 from iroh_fast.relay.server import qad
 from iroh_fast.relay.server.config import RelayServerConfig, RelayTlsConfig
 from iroh_fast.relay.server.qad import ALPN, QadClient, QadServer, probe, trust_roots

@@ -452,12 +452,18 @@ static int iroh_hmac(EVP_MAC_CTX *ctx, const uint8_t *key, size_t key_len, const
     return EVP_MAC_final(ctx, out, &len, out_len) == 1 && len == out_len ? 0 : -1;
 }
 
-static int iroh_hmac_sha256(const uint8_t *key, size_t key_len, const uint8_t *data, size_t n,
-                            uint8_t *out) {
-    EVP_MAC_CTX *ctx = iroh_hmac_new(IROH_AES128_GCM);
-    int rc = ctx == NULL ? -1 : iroh_hmac(ctx, key, key_len, data, n, out, 32);
+/* HMAC with the hash of `suite`; `out` gets iroh_hash_len(suite) bytes. */
+static int iroh_hmac_of(int suite, const uint8_t *key, size_t key_len, const uint8_t *data, size_t n,
+                        uint8_t *out) {
+    EVP_MAC_CTX *ctx = iroh_hmac_new(suite);
+    int rc = ctx == NULL ? -1 : iroh_hmac(ctx, key, key_len, data, n, out, iroh_hash_len(suite));
     EVP_MAC_CTX_free(ctx);
     return rc;
+}
+
+static int iroh_hmac_sha256(const uint8_t *key, size_t key_len, const uint8_t *data, size_t n,
+                            uint8_t *out) {
+    return iroh_hmac_of(IROH_AES128_GCM, key, key_len, data, n, out);
 }
 
 /* HKDF-Expand-Label(secret, label, "", out_len) of RFC 8446 §7.1. `label` without "tls13 ", at most

@@ -7,7 +7,7 @@ from typing_extensions import disjoint_base
 from iroh_fast.errors import CloseReason
 from iroh_fast.quic._streams import QuicStream, StreamOwner
 from iroh_fast.quic.qlog import QlogWriter
-from iroh_fast.quic.tls import TlsSession
+from iroh_fast.quic.tls.session import Session
 
 logger: logging.Logger
 FRAME_NAMES: Final[tuple[str, ...]]
@@ -18,7 +18,7 @@ class Host: ...
 
 @disjoint_base
 class ConnectionState(StreamOwner):
-    tls: TlsSession
+    tls: Session
     qlog: QlogWriter | None
     host_random: Callable[[int], bytes]
     on_address_token: Callable[[bytes], None] | None

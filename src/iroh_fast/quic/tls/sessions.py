@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from ..parameters import TransportParameters
 
-MAX_TICKET_LIFETIME_S = 604_800  # RFC 8446 §4.6.1: seven days
 SERVER_TICKET_LIFETIME_S = 86_400  # what iroh announces
 MAX_TICKET_AGE_SKEW_S = 60.0  # 0-RTT is refused beyond this, as rustls does
 MAX_TOKEN_BYTES = 1024  # NEW_TOKEN tokens longer than this are not worth keeping
