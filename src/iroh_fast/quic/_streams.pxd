@@ -73,7 +73,7 @@ cdef class Streams:
     cdef bint is_client, fair
     cdef Stream** buckets
     cdef uint32_t n_buckets, n_streams
-    cdef StreamOwner owner
+    cdef PyObject* owner           # StreamOwner, borrowed: it owns the table
     cdef const char* reason       # of the last error
     # [0] bidirectional, [1] unidirectional
     cdef uint64_t concurrent[2]   # configured

@@ -64,7 +64,7 @@ cdef void stream_free(Stream* s) noexcept nogil:
 cdef class Streams:
     def __cinit__(self, StreamOwner owner, bint is_client, bint fair, uint64_t window, uint64_t receive_window,
                   uint64_t send_window, uint64_t max_bidi, uint64_t max_uni):
-        self.owner = owner
+        self.owner = <PyObject*>owner
         self.is_client = is_client
         self.fair = fair
         self.window = window
@@ -748,7 +748,7 @@ cdef class Streams:
 
     cdef object handle_for(self, Stream* s):
         cdef QuicStream h = QuicStream.__new__(QuicStream)
-        h.connection = self.owner
+        h.connection = <StreamOwner>self.owner
         h.table = self
         h.s = s
         h.id = s.id
@@ -763,7 +763,7 @@ cdef class Streams:
             if not self.blocked_told[uni]:
                 self.blocked_told[uni] = True
                 self.blocked_unsent[uni] = True
-                self.owner.want_send()
+                (<StreamOwner>self.owner).want_send()
             return None
         s = self.create((self.next_local[uni] << 2) | (uni << 1) | (0 if self.is_client else 1))
         if s == NULL:
