@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from ._check import Buffer, check_bytes, check_code, kind_of
+from ._check import Buffer, check_bytes, check_code, check_seconds, kind_of
 from .aio._waiters import take, wait
 from .aio.owner import Owner, get_ident
-from .errors import CloseReason, ConnectionLost
+from .errors import CloseReason, ConnectionLost, NotDelivered
 from .keys import EndpointId, PublicKey
 from .paths import AddrOf, PathEvents, Paths
 from .quic._connection import (
@@ -20,6 +23,7 @@ from .quic._connection import (
     WAIT_CLOSED,
     WAIT_DATAGRAM,
     WAIT_DATAGRAM_SPACE,
+    WAIT_FINISHED,
     WAIT_OPEN_BI,
     WAIT_OPEN_UNI,
 )
@@ -34,6 +38,10 @@ if TYPE_CHECKING:
     from .quic._connection import QuicConnection
 
 __all__ = ["Connection", "WeakConnection"]
+
+log = logging.getLogger(__name__)
+
+ABORTED = 1  # the code a connection is closed with when its block is left by an exception
 
 # RFC 8410 §4: what stands before the 32 bytes of an Ed25519 key in DER.
 SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
@@ -165,14 +173,17 @@ class Connection:
     """A connection to one endpoint.
 
     It stays open while this object or any of its streams is alive; letting go of the last
-    one closes it with code 0.  Used as ``async with``, leaving the block closes it.  All
-    methods must be called from the event loop of the endpoint.
+    one closes it with code 0.  Used as ``async with``, leaving the block closes it: without
+    an exception when the peer has acknowledged the streams that were finished, see
+    :attr:`linger`, otherwise at once and with code 1.  All methods must be called from the
+    event loop of the endpoint.
     """
 
     __slots__ = (
         "__weakref__",
         "_addr_of",
         "_exit",
+        "_linger",
         "_owner",
         "_paths",
         "_q",
@@ -181,13 +192,19 @@ class Connection:
     )
 
     def __init__(
-        self, q: QuicConnection, owner: Owner, addr_of: AddrOf, remote_id: EndpointId | None
+        self,
+        q: QuicConnection,
+        owner: Owner,
+        addr_of: AddrOf,
+        remote_id: EndpointId | None,
+        linger: float | None,
     ) -> None:
         self._q = q
         self._owner = owner
         self._addr_of = addr_of
         self._remote_id = remote_id
         self._exit: tuple[int, bytes] = (0, b"")
+        self._linger = linger
         self._paths: Paths | None = None  # made when asked for
         self._warn = False
 
@@ -195,7 +212,7 @@ class Connection:
         try:
             q = self._q
             if q.close_reason is None:
-                self._owner.defer(q.abandon_handle)
+                self._owner.defer(partial(let_go, self._owner, q, self._linger))
                 if self._warn and self._owner.thread:
                     warnings.warn(
                         f"unclosed {self!r}; use async with, or close()",
@@ -414,7 +431,7 @@ class Connection:
         return reason
 
     def close(self, code: int = 0, reason: bytes = b"") -> None:
-        """End the connection at once; data not yet delivered is lost.
+        """End the connection at once; data not yet delivered is lost, see :meth:`finish`.
 
         The side that got the last data should close: only it knows that everything arrived.
 
@@ -427,8 +444,41 @@ class Connection:
             self._owner.wrong_thread()
         self._q.close(check_code(code), check_bytes("reason", reason))
 
+    async def finish(self) -> None:
+        """Wait until the peer has acknowledged every stream that was finished.
+
+        Acknowledged means received by the peer's QUIC layer, not read by its application.
+        Streams that were not finished do not count.  Returns at once when there is nothing
+        to wait for.
+
+        Raises
+        ------
+        ConnectionLost : the connection ended before that.
+
+        Notes
+        -----
+        Cancel-safe.
+        """
+        self._owner.check_loop()
+        await finished(self._q)
+
+    @property
+    def linger(self) -> float | None:
+        """How long leaving ``async with`` waits as :meth:`finish` does, seconds.
+
+        0 does not wait, None has no limit.  At first the endpoint's option `linger`.
+        """
+        return self._linger
+
+    @linger.setter
+    def linger(self, seconds: float | None) -> None:
+        self._linger = check_seconds("linger", seconds, none=True, zero=True)
+
     def close_on_exit(self, code: int, reason: bytes = b"") -> None:
-        """Choose what leaving ``async with`` closes the connection with."""
+        """Choose what leaving ``async with`` closes the connection with.
+
+        Without it that is code 0, and code 1 when an exception passes through.
+        """
         self._exit = (check_code(code), check_bytes("reason", reason))
 
     async def __aenter__(self) -> Self:
@@ -440,7 +490,28 @@ class Connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close(*self._exit)
+        q = self._q
+        clean = False
+        try:
+            if kind is None and self._linger != 0 and q.unconfirmed_streams:
+                await self._delivered()
+            clean = kind is None
+        finally:
+            code, reason = self._exit
+            self.close(code if clean or code else ABORTED, reason)
+
+    async def _delivered(self) -> None:
+        """Wait for what was finished, but not for ever, and not for a peer that is done."""
+        q = self._q
+        try:
+            async with asyncio.timeout(self._linger):
+                await finished(q)
+        except ConnectionLost as error:
+            if not is_graceful(error.close_reason):
+                raise
+        except TimeoutError:
+            assert self._linger is not None
+            raise NotDelivered(q.unconfirmed_streams, self._linger) from None
 
     def set_limits(
         self, *, bi: int | None = None, uni: int | None = None, receive_window: int | None = None
@@ -508,6 +579,41 @@ class Connection:
         else:
             state = "open" if q.handshake_complete else "handshake"
         return f"<{type(self).__name__} {self.side} {peer} alpn={q.alpn!r} {state}>"
+
+
+async def finished(q: QuicConnection) -> None:
+    """Wait until every stream that was finished is acknowledged; raises ConnectionLost."""
+    while q.unconfirmed_streams:
+        if (reason := q.close_reason) is not None:
+            raise reason.to_error()
+        await wait(q, WAIT_FINISHED)
+
+
+def let_go(owner: Owner, q: QuicConnection, linger: float | None) -> None:
+    """Nobody holds the connection any more: close it once what was finished has arrived."""
+    if q.close_reason is not None:
+        return
+    if q.unconfirmed_streams and linger != 0:
+        owner.spawn(_linger(q, linger))
+    else:
+        q.abandon_handle()
+
+
+async def _linger(q: QuicConnection, seconds: float | None) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await finished(q)
+    except TimeoutError:
+        log.warning(
+            "connection %d: %d finished streams were not acknowledged within %g s",
+            q.stable_id,
+            q.unconfirmed_streams,
+            seconds,
+        )
+    except ConnectionLost:
+        pass
+    finally:
+        q.abandon_handle()
 
 
 class WeakConnection:

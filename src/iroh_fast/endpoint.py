@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ForwardRef, ParamSpec, TypeVar
 
 from . import config, presets
-from ._check import Buffer, check_alpns, check_bytes, kind_of
+from ._check import Buffer, check_alpns, check_bytes, check_integer, kind_of
 from .addr import EndpointAddr, IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
 from .aio._waiters import wait
 from .aio.owner import Owner
@@ -32,11 +32,11 @@ from .config import (
 from .connection import Connection
 from .errors import BindError, ConfigError, EndpointClosed, WatcherEnded
 from .handshake import Connecting, Context, dial
-from .incoming import Incoming, IncomingAttempts
+from .incoming import MAX_PENDING, Connections, Incoming, IncomingAttempts
 from .keys import EndpointId, PublicKey, SecretKey
 from .net.local_addrs import direct_addrs, interface_addrs
 from .net.socket import Driver
-from .quic._connection import WAIT_DRAINED
+from .quic._connection import WAIT_DRAINED, WAIT_FINISHED
 from .quic.tls import Identity
 from .relay.map import RelayConfig, RelayMap, RelayStatus
 from .stats import EndpointMetrics, RemoteInfo, TransportAddrInfo
@@ -96,7 +96,8 @@ class Endpoint:
 
     Made by :meth:`bind`.  Call :meth:`close` at the end, or use ``async with``: an endpoint
     that just goes away cannot tell its peers.  It belongs to the event loop in which it was
-    made.
+    made.  Leaving the block without an exception first waits, as long as the option `linger`
+    says, until the streams that were finished are acknowledged.
     """
 
     __slots__ = (
@@ -402,8 +403,27 @@ class Endpoint:
                 return Incoming(attempt, context)
         return None
 
+    def connections(self, *, max_pending: int = MAX_PENDING) -> Connections:
+        """Iterate over connections whose handshake is complete, until the endpoint closes.
+
+        Handshakes run beside each other and beside the loop's body, so that no client
+        holds up another.  One that fails is logged and counted
+        (``socket:num_accepts_failed``), and does not end the loop.
+
+        Parameters
+        ----------
+        max_pending : handshakes under way and connections not yet taken, together; more
+            attempts wait.
+        """
+        self._owner.check_loop()
+        check_integer("max_pending", max_pending, 1, 2**20)
+        return Connections(self.accept, self._context, max_pending)
+
     def incoming(self) -> IncomingAttempts:
-        """Iterate over connection attempts until the endpoint closes."""
+        """Iterate over connection attempts until the endpoint closes.
+
+        For those who decide about each attempt; :meth:`connections` does the rest by itself.
+        """
         return IncomingAttempts(self.accept)
 
     @property
@@ -545,7 +565,11 @@ class Endpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.close()
+        try:
+            if kind is None:
+                await _delivered(self._driver, self._context.linger)
+        finally:
+            await self.close()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "open"
@@ -603,6 +627,17 @@ def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTranspo
         loop=endpoint._loop,
         on_status=on_status,
     )
+
+
+async def _delivered(driver: Driver, linger: float | None) -> None:
+    """Wait until what was finished on any connection is acknowledged, or lost, or it is late."""
+    try:
+        async with asyncio.timeout(linger):
+            for q in list(driver.endpoint.connections.values()):
+                while q.unconfirmed_streams and q.close_reason is None:
+                    await wait(q, WAIT_FINISHED)
+    except TimeoutError:
+        log.warning("closing: some finished streams were not acknowledged within %g s", linger)
 
 
 async def _peers_told(driver: Driver) -> None:

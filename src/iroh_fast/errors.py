@@ -45,6 +45,7 @@ __all__ = [
     "LocallyRejected",
     "NoAddress",
     "NotAllowed",
+    "NotDelivered",
     "PeerAborted",
     "PortmapError",
     "RelayClientError",
@@ -929,6 +930,28 @@ class PortmapError(IrohError):
     """No port mapping could be had from the gateway."""
 
     _default = "port mapping failed"
+
+
+class NotDelivered(IrohError, TimeoutError):
+    """Leaving the block of a connection, the peer did not acknowledge all that was finished.
+
+    Attributes
+    ----------
+    streams : int
+        How many finished streams were not wholly acknowledged.
+    seconds : float
+        How long that was waited for.
+    """
+
+    streams: int
+    seconds: float
+
+    def __init__(self, streams: int, seconds: float, message: str | None = None) -> None:
+        if message is None:
+            message = f"the peer did not acknowledge {streams} finished streams within {seconds:g} s"
+        super().__init__(message)
+        self.streams = streams
+        self.seconds = seconds
 
 
 class NotAllowed(IrohError):

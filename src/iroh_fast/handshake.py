@@ -29,7 +29,7 @@ from .errors import (
 )
 from .hooks import run_after_handshake, run_before_connect
 from .keys import EndpointId
-from .net.reach import usable
+from .net.reach import is_passing, usable
 from .net.remote import RemoteMap
 from .net.transport import is_private
 from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE
@@ -55,6 +55,7 @@ CODE_NO_ALPN = TLS_ALERT_BASE + 120
 CODE_UNKNOWN_CA = TLS_ALERT_BASE + 48  # what iroh sends for a key that was not expected
 CODE_REFUSED = 0x02
 
+ROUTE_TRIES, ROUTE_PAUSE_S = 3, 0.25  # how long to wait for a route before giving up
 MAX_WAYS = 32  # addresses of all kinds that are dialed at once
 
 HOOK_FAILED = 1  # the code a connection is closed with when a hook raised or was cancelled
@@ -196,6 +197,13 @@ async def dial(
             f"connect to {remote} failed: an ALPN is 1 to 255 bytes", remote=remote, alpn=alpn
         )
     sockets, refused = context.sockaddrs(target)
+    for _ in range(ROUTE_TRIES):
+        if sockets or not any(map(is_passing, refused.values())):
+            break
+        await asyncio.sleep(ROUTE_PAUSE_S)  # the network may just be coming up
+        if context.closing:
+            raise EndpointClosed()
+        sockets, refused = context.sockaddrs(target)
     if not sockets:
         if target.is_empty:
             why = "no address of it is known, and there is no address lookup"
@@ -303,8 +311,9 @@ class _Handshake:
         q = self._take()
         try:
             await self._complete(q)
+            context = self._context
             conn = Connection(
-                q, self._context.owner, self._context.transport_addr, self._remote_id
+                q, context.owner, context.transport_addr, self._remote_id, context.linger
             )
             conn.remote_id  # noqa: B018 - read once now, so that it is there for ever
             await self._admit(conn)
@@ -456,7 +465,9 @@ class _ZeroRttConnection(Connection):
     __slots__ = ("_admission",)
 
     def __init__(self, q: QuicConnection, context: Context, handshake: _Handshake) -> None:
-        super().__init__(q, context.owner, context.transport_addr, handshake._remote_id)
+        super().__init__(
+            q, context.owner, context.transport_addr, handshake._remote_id, context.linger
+        )
         self._admission: asyncio.Task[None] = context.owner.loop.create_task(
             _admission(weakref.ref(self), q, handshake)
         )

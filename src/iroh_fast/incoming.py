@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .aio._waiters import Handoff
 from .aio.owner import get_ident
-from .errors import IrohError
+from .errors import ConnectionLost, EndpointClosed, IrohError
 from .handshake import Accepting
 
 if TYPE_CHECKING:
@@ -17,8 +20,11 @@ if TYPE_CHECKING:
     from .handshake import Context
     from .quic._admission import QuicIncoming
 
-__all__ = ["DecryptedInitial", "Incoming", "IncomingAttempts"]
+__all__ = ["Connections", "DecryptedInitial", "Incoming", "IncomingAttempts"]
 
+log = logging.getLogger(__name__)
+
+MAX_PENDING = 256  # connections that are being made or wait to be taken, see Connections
 MAX_HANDSHAKES = 1024  # attempts of one endpoint that are being answered at the same time
 
 
@@ -152,3 +158,116 @@ class IncomingAttempts:
         if incoming is None:
             raise StopAsyncIteration
         return incoming
+
+
+class Connections:
+    """Iterator of :meth:`Endpoint.connections`; letting go of it stops accepting."""
+
+    __slots__ = ("_crew",)
+
+    def __init__(
+        self,
+        accept: Callable[[], Awaitable[Incoming | None]],
+        context: Context,
+        max_pending: int,
+    ) -> None:
+        self._crew = _Crew(accept, context, max_pending)
+
+    def __del__(self) -> None:
+        try:
+            self._crew.context.owner.defer(self._crew.stop)
+        except AttributeError:  # the constructor failed
+            pass
+
+    def __aiter__(self) -> Connections:
+        return self
+
+    async def __anext__(self) -> Connection:
+        conn = await self._crew.next()
+        if conn is None:
+            raise StopAsyncIteration
+        return conn
+
+
+class _Crew:
+    """Accepts attempts and carries out their handshakes, a bounded number at a time."""
+
+    __slots__ = ("_accept", "_acceptor", "_busy", "_ready", "_room", "context")
+
+    def __init__(
+        self,
+        accept: Callable[[], Awaitable[Incoming | None]],
+        context: Context,
+        max_pending: int,
+    ) -> None:
+        self.context = context
+        self._accept = accept
+        self._acceptor: asyncio.Task[None] | None = None
+        self._busy: set[asyncio.Task[None]] = set()
+        self._ready: Handoff[Connection] = Handoff()
+        self._room = asyncio.Semaphore(max_pending)
+
+    async def next(self) -> Connection | None:
+        """The next connection; None when there will be none any more."""
+        self.context.owner.check_loop()
+        if self._acceptor is None:
+            self._acceptor = self.context.owner.loop.create_task(self._work())
+        while (conn := self._ready.take()) is None:
+            if self._acceptor.done() and not self._busy:
+                return None
+            if (conn := await self._ready.wait()) is not None:
+                break
+        self._room.release()
+        conn._warn = True
+        return conn
+
+    async def _work(self) -> None:
+        loop = self.context.owner.loop
+        try:
+            while (incoming := await self._accept()) is not None:
+                await self._room.acquire()
+                task = loop.create_task(self._shake_hands(incoming))
+                del incoming
+                self._busy.add(task)
+                task.add_done_callback(self._over)
+        finally:
+            # Soon, when this task is done and seen to be.
+            loop.call_soon(self._ready.wake_all)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._busy.discard(task)
+        if not self._busy and self._acceptor is not None and self._acceptor.done():
+            self._ready.wake_all()
+
+    async def _shake_hands(self, incoming: Incoming) -> None:
+        try:
+            accepting = incoming.accept()
+        except ConnectionLost as error:  # a garbage packet
+            log.debug("ignoring a connection attempt: %s", error)
+            self._room.release()
+            return
+        del incoming
+        try:
+            conn = await accepting
+        except EndpointClosed:
+            self._room.release()
+        except IrohError as error:
+            self.context.metrics.accept_failed += 1
+            self._room.release()
+            log.warning("%s", error)
+        except Exception:
+            self.context.metrics.accept_failed += 1
+            self._room.release()
+            log.exception("a hook failed; the connection from %s is closed", accepting.remote_addr)
+        else:
+            conn._warn = False  # nobody has it yet
+            self._ready.put(conn)
+
+    def stop(self) -> None:
+        """End everything; connections that nobody took are closed."""
+        if self._acceptor is not None:
+            self._acceptor.cancel()
+        for task in self._busy:
+            task.cancel()
+        while self._ready.take() is not None:
+            pass

@@ -35,9 +35,9 @@ def stranger(*addrs: str) -> EndpointAddr:
         ("0.0.0.0:5", LOCAL, "not the address of a host"),
         ("[::]:5", LOCAL, "not the address of a host"),
         ("224.0.0.1:5", ANY, "multicast"),
-        ("255.255.255.255:5", ANY, "broadcast|unreachable"),
+        ("255.255.255.255:5", ANY, "broadcast|no route"),
         ("[::1]:5", LOCAL, "no IPv6 socket"),
-        ("203.0.113.1:5", LOCAL, "no route from 127.0.0.1|unreachable"),
+        ("203.0.113.1:5", LOCAL, "no route"),
     ],
 )
 async def test_impossible_address_is_named_at_once(

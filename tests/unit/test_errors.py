@@ -64,6 +64,7 @@ CASES = [
     (errors.DialError("proxy_connect_invalid_status", "x", status=407), []),
     (errors.PortmapError(), []),
     (errors.NotAllowed(), []),
+    (errors.NotDelivered(2, 5.0), [TimeoutError]),
     (errors.WatcherEnded(), []),
     (errors.WrongThread(), [RuntimeError]),
     (errors.ConfigError("x"), [ValueError]),

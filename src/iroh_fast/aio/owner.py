@@ -6,8 +6,9 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from threading import get_ident
+from typing import Any
 
 from ..errors import WrongThread
 
@@ -26,12 +27,13 @@ class Owner:
         The loop that was running when the endpoint was bound.
     """
 
-    __slots__ = ("__weakref__", "_dropped", "_scheduled", "loop", "thread")
+    __slots__ = ("__weakref__", "_dropped", "_scheduled", "_tasks", "loop", "thread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.thread = get_ident()
         self.loop = loop
         self._dropped: list[Callable[[], object]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
         with _owners_lock:
             _owners.add(self)
@@ -71,6 +73,12 @@ class Owner:
         except RuntimeError:  # the loop is closed: nothing is left that could be told
             self._dropped.clear()
             self._scheduled = False
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` in a task that lives until it is done; from the loop's thread."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _run_dropped(self) -> None:
         self._scheduled = False

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import BindAddr, Connection, Endpoint, IrohError, Router, __version__, build_info
+from ..errors import ConnectionLost
 from ..streams import BiStream, SendStream
 
 ALPN = b"iroh-fast/demo/1"
@@ -92,6 +93,11 @@ async def _serve_connection(conn: Connection) -> None:
 
 async def _serve() -> int:
     failures: list[BaseException] = []
+
+    def failed(error: BaseException) -> None:
+        if not isinstance(error, ConnectionLost):  # of those the first process tells
+            failures.append(error)
+
     async with Endpoint.bind(bind_addrs=LOOPBACK) as ep:
         done = asyncio.Event()
 
@@ -101,7 +107,7 @@ async def _serve() -> int:
             finally:
                 done.set()
 
-        async with Router(ep, {ALPN: handler}, on_error=failures.append):
+        async with Router(ep, {ALPN: handler}, on_error=failed):
             print(ep.ticket, flush=True)
             # The parent's end of the pipe closes when it goes away, in whatever manner.
             loop = asyncio.get_running_loop()

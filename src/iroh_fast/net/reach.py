@@ -11,8 +11,9 @@ from typing import Any
 
 from ..addr import SocketAddr
 
-__all__ = ["MAX_DIALED", "obstacle", "usable"]
+__all__ = ["MAX_DIALED", "is_passing", "obstacle", "usable"]
 
+NO_ROUTE = "no route"
 MAX_DIALED = 24  # IP addresses dialed at once: a ticket must not make us flood others
 
 _random = random.SystemRandom()
@@ -43,7 +44,12 @@ def obstacle(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
             return None
     if reason == errno.EACCES:
         return "a broadcast address"
-    return os.strerror(reason).lower() if reason != errno.EINVAL else f"no route from {own[-1].ip}"
+    return f"{NO_ROUTE} from {own[-1].ip}: {os.strerror(reason).lower()}"
+
+
+def is_passing(reason: str) -> bool:
+    """Whether an obstacle may go away by itself: the network of this machine changes."""
+    return reason.startswith(NO_ROUTE)
 
 
 def _route_error(bound: SocketAddr, target: tuple[Any, ...]) -> int:
