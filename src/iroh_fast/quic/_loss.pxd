@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t, int64_t
 
 from iroh_fast._packet cimport Frame
 from iroh_fast.quic._paths cimport Path
-from iroh_fast.quic._recovery cimport FrameRec, PnSpace
+from iroh_fast.quic._recovery cimport FrameRec, PnSpace, SentRec
 from iroh_fast.quic._state cimport ConnectionState
 
 
@@ -13,6 +13,7 @@ cdef void check_ecn(ConnectionState conn, Path* path, PnSpace* space, Frame* fra
 cdef void ack_seen(ConnectionState conn, PnSpace* space, int level, uint32_t path_id, uint64_t upto) noexcept nogil
 cdef void frames_acked(ConnectionState conn, FrameRec* record, int level) noexcept nogil
 cdef void frames_lost(ConnectionState conn, Path* path, FrameRec* record, int level) noexcept nogil
+cdef void release_frames(ConnectionState conn, Path* path, SentRec* sent, int level) noexcept nogil
 cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_t pn, int level) noexcept nogil
 cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, bint by_ack) noexcept nogil
 cdef void drop_oversized(ConnectionState conn) noexcept nogil

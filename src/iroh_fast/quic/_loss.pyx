@@ -35,6 +35,7 @@ cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Fra
     cdef uint64_t left
     cdef SentRec* sent
     cdef int64_t newest_sent = -1, delay
+    cdef uint32_t newest_route = 0
     cdef bint raised = False, newly = False, newly_eliciting = False, cleared = False
     # consecutive STREAM ranges of one stream are acknowledged together
     cdef uint64_t s_id = 0, s_off = 0, s_end = 0
@@ -69,6 +70,7 @@ cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Fra
                         newly_eliciting = True
                     if sent.sent_at > newest_sent:
                         newest_sent = sent.sent_at
+                        newest_route = sent.generation
                     keys_acked(&conn.keys, sent.sent_at, (sent.flags & REC_PHASE) != 0)
                     if sent.flags & REC_ACK:
                         ack_seen(conn, space, level, sent.acked_path, sent.acked_upto)
@@ -118,7 +120,8 @@ cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Fra
     if raised:
         if newest_sent >= 0:
             space.largest_acked_at = newest_sent
-        if newly_eliciting and newest_sent >= 0:
+        # What was sent before a migration measures the way to the old address.
+        if newly_eliciting and newest_sent >= 0 and newest_route == path.r.generation:
             delay = 0
             if level == LEVEL_1RTT:
                 delay = times(ns_from_us(frame.delay), <int64_t>1 << conn.peer_ack_exponent)
@@ -141,8 +144,9 @@ cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Fra
     if newly:
         check_ecn(conn, path, space, frame, raised)
     detect_losses(conn, path, space, level, True)
-    if not conn.is_client or conn.peer_validated_us:
+    if newly and (not conn.is_client or conn.peer_validated_us):
         path.pto_count = 0
+        path.silent = False
     if conn.qlog is not None:
         log_metrics(conn, path)
     return 0
@@ -238,20 +242,27 @@ cdef void frames_lost(ConnectionState conn, Path* path, FrameRec* record, int le
         record = following
 
 
+cdef void release_frames(ConnectionState conn, Path* path, SentRec* sent, int level) noexcept nogil:
+    """Queue again what a packet carried; its record stays."""
+    cdef FrameRec* records = sent.frames
+    sent.frames = NULL
+    if sent.flags & REC_STREAM:
+        conn.streams.on_lost(sent.stream_id, sent.offset, sent.len, (sent.flags & REC_FIN) != 0)
+        sent.flags &= ~(REC_STREAM | REC_FIN)
+    if records != NULL:
+        frames_lost(conn, path, records, level)
+
+
 cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_t pn, int level) noexcept nogil:
     """Take one record out of the table and queue its frames again."""
     cdef SentRec* sent = space_rec(space, pn)
-    cdef FrameRec* records = sent.frames
     if sent.size:
         if sent.generation == path.r.generation:
             path.r.in_flight -= sent.size
         elif path.previous != NULL and sent.generation == path.previous.generation:
             path.previous.in_flight -= sent.size
-    if sent.flags & REC_STREAM:
-        conn.streams.on_lost(sent.stream_id, sent.offset, sent.len, (sent.flags & REC_FIN) != 0)
+    release_frames(conn, path, sent, level)
     space_remove(space, pn)
-    if records != NULL:
-        frames_lost(conn, path, records, level)
 
 
 cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, bint by_ack) noexcept nogil:
@@ -456,6 +467,7 @@ cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* 
 cdef void try_again(ConnectionState conn, Path* path) noexcept nogil:
     """Forget the backoff of a path's probes and send one at once."""
     path.pto_count = 0
+    path.silent = False
     path.challenge_lost = 0
     if path_challenging(path):
         path.challenge_due = True

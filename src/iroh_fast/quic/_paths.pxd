@@ -124,6 +124,8 @@ cdef struct Path:
     # what to send here and only here
     bint ping_due, immediate_ack_due, observed_due
     int pto_count
+    bint silent                   # probes stay unanswered: data avoid the path while another one works
+    int64_t silent_since          # when the first packet left that was not answered
     bint app_limited
     bint spin                     # of the next packet
     bint cwnd_blocked

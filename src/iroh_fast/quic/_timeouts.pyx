@@ -12,6 +12,7 @@ from iroh_fast.quic._loss cimport detect_losses, discard_path, log_metrics, loss
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
 from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._routing cimport probe_unanswered
 from iroh_fast.quic._rtt cimport rtt_pto_base
 from iroh_fast.quic._state cimport (
     ConnectionState, NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED)
@@ -232,6 +233,8 @@ cdef void expire_probe(ConnectionState conn, Path* path) noexcept nogil:
     if space.loss_probes > 2:
         space.loss_probes = 2
     path.pto_count += 1
+    if level == LEVEL_1RTT:
+        probe_unanswered(conn, path)
     if space.eliciting == 0:
         path.last_tx = conn.now
     else:

@@ -21,43 +21,19 @@ from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
-from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, STATUS_AVAILABLE, path_may_probe
+from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, REC_ELICITING, REC_MTU_PROBE, space_ack_due
-from iroh_fast.quic._state cimport (
-    APPLICATION_ERROR, ConnectionState, Level, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED, ST_HANDSHAKE)
+from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
+from iroh_fast.quic._state cimport APPLICATION_ERROR, ConnectionState, Level, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
 from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, path_allowance, take_off_path
 from iroh_fast.quic._write cimport (
-    CLOSE_ROOM, PATH_FRAMES_ROOM, acks_due, general_due, path_frames_due, pending_abandon, put_frame, requeue_oldest,
+    CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, pending_abandon, put_frame, requeue_oldest,
     write_abandon, write_ack, write_acks, write_crypto, write_general, write_path_frames)
 
 cdef enum:
     MIN_COALESCE = 87             # room below which no further packet is started
     GSO_PAD = 32                  # a datagram shorter than the segment by at most this is padded up to it
-
-
-cdef inline bint usable(Path* path) noexcept nogil:
-    return path.r.validated and not path.abandoned and path.cids.active >= 0
-
-
-cdef bint may_send_data(ConnectionState conn, Path* path) noexcept nogil:
-    """Backup paths carry data only when no validated available one exists (local status alone counts)."""
-    cdef Path* other
-    if conn.state == ST_HANDSHAKE:
-        return True
-    if path.abandoned or path.cids.active < 0:
-        return False
-    if not path.r.validated:
-        # RFC 9000 §8.1: an unvalidated path of a server that has no other one may send within the 3x limit.
-        return path.id == 0 and path.next == NULL
-    if path.status == STATUS_AVAILABLE:
-        return True
-    other = conn.paths
-    while other != NULL:
-        if usable(other) and other.status == STATUS_AVAILABLE:
-            return False
-        other = other.next
-    return True
 
 
 cdef void account(ConnectionState conn, Path* path, size_t bytes, int datagrams) noexcept nogil:
@@ -120,7 +96,7 @@ cdef bint level_due(ConnectionState conn, Path* path, int level) noexcept nogil:
     if level == LEVEL_0RTT:
         return not keys_can_seal(&conn.keys, LEVEL_1RTT) and keys_can_seal(&conn.keys, LEVEL_0RTT) and (
             conn.streams.ready_head != NULL or conn.dgram_tx.count > 0 or conn.streams.has_control())
-    return keys_can_seal(&conn.keys, LEVEL_1RTT) and (general_due(conn) or acks_due(conn) or path_frames_due(conn, path))
+    return keys_can_seal(&conn.keys, LEVEL_1RTT) and (general_due(conn) or acks_due(conn, path, True) or path_frames_due(conn, path))
 
 
 cdef bint same_ids(ConnectionState conn, Path* path) noexcept nogil:
@@ -180,7 +156,7 @@ cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Trans
                 put_frame(path, packet, FT_PING, NULL)
         else:
             if level == LEVEL_1RTT:
-                write_acks(conn, path, packet, PATH_FRAMES_ROOM)
+                write_acks(conn, path, packet, True, PATH_FRAMES_ROOM)
                 write_path_frames(conn, path, packet, &full)
             write_general(conn, path, packet)
         if packet.at == packet.payload:
@@ -243,7 +219,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
         general = data and general_due(conn)
         ack_only = False
         if not probe and not general and not last_words and not path_frames_due(conn, path):
-            if not ((data or path.abandoned) and acks_due(conn)):
+            if not acks_due(conn, path, data or path.abandoned):
                 break
             ack_only = True
         elif general and not probe:
@@ -261,7 +237,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
                 blocked[0] = True
                 if path_frames_due(conn, path):
                     general = False
-                elif data and acks_due(conn):
+                elif acks_due(conn, path, data):
                     # Ours: a full window or bucket does not hold back acknowledgements.
                     ack_only = True
                 else:
@@ -280,8 +256,8 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
             if not general:
                 requeue_oldest(conn, path, &path.sp, LEVEL_1RTT)
                 general = data
-        if data or path.abandoned:
-            write_acks(conn, path, packet, 0 if ack_only else PATH_FRAMES_ROOM)
+        if data or path.abandoned or carries_own_acks(path):
+            write_acks(conn, path, packet, data or path.abandoned, 0 if ack_only else PATH_FRAMES_ROOM)
         if path.abandoned:
             write_abandon(conn, path, packet)
             last_words = False
@@ -393,7 +369,7 @@ cdef size_t send_close(ConnectionState conn, uint8_t* buf, Transmit* out) noexce
         if begin_packet(conn, path, level, at, room, packet) < 0:
             break
         if level == LEVEL_1RTT:
-            write_acks(conn, path, packet, CLOSE_ROOM)
+            write_acks(conn, path, packet, True, CLOSE_ROOM)
         if packet.end - packet.at < 32:
             drop_packet(conn, path, packet)
             break

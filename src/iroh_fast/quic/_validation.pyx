@@ -15,6 +15,7 @@ from iroh_fast._batch cimport UdpAddr, addr_is_v4
 from iroh_fast.quic._mtud cimport mtud_peer_limit
 from iroh_fast.quic._paths cimport (
     AddressBudget, MAX_BUDGETS, MAX_CHALLENGES, MAX_OFF_PATH, OffPath, Path, Route, ip_known, same_addr, same_ip)
+from iroh_fast.quic._routing cimport leave_silent_paths
 from iroh_fast.quic._rtt cimport rtt_init, rtt_pto_base
 from iroh_fast.quic._state cimport ConnectionState, W_PATHS
 from iroh_fast.quic._time cimport MS, doubled
@@ -235,6 +236,8 @@ cdef void on_path_response(ConnectionState conn, Path* path, const uint8_t* data
         conn.challenge(path)
     conn.happened(W_PATHS)      # maybe at a new address
     conn.on_established(path)
+    path.silent = False
+    leave_silent_paths(conn)
 
 
 # ---------------------------------------------------------------- migration

@@ -6,7 +6,7 @@ from iroh_fast._packet cimport put_varint
 from iroh_fast.quic._buffers cimport SendBuf, sendbuf_has_pending
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport Path, PathStats
-from iroh_fast.quic._recovery cimport FrameRec, PnSpace, space_ack_due
+from iroh_fast.quic._recovery cimport FrameRec, PnSpace
 from iroh_fast.quic._state cimport ConnectionState
 
 
@@ -19,14 +19,6 @@ cdef enum:
 cdef inline uint8_t* put_v0(uint8_t* p, uint64_t kind) noexcept nogil:
     return put_varint(p, kind)
 
-cdef inline bint acks_due(ConnectionState conn) noexcept nogil:
-    cdef Path* other = conn.paths
-    while other != NULL:
-        if space_ack_due(&other.sp, conn.now):
-            return True
-        other = other.next
-    return False
-
 cdef inline bint path_frames_due(ConnectionState conn, Path* path) noexcept nogil:
     return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.response_due or path.observed_due
             or path.sp.loss_probes > 0)
@@ -38,7 +30,7 @@ cdef inline bint general_due(ConnectionState conn) noexcept nogil:
 
 cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
                     PathStats* stats, size_t reserve) noexcept nogil
-cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, size_t reserve) noexcept nogil
+cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil
 cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
 cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil
 cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bint* want_full) noexcept nogil

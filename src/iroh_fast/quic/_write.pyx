@@ -23,6 +23,7 @@ from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, Path, PathStats, l
 from iroh_fast.quic._recovery cimport (
     FrameRec, PnSpace, REC_ACK, REC_ELICITING, SentRec, frame_rec, frame_recs_free, space_ack_sent, space_ack_wanted,
     space_rec)
+from iroh_fast.quic._routing cimport carries_own_acks
 from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._state cimport ConnectionState, W_DATAGRAM_SPACE
 from iroh_fast.quic._time cimport MS, ns_from_us
@@ -57,11 +58,15 @@ cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint m
     space_ack_sent(space)
 
 
-cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, size_t reserve) noexcept nogil:
-    """Every acknowledgement that is due, of all paths; `reserve` bytes stay free for what else has to go."""
+cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
+    """Acknowledgements of this path, and where it carries data those of paths that can not carry their own.
+
+    `reserve` bytes stay free for what else has to go.
+    """
     cdef Path* other = conn.paths
     while other != NULL:
-        if space_ack_wanted(&other.sp, conn.now) and (conn.multipath or other.id == 0):
+        if (space_ack_wanted(&other.sp, conn.now) and (conn.multipath or other.id == 0)
+                and (other == path or not carries_own_acks(other)) and (data or other == path)):
             write_ack(conn, packet, &other.sp, conn.multipath, other.id, &path.stats, reserve)
         other = other.next
 

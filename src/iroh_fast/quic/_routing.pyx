@@ -1,0 +1,79 @@
+"""Which path carries what, and what happens when a path goes silent.
+
+Data take every available path that works, in the order of their ids; backup paths when no available one works. A path on
+which probes stay unanswered is silent: data move to one that works, what is in flight is sent again there, and probes go
+on. Its first sign of life brings the data back. Sources: the multipath draft (path status, path failure), RFC 9002 §6.2.
+"""
+
+from libc.stdint cimport uint64_t, int64_t
+
+from iroh_fast.quic._keys cimport LEVEL_1RTT
+from iroh_fast.quic._loss cimport release_frames
+from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
+from iroh_fast.quic._recovery cimport SentRec, space_rec
+from iroh_fast.quic._state cimport ConnectionState, ST_HANDSHAKE
+from iroh_fast.quic._time cimport SECOND
+
+cdef enum:
+    SILENT_PROBES = 2             # unanswered probe timeouts in a row, or
+    SILENT_SECONDS = 1            # this time without an answer: whichever comes first
+    UNUSABLE = 4
+
+
+cdef inline int rank(const Path* path) noexcept nogil:
+    """Lower is better."""
+    if not usable(path):
+        return UNUSABLE
+    return (2 if path.silent else 0) + (0 if path.status == STATUS_AVAILABLE else 1)
+
+
+cdef bint may_send_data(ConnectionState conn, const Path* path) noexcept nogil:
+    """Whether data and control frames may leave on a path (local status alone counts)."""
+    cdef Path* other = conn.paths
+    cdef int own
+    if conn.state == ST_HANDSHAKE:
+        return True
+    if path.abandoned or path.cids.active < 0:
+        return False
+    if not path.r.validated:
+        # RFC 9000 §8.1: an unvalidated path of a server that has no other one may send within the 3x limit.
+        return path.id == 0 and path.next == NULL
+    own = rank(path)
+    if own == 0:
+        return True
+    while other != NULL:
+        if rank(other) < own:
+            return False
+        other = other.next
+    return True
+
+
+cdef void probe_unanswered(ConnectionState conn, Path* path) noexcept nogil:
+    """A probe timeout expired; the first one of a row remembers since when nothing was answered."""
+    if path.pto_count == 1:
+        path.silent_since = path.sp.last_eliciting_at
+    if path.pto_count >= SILENT_PROBES or conn.now - path.silent_since >= SILENT_SECONDS * SECOND:
+        path.silent = True
+        leave_silent_paths(conn)
+
+
+cdef void leave_silent_paths(ConnectionState conn) noexcept nogil:
+    """If some path works, have everything that is in flight on silent ones sent again there.
+
+    The records stay: they measure the answer that may still come, and keep the probes going.
+    """
+    cdef Path* path = conn.paths
+    cdef SentRec* sent
+    cdef uint64_t pn
+    while path != NULL and rank(path) > 1:
+        path = path.next
+    if path == NULL:
+        return
+    path = conn.paths
+    while path != NULL:
+        if path.silent and path.sp.outstanding:
+            for pn in range(path.sp.first, path.sp.last + 1):
+                sent = space_rec(&path.sp, pn)
+                if sent != NULL:
+                    release_frames(conn, path, sent, LEVEL_1RTT)
+        path = path.next

@@ -1,0 +1,176 @@
+"""Which path carries what: acknowledgements stay on theirs, data leave one that went silent."""
+
+from __future__ import annotations
+
+import pytest
+from sim import MS, SECOND, SERVER, Link, Transfer, calm, transfer
+
+C = [("10.0.0.1", 1001), ("10.0.1.1", 1002)]
+S = [("10.0.0.2", 2001), ("10.0.1.2", 2002)]
+BEATING = calm(keep_alive_interval=5.0, default_path_keep_alive_interval=5.0)
+
+
+@pytest.fixture
+def two(make_pair):
+    """A pair with two validated paths on links of their own."""
+
+    def make(latency=5 * MS, transport=BEATING, backup=False, **options):
+        p = make_pair(transport=transport, client_addresses=C, server_addresses=S, **options)
+        for a, b in zip(C, S, strict=True):
+            p.links[a, b], p.links[b, a] = Link(latency), Link(latency)
+        c, s = p.connect()
+        assert c.open_path(S[1], C[1], backup) == 1
+        p.run_until(
+            lambda: c.path_info(1)["validated"] and s.path_info(1) and s.path_info(1)["validated"]
+        )
+        if backup:
+            s.set_path_status(1, False)
+        p.run_for(SECOND)
+        return p, c, s
+
+    return make
+
+
+def counts(connection, frame):
+    return [connection.path_info(i)["stats"]["frame_tx"][frame] for i in connection.path_ids()]
+
+
+def dead(number):
+    """A rule that loses everything on the link of a path."""
+    return lambda d: d.dst in (C[number], S[number])
+
+
+# ---------------------------------------------------------------- acknowledgements
+def test_acknowledgements_leave_on_their_own_path(two):
+    p, c, s = two()
+    p.links[C[0], S[0]].latency = p.links[S[0], C[0]].latency = 400 * MS
+    c.set_path_status(0, False)
+    p.run_for(3 * SECOND)
+    before = counts(s, "path_acks")
+    taken = transfer(p, c, s, bytes(2_000_000))
+    on_slow, on_fast = (b - a for a, b in zip(before, counts(s, "path_acks"), strict=True))
+    assert on_fast > 10 * max(on_slow, 1)
+    assert c.path_info(1)["rtt"] < 0.05
+    assert taken < SECOND
+
+
+def test_a_backup_path_acknowledges_what_came_on_it(two):
+    p, c, s = two(backup=True)
+    before = counts(s, "path_acks")
+    c.set_path_status(0, False)  # for the server path 1 is still the backup
+    c.set_path_status(1, True)
+    transfer(p, c, s, bytes(300_000))
+    after = counts(s, "path_acks")
+    assert after[1] > before[1]
+    assert counts(s, "stream")[1] == 0
+
+
+def test_acknowledgements_of_a_path_that_cannot_carry_them_take_another(two):
+    """Nothing that the server sends on path 1 arrives, so it learns nothing there; its data use path 0."""
+    p, c, s = two()
+    p.filters.append(lambda d: d.dst == C[1])
+    t = Transfer(p, c, s, bytes(400_000))
+    taken = p.run_until(t.poll)
+    assert bytes(t.received) == t.data
+    assert taken < 3 * SECOND
+
+
+# ---------------------------------------------------------------- a path goes silent
+@pytest.mark.parametrize("backup", [True, False], ids=["backup", "available"])
+@pytest.mark.parametrize("up", [True, False], ids=["client sends", "server sends"])
+@pytest.mark.parametrize("latency", [1, 20, 150])
+def test_data_leave_a_dead_path_within_two_seconds(two, backup, up, latency):
+    p, c, s = two(latency=latency * MS, backup=backup)
+    sender, receiver = (c, s) if up else (s, c)
+    t = Transfer(p, sender, receiver, bytes(600_000))
+    p.run_until(lambda: t.poll() or len(t.received) > 20_000)
+    p.filters.append(dead(0))
+    taken = p.run_until(t.poll)
+    assert bytes(t.received) == t.data
+    # Two probe timeouts or one second, and then the transfer itself from a small window.
+    assert taken < 2 * SECOND + 16 * latency * MS
+    assert sender.close_reason is None and receiver.close_reason is None
+
+
+def test_datagrams_and_control_frames_move_too(two):
+    p, c, s = two()
+    p.filters.append(dead(0))
+    stream = c.open_stream(False)
+    stream.write(b"first")
+    p.run_for(2 * SECOND)
+    c.send_datagram(b"a datagram")
+    s.accept_stream(False).stop(7)
+    p.run_for(SECOND)
+    assert s.read_datagram() == b"a datagram"
+    assert stream.send_state == "stopped"
+
+
+def test_probes_go_on_and_the_first_answer_brings_the_data_back(two):
+    p, c, s = two(backup=True)
+    p.filters.append(dead(0))
+    transfer(p, c, s, bytes(100_000))
+    mark = len(p.client.sent)
+    p.run_for(5 * SECOND)
+    assert any(d.dst == S[0] for d in p.client.sent[mark:])
+    p.filters.clear()
+    p.run_for(7 * SECOND)
+    assert c.path_ids() == [0, 1]
+    before = counts(c, "stream")
+    transfer(p, c, s, bytes(100_000))
+    on_first, on_backup = (b - a for a, b in zip(before, counts(c, "stream"), strict=True))
+    assert on_first > 0 and on_backup == 0
+
+
+def test_without_another_path_nothing_moves_until_one_works(make_pair):
+    p = make_pair(transport=BEATING, client_addresses=C, server_addresses=S)
+    c, s = p.connect()
+    t = Transfer(p, c, s, bytes(300_000))
+    t.poll()
+    p.filters.append(lambda d: d.dst in (S[0], C[0]))
+    p.run_for(6 * SECOND)
+    assert not t.poll()
+    c.open_path(S[1], C[1])
+    taken = p.run_until(t.poll)
+    assert taken < 2 * SECOND
+    assert bytes(t.received) == t.data
+
+
+def test_a_slow_path_is_not_taken_for_a_dead_one(two):
+    """A round trip that grows is no reason to give the path up for good."""
+    p, c, s = two(backup=True)
+    p.links[C[0], S[0]].latency = p.links[S[0], C[0]].latency = 300 * MS
+    transfer(p, c, s, bytes(100_000))
+    p.run_for(3 * SECOND)
+    before = counts(c, "stream")
+    transfer(p, c, s, bytes(100_000))
+    assert counts(c, "stream")[0] > before[0]
+    assert c.path_ids() == [0, 1]
+
+
+# ---------------------------------------------------------------- round trips
+def test_answers_to_the_old_address_measure_nothing_of_the_new_one(make_pair):
+    """What was sent before a migration and is acknowledged after it took the old way."""
+    p = make_pair(transport=calm(max_concurrent_multipath_paths=0), latency=5 * MS)
+    c, s = p.connect()
+    moved = ("10.0.7.7", 1111)
+    for a, b in ((moved, SERVER), (SERVER, moved)):
+        p.links[a, b] = Link(5 * MS)
+    p.run_for(SECOND)
+    s.open_stream(False).write(bytes(4000))  # acknowledged at once
+    p.flush()
+    held = p.hold(False)
+    p.filters.append(lambda d: not d.to_server)  # its probes are lost
+    p.run_for(400 * MS)
+    p.filters.clear()
+    p.client.addresses[0] = moved
+    c.ping()
+    p.run_for(6 * MS)
+    assert s.path_info(0)["remote"] == moved
+    for _, _, d in held:
+        d.dst = moved
+    p.release(held)
+    p.run_for(6 * MS)  # the acknowledgement of what was sent long ago is back
+    assert s.path_info(0)["rtt"] in (0.333, pytest.approx(0.01, rel=0.5))
+    p.run_for(100 * MS)
+    assert s.path_info(0)["validated"]
+    assert s.path_info(0)["rtt"] < 0.02
