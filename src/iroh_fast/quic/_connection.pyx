@@ -8,12 +8,12 @@ from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast._packet cimport FT_PATHS_BLOCKED, FT_PATH_CIDS_BLOCKED
-from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
 from iroh_fast.quic._loss cimport try_again
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known
+from iroh_fast.quic._paths cimport (
+    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known, stats_add)
 from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._state cimport (
     APPLICATION_ABANDON_PATH, ConnectionState, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
@@ -275,8 +275,8 @@ cdef class QuicConnection(ConnectionState):
         cdef list out
         if self.path_log is None:
             return []
-        out = list(self.path_log)
-        self.path_log.clear()
+        out = self.path_log
+        self.path_log = None
         if self.path_log_lost:
             out.append(("lagged", self.path_log_lost))
             self.path_log_lost = 0
@@ -349,18 +349,13 @@ cdef class QuicConnection(ConnectionState):
     def stats(self):
         """Counters over all paths there ever were."""
         cdef Path* p = self.paths
-        cdef PathStats s = self.done
+        cdef PathStats s
         cdef int i
+        memset(&s, 0, sizeof(PathStats))
+        if self.done != NULL:
+            stats_add(&s, self.done)
         while p != NULL:
-            s.tx_datagrams += p.stats.tx_datagrams
-            s.tx_bytes += p.stats.tx_bytes
-            s.rx_datagrams += p.stats.rx_datagrams
-            s.rx_bytes += p.stats.rx_bytes
-            s.lost_packets += p.stats.lost_packets
-            s.lost_bytes += p.stats.lost_bytes
-            for i in range(N_COUNTERS):
-                s.tx_frames[i] += p.stats.tx_frames[i]
-                s.rx_frames[i] += p.stats.rx_frames[i]
+            stats_add(&s, &p.stats)
             p = p.next
         return {
             "udp_tx": {"datagrams": s.tx_datagrams, "bytes": s.tx_bytes},

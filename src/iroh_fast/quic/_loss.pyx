@@ -4,7 +4,7 @@ Plain functions over the connection. Sources: RFC 9002, RFC 9000 §13, the multi
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free
 
 from iroh_fast._packet cimport (
     FT_CRYPTO, FT_MAX_DATA, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RETIRE_CONNECTION_ID,
@@ -13,11 +13,10 @@ from iroh_fast._packet cimport (
 from iroh_fast.quic._buffers cimport sendbuf_ack, sendbuf_lost
 from iroh_fast.quic._congestion cimport cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious
 from iroh_fast.quic._controller cimport Acked, Lost
-from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_acked, keys_can_seal
 from iroh_fast.quic._mtud cimport mtud_black_hole, mtud_on_acked, mtud_on_lost, mtud_on_probe_lost
-from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, path_challenging, path_free
+from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, PathStats, path_challenging, path_free, stats_add
 from iroh_fast.quic._recovery cimport (
     FrameRec, PnSpace, REC_ACK, REC_ELICITING, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, SentRec, frame_recs_free,
     space_forget_acked, space_free, space_rec, space_remember_lost, space_remove, space_unlose)
@@ -370,21 +369,15 @@ cdef void forget_sent(ConnectionState conn, Path* path, PnSpace* space) noexcept
 cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil:
     """Drained: what was in flight is lost, the ids are forgotten, counters are kept."""
     cdef Path** at = &conn.paths
-    cdef int i
     if conn.qlog is not None:
         with gil:
             conn.qlog.assigned(conn.now, path.id, None, None)
     while path.sp.outstanding:
         declare_lost(conn, path, &path.sp, path.sp.first, LEVEL_1RTT)
-    conn.done.tx_datagrams += path.stats.tx_datagrams
-    conn.done.tx_bytes += path.stats.tx_bytes
-    conn.done.rx_datagrams += path.stats.rx_datagrams
-    conn.done.rx_bytes += path.stats.rx_bytes
-    conn.done.lost_packets += path.stats.lost_packets
-    conn.done.lost_bytes += path.stats.lost_bytes
-    for i in range(N_COUNTERS):
-        conn.done.tx_frames[i] += path.stats.tx_frames[i]
-        conn.done.rx_frames[i] += path.stats.rx_frames[i]
+    if conn.done == NULL:
+        conn.done = <PathStats*>calloc(1, sizeof(PathStats))
+    if conn.done != NULL:
+        stats_add(conn.done, &path.stats)
     conn.drop_cidset(path.id)
     while at[0] != path:
         at = &at[0].next

@@ -17,7 +17,7 @@ cdef enum:
     CID_LEN = 8                   # of the ids we issue
     MAX_CID_LEN = 20
     REMOTE_CIDS = 5               # active_connection_id_limit that we advertise, per path
-    LOCAL_CIDS = 12               # ids we keep active per path at most
+    LOCAL_CIDS = 8                # ids we keep active per path at most
     MAX_BUDGETS = 32              # unproven addresses that are not a path's, per connection
     MAX_OFF_PATH = 32             # probing packets that wait for other addresses
     MAX_CHALLENGES = 4            # unanswered PATH_CHALLENGE values remembered per path
@@ -30,10 +30,10 @@ cdef enum:
 
 cdef struct RemoteCid:
     uint64_t seq
-    uint8_t len
     uint8_t cid[20]
     uint8_t token[16]
-    bint has_token
+    uint8_t len
+    uint8_t has_token
 
 
 cdef struct LocalCid:
@@ -48,7 +48,7 @@ cdef struct CidSet:
     int n_local
     uint64_t next_seq             # of the next id we issue
     uint64_t sent                 # ids below this number were written to a packet
-    LocalCid local[12]
+    LocalCid local[8]
     int n_remote
     int active                    # index into remote, -1: none
     uint64_t retire_prior_to
@@ -163,6 +163,8 @@ cdef inline bint path_may_probe(const Path* path) noexcept nogil:
 
 cdef Path* path_new(uint32_t id) noexcept nogil
 cdef void path_free(Path* p) noexcept nogil
+# Add counters up.
+cdef void stats_add(PathStats* total, const PathStats* stats) noexcept nogil
 cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil
 
 cdef inline bint same_ip(const UdpAddr* a, const UdpAddr* b) noexcept nogil:

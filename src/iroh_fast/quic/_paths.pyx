@@ -64,6 +64,14 @@ cdef void path_free(Path* p) noexcept nogil:
     free(p)
 
 
+cdef void stats_add(PathStats* total, const PathStats* stats) noexcept nogil:
+    cdef uint64_t* to = <uint64_t*>total
+    cdef const uint64_t* of = <const uint64_t*>stats
+    cdef size_t i
+    for i in range(sizeof(PathStats) // sizeof(uint64_t)):
+        to[i] += of[i]
+
+
 cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil:
     cdef CidSet* c = <CidSet*>calloc(1, sizeof(CidSet))
     if c != NULL:

@@ -47,7 +47,7 @@ cdef uint64_t space_take_pn(PnSpace* s, RandomSource random) noexcept nogil:
 
 cdef int grow(PnSpace* s, uint64_t pn) noexcept nogil:
     cdef uint64_t need = pn - s.first + 1
-    cdef uint32_t cap = 32
+    cdef uint32_t cap = 8
     cdef SentRec* ring
     cdef uint32_t i
     cdef uint64_t n

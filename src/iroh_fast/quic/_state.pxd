@@ -120,7 +120,7 @@ cdef class ConnectionState(StreamOwner):
     cdef object early_datagrams       # 1-RTT datagrams that came before the keys
     cdef object address_token         # for our Initials
     cdef object waiters               # of whoever takes the events; the core does not look at it
-    cdef object path_log              # bounded list of path events
+    cdef list path_log                # path events that nobody has taken yet, bounded
     cdef uint64_t path_log_lost
     cdef object __weakref__
     # --- addresses and ids
@@ -194,7 +194,7 @@ cdef class ConnectionState(StreamOwner):
     cdef int64_t timer_at             # of the driver's timer entry, 0: none
     cdef uint32_t dirty_events
     cdef bint failed
-    cdef PathStats done               # of discarded paths
+    cdef PathStats* done              # of discarded paths, NULL while there are none
     cdef int64_t close_next           # when CONNECTION_CLOSE may be repeated
     # receiving
 

@@ -26,7 +26,6 @@ from iroh_fast.quic._time cimport MS, ns_of
 from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_CLOSE, TIMER_VALIDATION, timer_clear, timer_set, timers_clear
 
 import logging
-from collections import deque
 
 from iroh_fast.errors import CloseReason
 
@@ -168,6 +167,7 @@ cdef class ConnectionState(StreamOwner):
         queue_free(&self.dgram_tx)
         free(self.abandoned.ranges)
         free(self.off_path)
+        free(self.done)
         free(self.budgets)
         free(self.dial)
         free(self.peer_parameters)
@@ -292,7 +292,7 @@ cdef class ConnectionState(StreamOwner):
     cdef void log_path(self, str kind, uint32_t id, object a, object b, object c, object d):
         cdef tuple event = (kind, id, a, b, c, d)
         if self.path_log is None:
-            self.path_log = deque()
+            self.path_log = []
         # Also when nobody takes the events: the listener follows the paths themselves.
         self.happened(W_PATHS)
         if len(self.path_log) >= MAX_PATH_LOG:
