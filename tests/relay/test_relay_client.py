@@ -234,6 +234,7 @@ class Inbox:
         self.statuses: list[RelayStatus | None] = []
         self.gone: list[bytes] = []
         self.limited = 0
+        self.superseded: list[bool] = []
         self._news = asyncio.Event()
 
     def on_datagrams(self, *frame: Any) -> None:
@@ -250,6 +251,9 @@ class Inbox:
 
     def on_rate_limited(self) -> None:
         self.limited += 1
+
+    def on_superseded(self, superseded: bool) -> None:
+        self.superseded.append(superseded)
 
     def on_writable(self) -> None:
         self._news.set()
@@ -585,6 +589,7 @@ async def test_status_health_restarting_and_text_change_nothing() -> None:
         connection.serve()
         assert (await inbox.frame())[3] == b"still here"
         assert inbox.limited == 1 and inbox.gone == [KEY_C]
+        assert inbox.superseded == [False, True]
         assert connection.restarting == (0.01, 0.02)
         connection.close()
         await connection.lost
@@ -1477,3 +1482,182 @@ def test_unexpected_failure_of_a_dial_is_reported_and_retried(virtual: Run) -> N
 
     virtual(main())
     assert [type(report["exception"]) for report in reports] == [KeyError]
+
+
+# --- the home relay ---------------------------------------------------------------
+
+FIRST, SECOND, THIRD = (RelayUrl(f"http://relay{i}.example/") for i in (9, 5, 1))
+
+
+class Relays:
+    """Connector to relays that are up or not: by URL a delay, an error, or connections."""
+
+    def __init__(self, **_: Any) -> None:
+        self.down: set[RelayUrl] = set()
+        self.silent: set[RelayUrl] = set()
+        self.tokens: dict[RelayUrl, str] = {}
+        self.dials: list[tuple[float, RelayUrl]] = []
+        self.up: dict[RelayUrl, FakeConnection] = {}
+
+    async def __call__(self, url: RelayUrl, token: str | None, owner: Any) -> Any:
+        self.dials.append((asyncio.get_running_loop().time(), url))
+        if url in self.silent:
+            await asyncio.sleep(10)
+            raise RelayClientError("timeout", "silent")
+        await asyncio.sleep(0.05)
+        if url in self.down:
+            raise RelayClientError("io", "down")
+        if self.tokens.get(url, token) != token:
+            raise RelayClientError("handshake", "denied", denied_reason="wrong token")
+        self.up[url] = FakeConnection(lives=None, established=True)
+        return self.up[url]
+
+    def lose(self, url: RelayUrl) -> None:
+        self.down.add(url)
+        self.up.pop(url).fail("closed", "gone")
+
+
+def following(relays: Relays, *urls: Any, **options: Any) -> RelayPool:
+    pool = pool_of(
+        A, Inbox(), relay_map=RelayMap(urls), connector=relays, uniform=lambda: 0.5, **options
+    )
+    return pool
+
+
+def home_of(pool: Any) -> RelayUrl | None:
+    status = pool.home_status
+    return status.url if status is not None and status.connected else None
+
+
+def test_home_is_the_first_of_the_list(virtual: Run) -> None:
+    async def main() -> None:
+        relays = Relays()
+        async with following(relays, FIRST, SECOND) as pool:
+            pool.follow_map()
+            await asyncio.sleep(100)
+            assert home_of(pool) == FIRST
+            assert [url for _, url in relays.dials] == [FIRST]
+
+    virtual(main())
+
+
+@pytest.mark.parametrize(("fault", "limit"), [("down", 0.2), ("silent", 3.2)])
+def test_home_is_the_first_of_the_list_that_can_be_reached(
+    virtual: Run, fault: str, limit: float
+) -> None:
+    async def main() -> None:
+        relays = Relays()
+        getattr(relays, fault).update({FIRST})
+        async with following(relays, FIRST, SECOND, THIRD) as pool:
+            pool.follow_map()
+            await asyncio.sleep(limit)
+            assert home_of(pool) == SECOND
+            # It stays, also when the first one is there: addresses that others know stay right.
+            getattr(relays, fault).clear()
+            await asyncio.sleep(300)
+            assert home_of(pool) == SECOND and pool.connected() == (SECOND,)
+
+    virtual(main())
+
+
+def test_home_that_is_lost_has_three_seconds_to_come_back(virtual: Run) -> None:
+    async def main() -> None:
+        relays = Relays()
+        async with following(relays, FIRST, SECOND) as pool:
+            pool.follow_map()
+            await asyncio.sleep(10)
+            relays.lose(FIRST)
+            await asyncio.sleep(2.5)
+            relays.down.clear()
+            await asyncio.sleep(0.5)  # dialled at least every 0.4 s
+            assert home_of(pool) == FIRST and pool.stats.relay_home_change == 1
+            relays.lose(FIRST)
+            await asyncio.sleep(2.9)
+            assert pool.home_status.url == FIRST
+            await asyncio.sleep(0.3)
+            assert home_of(pool) == SECOND
+
+    virtual(main())
+
+
+def test_all_relays_are_tried_until_one_is_back(virtual: Run) -> None:
+    async def main() -> None:
+        relays = Relays()
+        relays.down.update({FIRST, SECOND, THIRD})
+        async with following(relays, FIRST, SECOND, THIRD) as pool:
+            pool.follow_map()
+            await asyncio.sleep(200)
+            assert pool.home_status is not None and not pool.home_status.connected
+            relays.down.discard(SECOND)
+            await asyncio.sleep(33)  # the longest pause
+            assert home_of(pool) == SECOND
+
+    virtual(main())
+
+
+def test_home_follows_the_map(virtual: Run) -> None:
+    async def main() -> None:
+        relays = Relays()
+        async with following(relays) as pool:
+            pool.follow_map()
+            await asyncio.sleep(1)
+            assert pool.home_status is None
+            pool._relay_map.extend([FIRST, SECOND])
+            await asyncio.sleep(1)
+            assert home_of(pool) == FIRST
+            pool._relay_map.remove(FIRST)
+            await asyncio.sleep(1)
+            assert home_of(pool) == SECOND
+            pool._relay_map.remove(SECOND)
+            await asyncio.sleep(1)
+            assert pool.home_status is None
+
+    virtual(main())
+
+
+def test_corrected_token_is_used_at_once(virtual: Run) -> None:
+    async def main() -> None:
+        for denied_for in (0.02, 5.0, 60.0):
+            relays = Relays()
+            relays.tokens[FIRST] = "good"
+            async with following(relays, RelayConfig(FIRST, auth_token="bad")) as pool:
+                pool.follow_map()
+                await asyncio.sleep(denied_for)
+                assert home_of(pool) is None
+                pool._relay_map.insert(RelayConfig(FIRST, auth_token="good"))
+                await asyncio.sleep(0.2)
+                assert home_of(pool) == FIRST
+
+    virtual(main())
+
+
+def test_policy_of_ones_own_chooses(virtual: Run) -> None:
+    class Last:
+        def choose(self, relays: RelayMap, report: object, states: Any) -> RelayUrl | None:
+            return relays.urls()[-1]
+
+    async def main() -> None:
+        async with following(Relays(), FIRST, SECOND, THIRD, home_policy=Last()) as pool:
+            pool.follow_map()
+            await asyncio.sleep(1)
+            assert home_of(pool) == THIRD
+
+    virtual(main())
+
+
+async def test_same_key_elsewhere_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.register()
+        peer.frame(13, b"\1")
+        await peer.answer_pings()
+
+    async with running(script) as relay:
+        inbox = Inbox()
+        async with pool_of(A, inbox) as pool:
+            pool.set_home(relay.url)
+            await inbox.until(lambda: pool.home_status and pool.home_status.superseded)
+            assert pool.home_status is not None and pool.home_status.connected
+            assert pool.stats.relay_conns_superseded == 1
+            relay.peers[0].frame(13, b"\0")
+            await inbox.until(lambda: pool.home_status and not pool.home_status.superseded)
+    assert any("same secret key" in r.message for r in caplog.records if r.levelname == "WARNING")

@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
@@ -32,6 +33,7 @@ from iroh_fast.relay.wire import accept_value
 from iroh_fast.web import race as race_module
 from iroh_fast.web.ca import CaConfig
 from iroh_fast.web.proxy import Proxy, proxy_from_env
+from iroh_fast.web.tls_files import self_signed
 
 VECTORS = json.loads(
     Path(__file__).parents[1].joinpath("vectors", "relay_frames.json").read_text(encoding="utf-8")
@@ -641,6 +643,47 @@ async def test_open_with_a_server_that_is_no_relay(answer: bytes, kind: str) -> 
     assert caught.value.kind == kind
     if kind == "unexpected_upgrade_status":
         assert caught.value.status == 401
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("issuer", "unknown issuer"),
+        ("name", "not valid for the name localhost"),
+        ("expired", "has expired"),
+        ("early", "not valid yet"),
+        ("plain", "does not speak TLS"),
+    ],
+)
+async def test_open_says_what_is_wrong_with_a_certificate(
+    tmp_path: Path, fault: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Shifted(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime.datetime:
+            years = {"expired": -3, "early": 3}.get(fault, 0)
+            return super().now(tz) + datetime.timedelta(days=365 * years)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("iroh_fast.web.tls_files.datetime", SimpleNamespace(
+            datetime=Shifted, timedelta=datetime.timedelta, timezone=datetime.timezone
+        ))
+        cert, key = self_signed(["other.example"] if fault == "name" else ["localhost"])
+    (tmp_path / "c.pem").write_bytes(cert)
+    (tmp_path / "k.pem").write_bytes(key)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "c.pem", tmp_path / "k.pem")
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if fault == "plain":
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await reader.read()
+
+    ca = CaConfig(roots="none", extra=() if fault == "issuer" else [cert.decode()])
+    async with listen(handler, None if fault == "plain" else context) as port:
+        with pytest.raises(RelayClientError, match=words) as caught:
+            await Dialer(ca=ca).open(RelayUrl(f"https://localhost:{port}"), Link())
+    assert caught.value.kind == "tls"
 
 
 async def test_open_with_a_token_unfit_for_a_header_dials_nobody() -> None:

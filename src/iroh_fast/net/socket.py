@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from iroh_fast._batch import UdpSocket
@@ -141,6 +142,15 @@ class Driver:
         segment : bytes per datagram of a batch, 0 for a single one.
         """
         self._core.inject(ip16, PRIVATE_PORT, data, segment)
+
+    def probe(self, ips: Collection[bytes]) -> None:
+        """Private addresses of a transport that can be reached again: use the paths to them now."""
+        known = {str(IPv6Address(ip)) for ip in ips}
+        for connection in list(self.endpoint.connections.values()) if known else ():
+            for path_id in connection.path_ids():
+                info = connection.path_info(path_id)
+                if info is not None and info["remote"][0] in known:
+                    connection.path_works_again(path_id)
 
     # ------------------------------------------------------------ incoming
     def _on_incoming(self, incoming: QuicIncoming) -> None:

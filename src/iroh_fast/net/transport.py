@@ -114,6 +114,10 @@ class PrivateAddrs(Generic[R]):
         """What an address stands for, or None."""
         return self._by_ip.get(IPv6Address(ip).packed if isinstance(ip, str) else ip)
 
+    def ips(self, wanted: Callable[[R], bool]) -> list[bytes]:
+        """The addresses of all routes for which `wanted` holds."""
+        return [ip for route, ip in self._by_route.items() if wanted(route)]
+
     def forget(self, unwanted: Callable[[R], bool]) -> None:
         """Drop every route for which `unwanted` holds; nothing may use them any more."""
         for route in [route for route in self._by_route if unwanted(route)]:

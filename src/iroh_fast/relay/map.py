@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 from ..addr import RelayUrl
 from ..errors import ConfigError, RelayUrlError
@@ -50,6 +51,22 @@ def check_token(token: str) -> str:
     return token
 
 
+def split_token(url: RelayUrl) -> tuple[RelayUrl, str | None]:
+    """Take ``token=...`` out of the query of a URL.
+
+    A URL is given away in tickets and stands in logs; a token must not.
+    """
+    if "token=" not in url:
+        return url, None
+    parts = urlsplit(url)
+    pairs = parts.query.split("&")
+    tokens = [pair for pair in pairs if pair.partition("=")[0] == "token"]
+    if not tokens:
+        return url, None
+    query = "&".join(pair for pair in pairs if pair not in tokens)
+    return RelayUrl(urlunsplit(parts._replace(query=query))), unquote_plus(tokens[0][6:])
+
+
 @dataclass(frozen=True, slots=True)
 class RelayConfig:
     """One relay server.
@@ -57,7 +74,8 @@ class RelayConfig:
     Parameters
     ----------
     url : RelayUrl or str
-        Its address, ``https`` or (without TLS) ``http``.
+        Its address, ``https`` or (without TLS) ``http``. A ``token=...`` in its query is taken out
+        and becomes `auth_token`.
     quic_port : int or None
         UDP port of its QUIC address discovery; None when it has none.
     auth_token : str or None
@@ -79,7 +97,10 @@ class RelayConfig:
         url = RelayUrl(self.url)
         if url.scheme not in ("http", "https") or not url.host:
             raise RelayUrlError(f"a relay has an http or https URL, not {url[:80]!r}", text=url)
+        url, token = split_token(url)
         object.__setattr__(self, "url", url)
+        if token and self.auth_token is None:
+            object.__setattr__(self, "auth_token", token)
         port = self.quic_port
         if port is not None and not (type(port) is int and 0 <= port <= 0xFFFF):
             raise ConfigError(f"quic_port is 0 to 65535 or None, not {port!r}")
@@ -118,7 +139,7 @@ class RelayConfig:
 
 
 class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
-    """Relays by URL, in the order of their URLs; shared and changed while in use.
+    """Relays by URL, in the order in which they were given; shared and changed while in use.
 
     An endpoint given this map sees later changes: new relays are measured, removed ones are
     no longer chosen.  A running connection to a relay is not touched.
@@ -146,8 +167,6 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
     def _put(self, config: RelayConfig) -> RelayConfig | None:
         old = self._relays.get(config.url)
         self._relays[config.url] = config
-        if old is None:
-            self._relays = dict(sorted(self._relays.items()))
         return old
 
     def _changed(self) -> None:
@@ -164,7 +183,7 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
 
     def remove(self, url: str, /) -> RelayConfig | None:
         """Take a relay out; returns it, or None when it was not there."""
-        old = self._relays.pop(RelayUrl(url), None)
+        old = self._relays.pop(split_token(RelayUrl(url))[0], None)
         if old is not None:
             self._changed()
         return old
@@ -187,7 +206,7 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
         return tuple(self._relays)
 
     def relays(self) -> tuple[RelayConfig, ...]:
-        """All relays, in the order of their URLs."""
+        """All relays, in order."""
         return tuple(self._relays.values())
 
     def subscribe(self, callback: Callable[[], None], /) -> Callable[[], None]:
@@ -202,13 +221,13 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
 
     def __getitem__(self, url: str, /) -> RelayConfig:
         try:
-            return self._relays[RelayUrl(url)]
+            return self._relays[split_token(RelayUrl(url))[0]]
         except RelayUrlError:
             raise KeyError(url) from None
 
     def __setitem__(self, url: str, relay: RelayConfig | str, /) -> None:
         config = _config(relay)
-        if config.url != RelayUrl(url):
+        if config.url != split_token(RelayUrl(url))[0]:
             raise ConfigError(f"the relay {config.url} cannot stand under the key {url!r}")
         self.insert(config)
 
@@ -218,7 +237,7 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
 
     def __contains__(self, url: object, /) -> bool:
         try:
-            return isinstance(url, str) and RelayUrl(url) in self._relays
+            return isinstance(url, str) and split_token(RelayUrl(url))[0] in self._relays
         except RelayUrlError:
             return False
 
@@ -312,12 +331,16 @@ class RelayStatus:
         Why the latest attempt or connection ended; None once connected.
     auth_denied_reason : str or None
         What the relay said when it refused this endpoint, if that was the latest failure.
+    superseded : bool
+        True while another endpoint with the same secret key is connected to this relay and gets
+        the datagrams.
     """
 
     url: RelayUrl
     state: RelayState
     last_error: Exception | None = None
     auth_denied_reason: str | None = None
+    superseded: bool = False
 
     @property
     def connected(self) -> bool:

@@ -80,9 +80,15 @@ class RelayDenied(RelayHandshakeError):
 
     def __init__(self, message: str | None = None, *, reason: str = "") -> None:
         super().__init__(
-            f"the relay denied access: {reason}" if message is None and reason else message
+            f"the relay denied access: {printable(reason)}" if message is None and reason else message
         )
         self.reason = reason
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """Text of a peer for messages and logs: control characters escaped, and cut."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:limit])
+    return shown + "..." if len(text) > limit else shown
 
 
 def choose_protocol(offered: str) -> tuple[str, int] | None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from ..errors import DialError
+from .resolver import SystemResolver
 
 __all__ = ["Connect", "Resolve", "connect", "race", "resolve"]
 
@@ -25,13 +26,12 @@ Connect: TypeAlias = Callable[[str, int, socket.AddressFamily], Awaitable[socket
 """``(ip, port, family)`` to a connected non-blocking socket; closes it when cancelled."""
 
 
-async def resolve(host: str, port: int, family: socket.AddressFamily) -> list[str]:
-    """Ask the operating system for the addresses of one family."""
-    if host.removesuffix(".") == "localhost":  # RFC 6761 §6.3; not every resolver takes the dot
-        return ["::1" if family == socket.AF_INET6 else "127.0.0.1"]
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
+_SYSTEM: Final = SystemResolver()
+
+
+async def resolve(host: str, port: int, family: socket.AddressFamily) -> Sequence[str]:
+    """Ask the system's table of hosts and name servers for the addresses of one family."""
+    return await _SYSTEM.lookup(host, family)
 
 
 async def connect(ip: str, port: int, family: socket.AddressFamily) -> socket.socket:

@@ -55,7 +55,7 @@ CLOSE_TIMEOUT_S: Final = 1.0  # for the last bytes to leave
 BACKOFF_S: Final = (0.01, 16.0)
 
 _TEXT, _BINARY, _CLOSE, _WS_PING, _WS_PONG = 1, 2, 8, 9, 10  # RFC 6455 §11.8
-_RATE_LIMITED: Final = 2
+_HEALTHY, _SAME_KEY, _RATE_LIMITED = 0, 1, 2
 _STATUS_NAMES: Final = {
     0: "healthy",
     1: "the same endpoint id connected elsewhere",
@@ -146,6 +146,9 @@ class ConnectionOwner(Protocol):
 
     def on_rate_limited(self) -> None:
         """The relay slows this endpoint down; at most once per connection."""
+
+    def on_superseded(self, superseded: bool) -> None:
+        """Another connection with the same key gets the datagrams, or this one again."""
 
     def on_writable(self) -> None:
         """`RelayConnection.send` takes datagrams again."""
@@ -349,13 +352,7 @@ class RelayConnection(RelayLink):
         if kind == ENDPOINT_GONE:
             self._owner.on_gone(key)
         elif kind == STATUS:
-            status = body[0]
-            log.info(
-                "relay %s: %s", self._name, _STATUS_NAMES.get(status, f"unknown status {status}")
-            )
-            if status == _RATE_LIMITED and not self._limited:
-                self._limited = True
-                self._owner.on_rate_limited()
+            self._status(body[0])
         elif kind == HEALTH:
             try:
                 problem = body.decode()
@@ -374,6 +371,22 @@ class RelayConnection(RelayLink):
             self._close_transport()
         elif kind == TEXT:
             log.debug("relay %s sent a text message", self._name)
+
+    def _status(self, status: int) -> None:
+        name = _STATUS_NAMES.get(status, f"unknown status {status}")
+        if status == _SAME_KEY:
+            log.warning(
+                "relay %s: another endpoint with the same secret key is connected and gets the "
+                "datagrams; keys must not be shared",
+                self._name,
+            )
+        else:
+            log.info("relay %s: %s", self._name, name)
+        if status in (_HEALTHY, _SAME_KEY):
+            self._owner.on_superseded(status == _SAME_KEY)
+        if status == _RATE_LIMITED and not self._limited:
+            self._limited = True
+            self._owner.on_rate_limited()
 
     # --- sending
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import random
 import ssl
 from collections import deque
@@ -18,7 +19,8 @@ from ...web.ca import CaConfig
 from ...web.proxy import Proxy
 from ..map import RelayMap, RelayState, RelayStatus
 from .connection import Backoff, ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
-from .link import Dialer
+from .home import PATIENCE_S, Candidate, HomePolicy, ListOrder
+from .link import Dialer, Target
 
 __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
 
@@ -34,6 +36,11 @@ MAX_PRESENT: Final = 4096  # endpoints remembered per relay
 RESTART_WAIT_S: Final = 32.0
 RESTART_TRY_S: Final = 60.0
 RESTART_PAUSE_S: Final = 1.0
+# After a connection was lost: a relay that is restarted is back within seconds.
+OUTAGE_S: Final = 15.0
+OUTAGE_PAUSE_S: Final = 0.25
+
+log = logging.getLogger("iroh_fast.relay.client")
 
 OnDatagrams: TypeAlias = Callable[[RelayUrl, bytes, int, int, bytes], None]
 """``(relay, key of the source, ECN mark, segment size or 0, payload)``"""
@@ -49,6 +56,7 @@ class RelayStats:
     relay_conns_success, relay_conns_failed : attempts to connect
     relay_conns_closed : connections that ended without our doing
     relay_conns_ratelimited : connections on which the relay slowed us down
+    relay_conns_superseded : times that another endpoint with the same key took over
     send_relay, recv_data_relay : bytes of payload handed to and taken from connections
     send_relay_frames, recv_relay_frames : the same in frames
     send_relay_dropped_full : frames dropped because a relay is slower than we send
@@ -61,6 +69,7 @@ class RelayStats:
     relay_conns_failed: int = 0
     relay_conns_closed: int = 0
     relay_conns_ratelimited: int = 0
+    relay_conns_superseded: int = 0
     send_relay: int = 0
     recv_data_relay: int = 0
     send_relay_frames: int = 0
@@ -86,6 +95,11 @@ class _ActiveRelay:
         self.used = self.loop.time()  # when a datagram was last handed in
         self.backoff = Backoff(pool._uniform)
         self.pause_over: asyncio.Event | None = None
+        self.at_once = False  # the next attempt need not wait
+        self.superseded = False
+        self.since = self.loop.time()  # tried first, or connected last
+        self.was_connected = False
+        self.name = Target.of(url).host_header if url.host else str(url.scheme)
         self._idle_handle: asyncio.TimerHandle | None = None
         self._stale_handle: asyncio.TimerHandle | None = None
         self.task = self.loop.create_task(self.run(), name=f"relay {url.host}")
@@ -141,6 +155,12 @@ class _ActiveRelay:
     def on_rate_limited(self) -> None:
         self.pool.stats.relay_conns_ratelimited += 1
 
+    def on_superseded(self, superseded: bool) -> None:
+        if superseded:
+            self.pool.stats.relay_conns_superseded += 1
+        self.superseded = superseded
+        self.pool._state_changed(self)
+
     def drop_queue(self) -> None:
         self.pool.stats.send_relay_dropped_stale += len(self.queue)
         self.queue.clear()
@@ -166,12 +186,18 @@ class _ActiveRelay:
                         {"message": f"dialling the relay {self.url.host} failed", "exception": err}
                     )
                 self.pool.stats.relay_conns_failed += 1
+                level = logging.DEBUG if self.error is not None else logging.INFO
+                log.log(level, "relay %s: no connection: %s", self.name, err)
                 self.set_state("disconnected", err)
                 if restart_until is not None and self.loop.time() >= restart_until:
                     restart_until = None
                     self.backoff.reset()
                 delay = self.backoff.next()
-                await self.pause(delay if restart_until is None else min(delay, RESTART_PAUSE_S))
+                if restart_until is not None:
+                    delay = min(delay, RESTART_PAUSE_S)
+                elif self.was_connected and self.loop.time() < self.since + OUTAGE_S:
+                    delay = min(delay, OUTAGE_PAUSE_S * (1 + self.pool._uniform()))
+                await self.pause(delay)
                 continue
 
             since = self.loop.time()
@@ -179,13 +205,20 @@ class _ActiveRelay:
             self._stale_handle.cancel()
             self._stale_handle = None
             self.pool.stats.relay_conns_success += 1
+            self.was_connected = True
+            self.superseded = False
+            log.info("relay %s: connected from %s", self.name, connection.local_ip)
             self.set_state("connected", None)
             connection.serve()
             self.on_writable()
+            self.pool._on_connected(self.url)
             await asyncio.wait([connection.ended])
             self.connection = None
             self.present.clear()
+            self.since = self.loop.time()
+            self.superseded = False
             self.pool.stats.relay_conns_closed += 1
+            log.info("relay %s: disconnected: %s", self.name, connection.error or "closed")
             self.set_state("disconnected", connection.error)
 
             lasted = connection.established and self.loop.time() - since >= ESTABLISHED_S
@@ -201,7 +234,10 @@ class _ActiveRelay:
                 await self.pause(delay)
 
     async def pause(self, delay: float) -> None:
-        """Wait, unless the network changes."""
+        """Wait, unless the network or the settings change."""
+        if self.at_once:
+            self.at_once = False
+            return
         self.pause_over = asyncio.Event()
         try:
             async with asyncio.timeout(delay):
@@ -213,8 +249,26 @@ class _ActiveRelay:
 
     def set_state(self, state: RelayState, error: Exception | None) -> None:
         self.state, self.error = state, error
-        if self.pool._home == self.url:
-            self.pool._publish(self)
+        self.pool._state_changed(self)
+
+    def retry_now(self) -> None:
+        """Something that may have been in the way has changed."""
+        self.backoff.reset()
+        if self.pause_over is not None:
+            self.pause_over.set()
+        elif self.connection is None:
+            self.at_once = True
+
+    def candidate(self) -> Candidate:
+        """How this relay does, for the choice of the home."""
+        connected = self.state == "connected"
+        return Candidate(
+            state=self.state,
+            home=self.pool._home == self.url,
+            waiting=0.0 if connected else self.loop.time() - self.since,
+            failed=self.error is not None,
+            was_connected=self.was_connected,
+        )
 
     def network_changed(
         self, local_ips: frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]
@@ -237,8 +291,9 @@ class _ActiveRelay:
         self._idle_handle = self.loop.call_at(self.used + INACTIVE_S, self._check_idle)
 
     def _check_idle(self) -> None:
-        if self.pool._home == self.url:
-            self._idle_handle = None  # armed again when it is home no more
+        if self.pool.keeps(self.url):
+            self.used = self.loop.time()
+            self.watch_idle()
         elif self.loop.time() < self.used + INACTIVE_S:
             self.watch_idle()
         else:
@@ -284,6 +339,10 @@ class RelayPool:
         The running one by default.
     connector, uniform : optional
         Replace how a connection is made, and the random numbers of the backoff.
+    home_policy : HomePolicy, optional
+        Chooses the home relay once `follow_map` was called; default: `ListOrder`.
+    on_connected : callable, optional
+        Gets the URL of each relay that is connected, again or for the first time.
 
     Attributes
     ----------
@@ -308,6 +367,8 @@ class RelayPool:
         loop: asyncio.AbstractEventLoop | None = None,
         connector: Connector | None = None,
         uniform: Callable[[], float] = random.random,
+        home_policy: HomePolicy | None = None,
+        on_connected: Callable[[RelayUrl], None] = lambda url: None,
     ) -> None:
         self.stats = RelayStats()
         self._secret_key = secret_key
@@ -323,6 +384,11 @@ class RelayPool:
         self._home: RelayUrl | None = None
         self._home_status: RelayStatus | None = None
         self._closed = False
+        self._on_connected = on_connected
+        self._policy = home_policy
+        self._patience: asyncio.TimerHandle | None = None
+        self._tokens: dict[RelayUrl, str | None] = {}
+        self._following: Callable[[], None] | None = None
 
     # --- datagrams
 
@@ -439,6 +505,7 @@ class RelayPool:
         old = self._active.get(self._home) if self._home is not None else None
         self._home = url
         self.stats.relay_home_change += 1
+        log.info("home relay: %s", "none" if url is None else Target.of(url).host_header)
         if old is not None:
             # Others may still use it as the home they know.
             old.used = self._loop.time()
@@ -450,10 +517,59 @@ class RelayPool:
         if active is not None:
             self._publish(active)
 
+    def follow_map(self) -> None:
+        """Choose the home relay from the map, now and at each change; use changed tokens at once."""
+        if self._following is None and not self._closed:
+            self._policy = self._policy or ListOrder()
+            self._following = self._relay_map.subscribe(self._map_changed)
+            self._map_changed()
+
+    def _map_changed(self) -> None:
+        tokens = {config.url: config.auth_token for config in self._relay_map.relays()}
+        for url, token in tokens.items():
+            active = self._active.get(url)
+            if active is not None and self._tokens.get(url, token) != token:
+                active.retry_now()
+        self._tokens = tokens
+        self._choose()
+
+    def _choose(self) -> None:
+        """Ask the policy for the home relay; again when somebody's patience may be over."""
+        if self._following is None or self._closed or self._policy is None:
+            return
+        states = {url: active.candidate() for url, active in self._active.items()}
+        self.set_home(self._policy.choose(self._relay_map, None, states))
+        home = self._active.get(self._home) if self._home is not None else None
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if home is not None and home.state != "connected":
+            left = home.since + PATIENCE_S - self._loop.time()
+            if left > 0:
+                self._patience = self._loop.call_later(left + 0.001, self._choose)
+
+    def keeps(self, url: RelayUrl) -> bool:
+        """Whether a relay stays in use without traffic: the home, and while it is away all in the map."""
+        if url == self._home:
+            return True
+        home = self._active.get(self._home) if self._home is not None else None
+        return (
+            self._following is not None
+            and url in self._relay_map
+            and home is not None
+            and home.state != "connected"
+        )
+
+    def _state_changed(self, active: _ActiveRelay) -> None:
+        if active.url == self._home:
+            self._publish(active)
+        self._loop.call_soon(self._choose)
+
     def _publish(self, active: _ActiveRelay) -> None:
         error = active.error
         denied = error.denied_reason if isinstance(error, RelayClientError) else None
-        self._set_status(RelayStatus(active.url, active.state, error, denied))
+        status = RelayStatus(active.url, active.state, error, denied, active.superseded)
+        self._set_status(status)
 
     def _set_status(self, status: RelayStatus | None) -> None:
         if status != self._home_status:
@@ -498,6 +614,11 @@ class RelayPool:
         """
         self._closed = True
         self._home = None
+        if self._following is not None:
+            self._following()
+            self._following = None
+        if self._patience is not None:
+            self._patience.cancel()
         connections = [a.connection for a in self._active.values() if a.connection is not None]
         for active in tuple(self._active.values()):
             self._remove(active)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...addr import RelayAddr, RelayUrl, TransportAddr
+from ...errors import ConfigError
 from ...net.transport import RELAY_SUBNET, PrivateAddrs, SockAddr
 from ..map import RelayConfig, RelayMap, RelayStatus
+from .home import HomePolicy
 from .pool import RelayPool
 
 if TYPE_CHECKING:
@@ -38,6 +41,13 @@ class RelayTransport:
     Parameters
     ----------
     on_status : called with no arguments whenever `status` changed.
+    home_policy : HomePolicy, optional
+        Chooses the home relay; default: the first one of the list that can be reached.
+
+    Raises
+    ------
+    ConfigError
+        The packages of the extra ``relay`` are missing.
     """
 
     kind = "relay"
@@ -54,9 +64,10 @@ class RelayTransport:
         proxy: Proxy | str | None,
         loop: asyncio.AbstractEventLoop,
         on_status: Callable[[], None],
+        home_policy: HomePolicy | None = None,
     ) -> None:
+        _check_extra()
         self.relay_map = relay_map
-        self.home: RelayUrl | None = None
         self.status: RelayStatus | None = None
         self._loop = loop
         self._closing: asyncio.Task[None] | None = None
@@ -71,29 +82,24 @@ class RelayTransport:
             ca=ca,
             proxy=proxy,
             loop=loop,
+            home_policy=home_policy,
+            on_connected=self._connected,
         )
         driver.add_transport(self)
-        self._unsubscribe = relay_map.subscribe(self._choose_home)
-        self._choose_home()
+        self.pool.follow_map()
 
-    def _choose_home(self) -> None:
-        """Stay with the home relay while it is in the map; else take the first one.
-
-        Latency is not compared yet: that is net-report's work. Order the map accordingly.
-        """
-        if self.home is not None and self.home in self.relay_map:
-            return
-        urls = [config.url for config in self.relay_map.relays()]
-        self.home = urls[0] if urls else None
-        if self.home is None:
-            self.status = None
-        self.pool.set_home(self.home)
-        self._on_status()
+    @property
+    def home(self) -> RelayUrl | None:
+        """The relay at which others find this endpoint; it may be away for the moment."""
+        return None if self.status is None else self.status.url
 
     def _home_status(self, status: RelayStatus | None) -> None:
-        if status is not None and status.url == self.home:
-            self.status = status
-            self._on_status()
+        self.status = status
+        self._on_status()
+
+    def _connected(self, url: RelayUrl) -> None:
+        """What waits for a relay need not wait for its next probe."""
+        self._driver.probe(self._addrs.ips(lambda route: route.url == url))
 
     # --- as a transport of the engine
     def route(self, addr: TransportAddr, peer: bytes) -> SockAddr | None:
@@ -126,9 +132,18 @@ class RelayTransport:
 
     async def close(self) -> None:
         """End all relay connections."""
-        self._unsubscribe()
         await self.pool.close()
 
     def stop(self) -> None:
         """End all relay connections in the background, when there is nobody to wait for it."""
         self._closing = self._loop.create_task(self.close())
+
+
+def _check_extra() -> None:
+    """Say at bind what would make every attempt fail later."""
+    missing = [name for name in ("blake3", "certifi", "dns") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"relays need further packages ({', '.join(missing)} missing): "
+            "pip install 'iroh-fast[relay]'"
+        )

@@ -1,0 +1,94 @@
+"""Which relay is home: where others find this endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from ...addr import RelayUrl
+from ..map import RelayMap, RelayState
+
+__all__ = ["PATIENCE_S", "Candidate", "HomePolicy", "ListOrder"]
+
+PATIENCE_S: Final = 3.0
+"""How long a relay may take to connect, or to come back, before the next one is tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A relay that was or is being tried.
+
+    Parameters
+    ----------
+    state : {"connecting", "connected", "disconnected"}
+    home : bool
+        Whether it is home now.
+    waiting : float
+        Seconds since it was tried first, or since it was connected last; 0 while it is.
+    failed : bool
+        Its latest attempt or connection ended with an error.
+    was_connected : bool
+        It has been connected before.
+    """
+
+    state: RelayState
+    home: bool
+    waiting: float
+    failed: bool
+    was_connected: bool
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether it is worth waiting for."""
+        if self.waiting >= PATIENCE_S:
+            return False
+        # One that was there a moment ago may just have been restarted.
+        return self.was_connected or not self.failed
+
+
+class HomePolicy(Protocol):
+    """Chooses the home relay."""
+
+    def choose(
+        self, relays: RelayMap, report: object | None, states: Mapping[RelayUrl, Candidate]
+    ) -> RelayUrl | None:
+        """Choose among the relays of the map.
+
+        Called at each change of the map and of the states, and when patience may be over.
+
+        Parameters
+        ----------
+        relays : RelayMap
+        report : object or None
+            What was measured, when there is something.
+        states : mapping
+            The relays in use; others have not been tried.
+        """
+        ...
+
+
+class ListOrder:
+    """The first relay of the list that can be reached.
+
+    A home that is connected stays home. While it is not, the relays before and behind it are
+    tried in their order, and the first one that is connected takes over.
+    """
+
+    def choose(
+        self, relays: RelayMap, report: object | None, states: Mapping[RelayUrl, Candidate]
+    ) -> RelayUrl | None:
+        urls = relays.urls()
+        current = next((u for u in urls if u in states and states[u].home), None)
+        if current is not None and (
+            states[current].state == "connected"
+            or (states[current].was_connected and states[current].hopeful)
+        ):
+            return current
+        for url in urls:
+            if url in states and states[url].state == "connected":
+                return url
+        for url in urls:
+            if url not in states or states[url].hopeful:
+                return url
+        return current or (urls[0] if urls else None)
