@@ -7,6 +7,7 @@ from libc.string cimport memcpy
 cdef enum:
     RX_SLOTS = 16                 # messages per recvmmsg
     RX_SLOT_BYTES = 65536
+    TX_SLOTS = 64                 # messages per `send_many`
     MAX_GSO_SEGMENTS = 64
     MAX_GSO_BYTES = 65487
 
@@ -24,6 +25,16 @@ cdef struct RxMessage:
     uint8_t ecn                   # two bits
     UdpAddr src
     UdpAddr dst                   # local address of the packet; ip all zero when unknown
+
+
+cdef struct TxMessage:
+    UdpAddr dst
+    UdpAddr src                   # address to send from; ip all zero: any
+    const uint8_t* data           # borrowed
+    size_t len
+    size_t segment                # bytes per datagram of a batch, 0 for a single one
+    int ecn
+    int error                     # out: errno when it did not leave and never will
 
 
 cdef inline bint addr_is_v4(const UdpAddr* a) noexcept nogil:
@@ -50,6 +61,7 @@ cdef class UdpSocket:
     cdef uint64_t rx_segments     # datagrams that arrived inside a GRO aggregate
     cdef uint64_t rx_dropped      # messages without a usable source, or truncated
     cdef readonly int last_errno  # of the last swallowed send error, 0 if none; for rate-limited logging
+    cdef int sent_errno           # of the last `send`, 0 when it left
     cdef readonly int blocked_errno   # why send last gave -EAGAIN: EAGAIN (wait for writability), ENOBUFS (1 ms)
 
     # Number of messages (0 when the queue is empty), or -errno of a real failure.
@@ -59,6 +71,9 @@ cdef class UdpSocket:
     # 0 sent (or swallowed: every error but EAGAIN and ENOBUFS), -EAGAIN when the caller must wait.
     cdef int send(self, const UdpAddr* dst, const uint8_t* src_ip, int ecn, const uint8_t* buf, size_t n,
                   size_t segment) noexcept nogil
+    # Several of them, in order, with few system calls. How many are done with: fewer when the caller must wait.
+    cdef int send_many(self, TxMessage* items, int count) noexcept nogil
+    cdef void count(self, const void* outcome) noexcept nogil
     cdef int c_close(self) except -1
     cdef int raise_if_closed(self) except -1
 

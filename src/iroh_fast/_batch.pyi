@@ -48,6 +48,9 @@ class UdpSocket:
         segment: int = 0,
         src: str | None = None,
     ) -> int: ...
+    def sendmany(
+        self, messages: list[tuple[bytes, tuple[str, int] | tuple[str, int, int, int], int]], *, ecn: int = 0
+    ) -> list[int]: ...
     def stats(self) -> dict[str, int]: ...
 
 def pump_send(

@@ -51,6 +51,18 @@ cdef extern from "native/udp_batch.h" nogil:
     int ub_recv(ub_socket* u, int maximum, ub_msg** slots, int* raw, uint32_t* calls)
     int ub_send(ub_socket* u, ub_tx* r, const uint8_t* dst, uint16_t port, uint32_t scope, const uint8_t* src,
                 int ecn, const uint8_t* buf, size_t n, size_t segment)
+    ctypedef struct ub_item:
+        const uint8_t* dst
+        const uint8_t* src
+        const uint8_t* buf
+        size_t n
+        size_t segment
+        uint32_t scope
+        uint16_t port
+        uint8_t ecn
+        int error
+
+    int ub_send_many(ub_socket* u, ub_tx* r, ub_item* items, int count)
     double ub_now()
     int ub_wait(int fd, int writable, int ms)
 
@@ -197,16 +209,42 @@ cdef class UdpSocket:
         cdef ub_socket* u = <ub_socket*>self.rx
         cdef ub_tx r
         cdef int rc
-        if self.fd < 0:
-            self.tx_errors += 1
-            self.last_errno = EBADF
-            return 0
         rc = ub_send(u, &r, dst.ip, dst.port, dst.scope, src_ip, ecn, buf, n, segment)
+        self.count(&r)
+        self.sent_errno = r.last_errno if r.errors else 0
+        return rc
+
+    cdef int send_many(self, TxMessage* items, int count) noexcept nogil:    # hot
+        cdef ub_socket* u = <ub_socket*>self.rx
+        cdef ub_item raw[TX_SLOTS]
+        cdef ub_tx r
+        cdef int i, done
+        if count > TX_SLOTS:
+            count = TX_SLOTS
+        for i in range(count):
+            raw[i].dst = items[i].dst.ip
+            raw[i].src = items[i].src.ip
+            raw[i].buf = items[i].data
+            raw[i].n = items[i].len
+            raw[i].segment = items[i].segment
+            raw[i].scope = items[i].dst.scope
+            raw[i].port = items[i].dst.port
+            raw[i].ecn = <uint8_t>items[i].ecn
+            raw[i].error = 0
+        done = ub_send_many(u, &r, raw, count)
+        for i in range(done):
+            items[i].error = raw[i].error
+        self.count(&r)
+        return done
+
+    cdef void count(self, const void* outcome) noexcept nogil:
+        cdef const ub_tx* r = <const ub_tx*>outcome
+        cdef ub_socket* u = <ub_socket*>self.rx
         self.tx_datagrams += r.datagrams
         self.tx_bytes += r.bytes
         self.tx_calls += r.calls
         self.tx_segments += r.segments
-        if rc != 0:
+        if r.blocked:
             self.blocked_errno = r.blocked
         if r.errors:
             self.tx_errors += r.errors
@@ -215,7 +253,6 @@ cdef class UdpSocket:
         self.tx_dropped += r.dropped
         self.gso = u.gso
         self.max_segments = u.max_segments
-        return rc
 
     cdef int c_close(self) except -1:
         # The slab stays until deallocation: a receive loop further up may still read from it.
@@ -321,6 +358,46 @@ cdef class UdpSocket:
             return self.send(&dst, pin, ecn, <const uint8_t*>view.buf, <size_t>view.len, <size_t>segment)
         finally:
             PyBuffer_Release(&view)
+
+    def sendmany(self, list messages not None, *, int ecn=0):
+        """Send several datagrams or batches in order, with few system calls.
+
+        Parameters
+        ----------
+        messages : list of (data, addr, segment)
+            At most 64, each as in `sendto`; ``bytes`` only, segment 0 for one datagram.
+        ecn : int
+            The two ECN bits of all of them, 0..3.
+
+        Returns
+        -------
+        list of int
+            For each message that is done with 0, or the errno it was swallowed with; shorter than
+            `messages` when the queue is full.
+
+        Raises
+        ------
+        ValueError
+            An argument is out of range.
+        OSError
+            The socket is closed.
+        """
+        cdef TxMessage items[TX_SLOTS]
+        cdef int i, done, n = <int>len(messages)
+        cdef bytes data
+        self.raise_if_closed()
+        if n > TX_SLOTS or not 0 <= ecn <= 3:
+            raise ValueError("at most 64 messages, ecn 0..3")
+        memset(items, 0, sizeof(items))
+        for i in range(n):
+            data, addr, segment = messages[i]
+            addr_from_tuple(addr, &items[i].dst)
+            items[i].data = <const uint8_t*><char*>data
+            items[i].len = <size_t>len(data)
+            items[i].segment = segment
+            items[i].ecn = ecn
+        done = self.send_many(items, n)
+        return [items[i].error for i in range(done)]
 
     def stats(self):
         """Return the counters since bind.

@@ -85,6 +85,7 @@ CloseKind = Literal[
     "reset",
     "version_mismatch",
     "cids_exhausted",
+    "unreachable",
 ]
 """Why a connection ended; see `CloseReason`."""
 
@@ -178,7 +179,8 @@ class CloseReason:
         layer gave up; ``"transport_local"`` we saw the peer break the protocol;
         ``"locally_closed"`` we called close; ``"timed_out"`` idle timeout;
         ``"reset"`` stateless reset; ``"version_mismatch"`` no common QUIC version;
-        ``"cids_exhausted"`` no free connection id.
+        ``"cids_exhausted"`` no free connection id; ``"unreachable"`` no datagram can leave
+        to any of the addresses, `text` says why for each.
     code : int
         Application or transport error code; 0 where the kind has none.
     reason : bytes
@@ -210,6 +212,8 @@ class CloseReason:
             where = f" in {_frame_text(self.frame)}" if self.frame else ""
             tail = f": {words}" if words else ""
             return f"{transport_code_text(self.code)}{where}{tail}"
+        if kind == "unreachable":
+            return f"nothing can be sent to {self.text}"
         return _FIXED_TEXTS[kind]
 
     def to_error(self) -> ConnectionLost:

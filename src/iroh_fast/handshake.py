@@ -130,6 +130,7 @@ class Context:
         return found[:MAX_WAYS], refused
 
 
+
 def handshake_error(
     reason: CloseReason, what: str, *, remote: str | None, alpn: bytes | None, closing: bool
 ) -> IrohError:

@@ -661,3 +661,26 @@ def test_half_open_handshake_ends_however_lively_the_client_is(make_pair, idle, 
     assert server.close_reason.kind == "timed_out"
     assert (p.now - began) / SECOND == pytest.approx(limit, abs=1.5)
     assert p.server.endpoint.known_ids() == 0
+
+
+def test_long_candidate_lists_get_a_few_copies_per_flight(make_pair):
+    p = make_pair()
+    p.verbose = False
+    addresses = [(f"10.0.1.{n}", 1000) for n in range(200)]
+    c = p.dial(to=addresses)
+    p.flush()
+    first = [d.dst for d in p.client.sent]
+    assert len(first) == len(set(first)) == 16
+    p.run_for(12 * SECOND)
+    flights = len(p.client.sent) / 16
+    assert flights <= 16  # 16 copies of 1,200 bytes per probe, whatever the length of the list
+    reached = {d.dst for d in p.client.sent}
+    assert 32 < len(reached) <= 64
+    c.close(0, b"")
+
+
+def test_server_behind_any_of_many_candidates_is_reached(make_pair):
+    p = make_pair()
+    p.verbose = False
+    c = p.dial(to=[*((f"10.0.1.{n}", 1000) for n in range(40)), SERVER])
+    p.run_until(lambda: c.handshake_confirmed)

@@ -410,13 +410,14 @@ def test_resent_batch_meeting_a_full_queue_gives_up_the_rest(pair):
     assert a.stats()["tx_dropped"] == 3
 
 
-def test_einval_cured_without_mark_turns_marking_off(pair):
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO, errno.EOPNOTSUPP, errno.ENOPROTOOPT])
+def test_error_cured_without_mark_turns_marking_off(pair, code):
     a, b = pair
 
     def action():
         return [a.sendto(bytes(300), b.local_address, ecn=2, segment=100) for _ in "12"]
 
-    assert with_answers(a, [errno.EINVAL, 0, 0], action) == [0, 0]
+    assert with_answers(a, [code, 0, 0], action) == [0, 0]
     messages, found = collect(b, 6)
     assert len(found) == 6 and {m[2] for m in messages} == {0}
     assert a.gso, "only the mark was to blame"
@@ -550,3 +551,41 @@ def test_pump_send_bad_sizes_raise(pair):
     for segment, segments in ((0, 1), (65_488, 1), (100, 0), (100, 65), (1452, 46)):
         with pytest.raises(ValueError):
             pump_send(a, b.local_address, 1, segment, segments)
+
+
+# --- many messages in one call ---------------------------------------------------------------------
+
+
+def test_many_messages_arrive_in_order_with_few_calls(pair):
+    a, b = pair
+    messages = [(bytes([n]) * (n + 1), b.local_address, 0) for n in range(50)]
+    assert a.sendmany(messages) == [0] * 50
+    _, found = collect(b, 50)
+    assert found == [data for data, _, _ in messages]
+    assert a.stats()["tx_datagrams"] == 50
+    assert not LINUX or a.stats()["tx_calls"] == 2
+
+
+def test_many_messages_may_be_batches_and_marked(pair):
+    a, b = pair
+    messages = [(os.urandom(250), b.local_address, 100), (b"x" * 99, b.local_address, 0), (os.urandom(300), b.local_address, 100)]
+    assert a.sendmany(messages, ecn=2) == [0, 0, 0]
+    got, found = collect(b, 7)
+    assert b"".join(found) == b"".join(data for data, _, _ in messages)
+    assert not LINUX or {ecn for _, _, ecn, *_ in got} == {2}
+
+
+def test_message_that_cannot_leave_does_not_hold_up_the_others(pair, host):
+    a, b = pair
+    nowhere = (host, 0)
+    messages = [(b"1", b.local_address, 0), (b"2", nowhere, 0), (b"3", b.local_address, 0), (b"4", b.local_address, 0)]
+    assert a.sendmany(messages) == [0, errno.EINVAL, 0, 0]
+    assert collect(b, 3)[1] == [b"1", b"3", b"4"]
+    assert a.stats()["tx_errors"] == 1 and a.last_errno == errno.EINVAL
+
+
+def test_many_messages_stop_where_the_queue_is_full(pair):
+    a, b = pair
+    one = (b"x", b.local_address, 0)
+    assert with_answers(a, [errno.EAGAIN], lambda: a.sendmany([one])) == []
+    assert a.blocked_errno == errno.EAGAIN and a.stats()["tx_errors"] == 0

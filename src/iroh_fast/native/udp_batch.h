@@ -73,6 +73,7 @@ enum {
     UB_CTL_BYTES = 192,     /* pktinfo 40 + TOS 24 + TCLASS 24 + GRO 24, with head room */
     UB_MAX_SEGMENTS = 64,   /* UDP_MAX_SEGMENTS of the first kernels with GSO */
     UB_MAX_BATCH = 65487,   /* largest UDP payload valid for both families */
+    UB_MANY = 32,           /* messages per sendmmsg */
     UB_RETRIES = 16         /* bound for transient errors in one call */
 };
 
@@ -577,6 +578,132 @@ typedef struct {
     int ecn;
 } ub_dest;
 
+/* One datagram or batch of a call that sends many. */
+typedef struct {
+    const uint8_t *dst; /* 16 bytes */
+    const uint8_t *src; /* 16 bytes or NULL */
+    const uint8_t *buf;
+    size_t n;
+    size_t segment; /* 0: one datagram */
+    uint32_t scope;
+    uint16_t port;
+    uint8_t ecn;
+    int error; /* out: errno of a swallowed error, 0 when sent */
+} ub_item;
+
+/* Fill the destination; 0, or the errno of one that this socket can not reach. */
+static int ub_set_dest(ub_socket *u, ub_dest *d, const uint8_t *dst, uint16_t port, uint32_t scope,
+                       const uint8_t *src, int ecn)
+{
+    memset(d, 0, sizeof *d);
+    d->v4 = ub_is_v4(dst);
+    d->ecn = ecn & 3;
+    d->scope = scope;
+    d->src = src != NULL && !ub_is_unspecified(src) ? src : NULL;
+    if (u->fd < 0)
+        return EBADF;
+    if (port == 0)
+        return EINVAL;
+    if ((d->v4 && d->src != NULL && !ub_is_v4(d->src)) ||
+        (!d->v4 && (!u->v6 || (d->src != NULL && ub_is_v4(d->src)))))
+        return EAFNOSUPPORT;
+    if (!u->v6) {
+        struct sockaddr_in a;
+        memset(&a, 0, sizeof a);
+        a.sin_family = AF_INET;
+        a.sin_port = htons(port);
+        memcpy(&a.sin_addr, dst + 12, 4);
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
+        a.sin_len = sizeof a;
+#endif
+        memcpy(&d->name, &a, sizeof a);
+        d->name_len = sizeof a;
+    } else {
+        d->name.sin6_family = AF_INET6;
+        d->name.sin6_port = htons(port);
+        d->name.sin6_scope_id = scope;
+        memcpy(&d->name.sin6_addr, dst, 16);
+#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
+        d->name.sin6_len = sizeof d->name;
+#endif
+        d->name_len = sizeof d->name;
+    }
+    return 0;
+}
+
+#ifndef _WIN32
+/* A message as the system takes it; it points into itself and into what it was made of. */
+typedef struct {
+    struct iovec iov;
+    union {
+        struct cmsghdr align;
+        uint8_t bytes[UB_CTL_BYTES];
+    } ctl;
+} ub_message;
+
+static void ub_fill(struct msghdr *h, ub_message *m, const ub_dest *d, const uint8_t *buf, size_t n, size_t segment,
+                    int tos)
+{
+    size_t used = 0;
+    memset(h, 0, sizeof *h);
+    m->iov.iov_base = (void *)(uintptr_t)buf;
+    m->iov.iov_len = n;
+    h->msg_iov = &m->iov;
+    h->msg_iovlen = 1;
+    h->msg_name = (void *)(uintptr_t)&d->name;
+    h->msg_namelen = (socklen_t)d->name_len;
+    if (tos && d->ecn) {
+        if (d->v4) {
+#if UB_TOS_BYTES == 4
+            int v = d->ecn;
+            ub_put_cmsg(m->ctl.bytes, &used, IPPROTO_IP, IP_TOS, &v, sizeof v);
+#elif UB_TOS_BYTES == 1
+            uint8_t v = (uint8_t)d->ecn;
+            ub_put_cmsg(m->ctl.bytes, &used, IPPROTO_IP, IP_TOS, &v, sizeof v);
+#endif
+        } else {
+#ifdef IPV6_TCLASS
+            int v = d->ecn;
+            ub_put_cmsg(m->ctl.bytes, &used, IPPROTO_IPV6, IPV6_TCLASS, &v, sizeof v);
+#endif
+        }
+    }
+#ifdef UB_LINUX
+    if (segment) {
+        uint16_t v = (uint16_t)segment;
+        ub_put_cmsg(m->ctl.bytes, &used, SOL_UDP, UDP_SEGMENT, &v, sizeof v);
+    }
+#else
+    (void)segment;
+#endif
+    if (d->src != NULL) {
+        if (d->v4) {
+#if defined(IP_PKTINFO)
+            struct in_pktinfo p;
+            memset(&p, 0, sizeof p);
+            memcpy(&p.ipi_spec_dst, d->src + 12, 4);
+            ub_put_cmsg(m->ctl.bytes, &used, IPPROTO_IP, IP_PKTINFO, &p, sizeof p);
+#elif defined(IP_SENDSRCADDR)
+            ub_put_cmsg(m->ctl.bytes, &used, IPPROTO_IP, IP_SENDSRCADDR, d->src + 12, 4);
+#endif
+        } else {
+#ifdef IPV6_PKTINFO
+            struct in6_pktinfo p;
+            memset(&p, 0, sizeof p);
+            memcpy(&p.ipi6_addr, d->src, 16);
+            if (d->src[0] == 0xfe && (d->src[1] & 0xc0) == 0x80)
+                p.ipi6_ifindex = d->scope;
+            ub_put_cmsg(m->ctl.bytes, &used, IPPROTO_IPV6, IPV6_PKTINFO, &p, sizeof p);
+#endif
+        }
+    }
+    if (used) {
+        h->msg_control = m->ctl.bytes;
+        h->msg_controllen = used;
+    }
+}
+#endif
+
 /* One system call (repeated on EINTR): 0 or a positive errno. */
 static int ub_sendmsg(ub_socket *u, ub_tx *r, const ub_dest *d, const uint8_t *buf, size_t n,
                       size_t segment, int tos)
@@ -593,70 +720,9 @@ static int ub_sendmsg(ub_socket *u, ub_tx *r, const ub_dest *d, const uint8_t *b
         e = ub_errno();
     } while (e == EINTR && ++tries < UB_RETRIES);
 #else
-    union {
-        struct cmsghdr align;
-        uint8_t bytes[UB_CTL_BYTES];
-    } ctl;
-    struct iovec iov;
+    ub_message m;
     struct msghdr h;
-    size_t used = 0;
-
-    memset(&h, 0, sizeof h);
-    iov.iov_base = (void *)(uintptr_t)buf;
-    iov.iov_len = n;
-    h.msg_iov = &iov;
-    h.msg_iovlen = 1;
-    h.msg_name = (void *)(uintptr_t)&d->name;
-    h.msg_namelen = (socklen_t)d->name_len;
-    if (tos && d->ecn) {
-        if (d->v4) {
-#if UB_TOS_BYTES == 4
-            int v = d->ecn;
-            ub_put_cmsg(ctl.bytes, &used, IPPROTO_IP, IP_TOS, &v, sizeof v);
-#elif UB_TOS_BYTES == 1
-            uint8_t v = (uint8_t)d->ecn;
-            ub_put_cmsg(ctl.bytes, &used, IPPROTO_IP, IP_TOS, &v, sizeof v);
-#endif
-        } else {
-#ifdef IPV6_TCLASS
-            int v = d->ecn;
-            ub_put_cmsg(ctl.bytes, &used, IPPROTO_IPV6, IPV6_TCLASS, &v, sizeof v);
-#endif
-        }
-    }
-#ifdef UB_LINUX
-    if (segment) {
-        uint16_t v = (uint16_t)segment;
-        ub_put_cmsg(ctl.bytes, &used, SOL_UDP, UDP_SEGMENT, &v, sizeof v);
-    }
-#else
-    (void)segment;
-#endif
-    if (d->src != NULL) {
-        if (d->v4) {
-#if defined(IP_PKTINFO)
-            struct in_pktinfo p;
-            memset(&p, 0, sizeof p);
-            memcpy(&p.ipi_spec_dst, d->src + 12, 4);
-            ub_put_cmsg(ctl.bytes, &used, IPPROTO_IP, IP_PKTINFO, &p, sizeof p);
-#elif defined(IP_SENDSRCADDR)
-            ub_put_cmsg(ctl.bytes, &used, IPPROTO_IP, IP_SENDSRCADDR, d->src + 12, 4);
-#endif
-        } else {
-#ifdef IPV6_PKTINFO
-            struct in6_pktinfo p;
-            memset(&p, 0, sizeof p);
-            memcpy(&p.ipi6_addr, d->src, 16);
-            if (d->src[0] == 0xfe && (d->src[1] & 0xc0) == 0x80)
-                p.ipi6_ifindex = d->scope;
-            ub_put_cmsg(ctl.bytes, &used, IPPROTO_IPV6, IPV6_PKTINFO, &p, sizeof p);
-#endif
-        }
-    }
-    if (used) {
-        h.msg_control = ctl.bytes;
-        h.msg_controllen = used;
-    }
+    ub_fill(&h, &m, d, buf, n, segment, tos);
     do {
         r->calls++;
         if (sendmsg(u->fd, &h, MSG_DONTWAIT) >= 0)
@@ -667,27 +733,47 @@ static int ub_sendmsg(ub_socket *u, ub_tx *r, const ub_dest *d, const uint8_t *b
     return e == EWOULDBLOCK ? EAGAIN : e;
 }
 
-/* As ub_sendmsg, but an EINVAL that goes away without the ECN mark turns marking off for good.
+/* What systems say to a control message that they or the device do not take. Each can also have other reasons. */
+static inline int ub_may_be_unsupported(int e)
+{
+    return e == EINVAL || e == EIO || e == EOPNOTSUPP
+#if defined(ENOTSUP) && ENOTSUP != EOPNOTSUPP
+           || e == ENOTSUP
+#endif
+#ifdef ENOPROTOOPT
+           || e == ENOPROTOOPT
+#endif
+#ifdef ENOSYS
+           || e == ENOSYS
+#endif
+        ;
+}
+
+static void ub_count(ub_tx *r, size_t n, size_t segment)
+{
+    r->bytes += n;
+    if (segment) {
+        uint32_t count = (uint32_t)((n + segment - 1) / segment);
+        r->datagrams += count;
+        r->segments += count;
+    } else {
+        r->datagrams++;
+    }
+}
+
+/* As ub_sendmsg, but an error that goes away without the ECN mark turns marking off for good.
  * A bad destination also gives EINVAL (for one: a pinned IPv6 source that has left the host), so
  * the feature is blamed only when the call without it succeeds. */
 static int ub_tx_one(ub_socket *u, ub_tx *r, const ub_dest *d, const uint8_t *buf, size_t n, size_t segment)
 {
     int e = ub_sendmsg(u, r, d, buf, n, segment, u->tos);
-    if (e == EINVAL && u->tos && d->ecn) {
+    if (ub_may_be_unsupported(e) && u->tos && d->ecn) {
         e = ub_sendmsg(u, r, d, buf, n, segment, 0);
         if (e == 0)
             u->tos = 0;
     }
-    if (e == 0) {
-        r->bytes += n;
-        if (segment) {
-            uint32_t count = (uint32_t)((n + segment - 1) / segment);
-            r->datagrams += count;
-            r->segments += count;
-        } else {
-            r->datagrams++;
-        }
-    }
+    if (e == 0)
+        ub_count(r, n, segment);
     return e;
 }
 
@@ -701,37 +787,11 @@ static int ub_send(ub_socket *u, ub_tx *r, const uint8_t *dst, uint16_t port, ui
     int e;
 
     memset(r, 0, sizeof *r);
-    memset(&d, 0, sizeof d);
-    d.v4 = ub_is_v4(dst);
-    d.ecn = ecn & 3;
-    d.scope = scope;
-    d.src = src != NULL && !ub_is_unspecified(src) ? src : NULL;
-    if (u->fd < 0 || port == 0 || (d.v4 && d.src != NULL && !ub_is_v4(d.src)) ||
-        (!d.v4 && (!u->v6 || (d.src != NULL && ub_is_v4(d.src))))) {
+    e = ub_set_dest(u, &d, dst, port, scope, src, ecn);
+    if (e) {
         r->errors = 1;
-        r->last_errno = u->fd < 0 ? EBADF : port == 0 ? EINVAL : EAFNOSUPPORT;
+        r->last_errno = e;
         return 0;
-    }
-    if (!u->v6) {
-        struct sockaddr_in a;
-        memset(&a, 0, sizeof a);
-        a.sin_family = AF_INET;
-        a.sin_port = htons(port);
-        memcpy(&a.sin_addr, dst + 12, 4);
-#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
-        a.sin_len = sizeof a;
-#endif
-        memcpy(&d.name, &a, sizeof a);
-        d.name_len = sizeof a;
-    } else {
-        d.name.sin6_family = AF_INET6;
-        d.name.sin6_port = htons(port);
-        d.name.sin6_scope_id = scope;
-        memcpy(&d.name.sin6_addr, dst, 16);
-#if defined(__APPLE__) || defined(__FreeBSD__) || defined(__OpenBSD__) || defined(__NetBSD__)
-        d.name.sin6_len = sizeof d.name;
-#endif
-        d.name_len = sizeof d.name;
     }
     if (segment >= n)
         segment = 0;
@@ -752,13 +812,8 @@ static int ub_send(ub_socket *u, ub_tx *r, const uint8_t *dst, uint16_t port, ui
             part = chunk > segment ? segment : 0;
         }
         e = ub_tx_one(u, r, &d, buf + off, chunk, part);
-        if (part && e == EIO) { /* the device cannot checksum segments */
-            u->gso = 0;
-            u->max_segments = 1;
-            continue; /* the same bytes, one by one */
-        }
-        if (part && e == EINVAL) {
-            /* Segmentation or the destination? One plain datagram tells. */
+        if (part && ub_may_be_unsupported(e)) {
+            /* Segmentation (EIO: the device cannot checksum segments) or the destination? One plain datagram tells. */
             e = ub_tx_one(u, r, &d, buf + off, part, 0);
             if (e == 0) {
                 u->gso = 0;
@@ -784,6 +839,82 @@ static int ub_send(ub_socket *u, ub_tx *r, const uint8_t *dst, uint16_t port, ui
         off += chunk;
     } while (off < n);
     return 0;
+}
+
+#ifdef UB_LINUX
+/* Whether an item leaves with one message. */
+static int ub_fits(const ub_socket *u, const ub_item *item)
+{
+    if (item->segment == 0 || item->segment >= item->n)
+        return 1;
+    return u->gso && item->n <= UB_MAX_BATCH && item->n <= (size_t)u->max_segments * item->segment;
+}
+
+/* Send as many of the items as the system takes in one call; 0 when the first needs a closer look. */
+static int ub_send_some(ub_socket *u, ub_tx *r, ub_item *items, int count)
+{
+    struct mmsghdr headers[UB_MANY];
+    ub_message messages[UB_MANY];
+    ub_dest dests[UB_MANY];
+    int i, n;
+    if (count < 2)
+        return 0;
+    for (n = 0; n < count && n < UB_MANY; n++) {
+        ub_item *item = &items[n];
+        if (!ub_fits(u, item) ||
+            ub_set_dest(u, &dests[n], item->dst, item->port, item->scope, item->src, item->ecn) != 0)
+            break;
+        ub_fill(&headers[n].msg_hdr, &messages[n], &dests[n], item->buf, item->n,
+                item->segment < item->n ? item->segment : 0, u->tos);
+        headers[n].msg_len = 0;
+    }
+    if (n < 2)
+        return 0;
+    r->calls++;
+    n = sendmmsg(u->fd, headers, (unsigned)n, MSG_DONTWAIT);
+    for (i = 0; i < n; i++) {
+        items[i].error = 0;
+        ub_count(r, items[i].n, items[i].segment < items[i].n ? items[i].segment : 0);
+    }
+    return n > 0 ? n : 0;
+}
+#endif
+
+/* Send items in order, with few system calls. Number of those that are done with; fewer than `count` when the
+ * queue is full (r->blocked says how). Errors are swallowed and noted in the items. */
+static int ub_send_many(ub_socket *u, ub_tx *r, ub_item *items, int count)
+{
+    ub_tx one;
+    int i = 0, n;
+    memset(r, 0, sizeof *r);
+    while (i < count) {
+        ub_item *item = &items[i];
+#ifdef UB_LINUX
+        n = ub_send_some(u, r, item, count - i);
+        if (n > 0) {
+            i += n;
+            continue;
+        }
+#endif
+        n = ub_send(u, &one, item->dst, item->port, item->scope, item->src, item->ecn, item->buf, item->n,
+                    item->segment);
+        r->bytes += one.bytes;
+        r->calls += one.calls;
+        r->datagrams += one.datagrams;
+        r->segments += one.segments;
+        r->too_big += one.too_big;
+        r->errors += one.errors;
+        r->dropped += one.dropped;
+        if (n != 0) {
+            r->blocked = one.blocked;
+            return i;
+        }
+        if (one.errors)
+            r->last_errno = one.last_errno;
+        item->error = one.errors ? one.last_errno : one.too_big ? EMSGSIZE : 0;
+        i++;
+    }
+    return i;
 }
 
 #endif /* IROH_FAST_UDP_BATCH_H */

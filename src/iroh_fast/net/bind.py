@@ -59,6 +59,11 @@ class BindAddr:
             object.__setattr__(self, "default_route", self.prefix_len == 0)
 
     @property
+    def is_default(self) -> bool:
+        """Whether destinations go here that no other socket matches."""
+        return self.prefix_len == 0 if self.default_route is None else self.default_route
+
+    @property
     def version(self) -> int:
         """4 or 6."""
         return 6 if ":" in self.host else 4

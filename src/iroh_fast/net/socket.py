@@ -95,12 +95,19 @@ class Driver:
             for sock, _ in sockets:
                 sock.close()
             raise
-        core = DriverCore(endpoint, loop)
-        driver = cls(endpoint, core, loop)
-        for sock, addr in sockets:
-            default = addr.default_route if addr.default_route is not None else addr.prefix_len == 0
-            core.add_socket(sock, addr.prefix_len, default)
-            driver._bound.append(sock.local_address)
+        driver: Driver | None = None
+        try:
+            core = DriverCore(endpoint, loop)
+            driver = cls(endpoint, core, loop)
+            for sock, addr in sockets:
+                core.add_socket(sock, addr.prefix_len, addr.is_default)
+                driver._bound.append(sock.local_address)
+        except BaseException:
+            if driver is not None:
+                driver.stop()
+            for sock, _ in sockets:
+                sock.close()
+            raise
         return driver
 
     # ------------------------------------------------------------ dialing
@@ -113,7 +120,9 @@ class Driver:
         transport: QuicTransportConfig,
         tls: ClientTls | None = None,
     ) -> QuicConnection:
-        """Start a connection attempt to all of `addrs`; wait for WAIT_HANDSHAKE.
+        """Start a connection attempt to `addrs`; wait for WAIT_HANDSHAKE.
+
+        At most 64, of which each flight goes to 16.
 
         `tls` authenticates this connection by other means than the key `expected_peer`.
         """

@@ -22,7 +22,7 @@ from iroh_fast.quic._receive cimport receive_datagram
 from iroh_fast.quic._state cimport *
 from iroh_fast.quic._stateless cimport MIN_INITIAL, MIN_RESET_TRIGGER, stateless_reset, version_negotiation
 from iroh_fast.quic._datagrams cimport queue_init
-from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, CidSet, Path, RemoteCid, ip_known
+from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, CidSet, Path, same_addr, RemoteCid, ip_known
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._streams cimport Streams
 from iroh_fast.quic._timeouts cimport handle_timeout, next_deadline
@@ -40,6 +40,7 @@ logger = logging.getLogger("iroh_fast.quic")
 cdef enum:
     RESET_INTERVAL_MS = 20
     MIN_HANDSHAKE_S = 10
+    MAX_TOLD = 8                  # addresses that an error names
     MAX_HANDSHAKE_S = 60
 
 cdef int64_t MS = 1000000
@@ -319,7 +320,7 @@ cdef class QuicEndpoint(AdmissionHost):
 
     def connect(self, remotes, *, bytes expected_peer=None, alpns, transport, int64_t now=0, bint resume=True,
                 tls=None):
-        """Start dialing. `remotes`: candidate addresses; Initials go to all until one proves itself.
+        """Start dialing. `remotes`: candidate addresses, at most 64; Initials go to them, 16 in turn, until one proves itself.
 
         `tls` authenticates this connection by other means than the key `expected_peer`, without resumption.
         """
@@ -345,10 +346,13 @@ cdef class QuicEndpoint(AdmissionHost):
         cdef CidSet* s
         cdef object ticket = None, token = None
         from iroh_fast.quic.tls import TlsSession
+        remotes = list(remotes)[:MAX_DIAL]
         c.n_dial = len(remotes)
-        c.dial = <UdpAddr*>malloc(c.n_dial * sizeof(UdpAddr))
+        c.dial = <UdpAddr*>malloc(c.n_dial * (sizeof(UdpAddr) + sizeof(int)))
         if c.dial == NULL:
             raise MemoryError
+        c.dial_errors = <int*>(c.dial + c.n_dial)
+        memset(c.dial_errors, 0, c.n_dial * sizeof(int))
         for k, remote in enumerate(remotes):
             addr_from_tuple(remote, &c.dial[k])
         self.random.fill(c.odcid, 20)
@@ -442,13 +446,18 @@ cdef class QuicEndpoint(AdmissionHost):
         """The next datagrams of a connection, or None: (remote, local, ecn, segment, data, extra remotes)."""
         cdef Transmit t
         cdef bytearray buf = bytearray(65536)
+        cdef int at = 0, count = 0
         cdef size_t n = poll_transmit(c, now, <uint8_t*><char*>buf, 65536, max_segments, &t)
         if c.failed:
             c.end_failed()
         if n == 0:
             c.deadline = next_deadline(c)
             return None
-        extra = [addr_to_tuple(&c.dial[k]) for k in range(1, c.n_dial)] if t.dialing else []
+        extra = []
+        if t.dialing:
+            dial_window(c, &at, &count)
+            t.remote = c.dial[at]
+            extra = [addr_to_tuple(&c.dial[(at + k) % c.n_dial]) for k in range(1, count)]
         return (addr_to_tuple(&t.remote), addr_to_tuple(&t.local) if ip_known(&t.local) else None, t.ecn, t.segment,
                 bytes(buf[:n]), extra)
 
@@ -470,6 +479,40 @@ cdef class QuicEndpoint(AdmissionHost):
     def known_ids(self):
         """Number of ids that are routed (leak checks)."""
         return self.ids.live + len(self.initial_ids) + len(self.admission.attempts)
+
+
+cdef void dial_window(QuicConnection c, int* at, int* count) noexcept nogil:
+    at[0] = 0
+    count[0] = c.n_dial
+    if c.n_dial > DIAL_AT_ONCE:
+        # Whoever made the list may have made it long: each flight goes to a few, the repetitions to the next ones.
+        at[0] = (c.paths.pto_count % MAX_DIAL) * DIAL_AT_ONCE % c.n_dial if c.paths != NULL else 0
+        count[0] = DIAL_AT_ONCE
+
+
+cdef object addr_text(const UdpAddr* addr):
+    host = addr_to_tuple(addr)[0]
+    return f"[{host}]:{addr.port}" if ":" in host else f"{host}:{addr.port}"
+
+
+cdef void dial_refused(QuicConnection c, const UdpAddr* to, int error) noexcept:
+    cdef int i, left = 0
+    if not c.is_client or c.migration_frozen or c.state != ST_HANDSHAKE:
+        return
+    for i in range(c.n_dial):
+        if same_addr(&c.dial[i], to):
+            c.dial_errors[i] = error
+        if not c.dial_errors[i]:
+            left += 1
+    if left or c.n_dial == 0:
+        return
+    try:
+        told = [f"{addr_text(&c.dial[i])} ({os.strerror(c.dial_errors[i])})" for i in range(min(c.n_dial, MAX_TOLD))]
+        if c.n_dial > MAX_TOLD:
+            told.append(f"and {c.n_dial - MAX_TOLD} more")
+        c.finish_drained(CloseReason("unreachable", text=", ".join(told)))
+    except Exception:
+        logger.exception("an attempt without any usable address could not be ended")
 
 
 class AddressTokenSink:

@@ -135,6 +135,7 @@ cdef class ConnectionState(StreamOwner):
     cdef uint8_t initial_dcid_len
     cdef bint server_scid_known, migration_frozen
     cdef UdpAddr* dial                # candidate addresses while dialing
+    cdef int* dial_errors             # why nothing leaves to each, 0 otherwise; in the memory of `dial`
     cdef int n_dial
     # --- keys
     cdef KeyRing keys

@@ -16,7 +16,7 @@ from iroh_fast.quic._routing cimport probe_unanswered
 from iroh_fast.quic._rtt cimport rtt_pto_base
 from iroh_fast.quic._state cimport (
     ConnectionState, NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED)
-from iroh_fast.quic._time cimport NEVER
+from iroh_fast.quic._time cimport MS, NEVER
 from iroh_fast.quic._timers cimport (
     N_CONNECTION_TIMERS, N_TIMERS, TIMER_ACK, TIMER_CHALLENGE, TIMER_CLOSE, TIMER_DRAIN, TIMER_HANDSHAKE,
     TIMER_HEARTBEAT, TIMER_IDLE, TIMER_KEEP_ALIVE, TIMER_KEYS, TIMER_LOSS, TIMER_MTU, TIMER_NO_PATH, TIMER_PATH_IDLE,
@@ -28,6 +28,9 @@ import logging
 from iroh_fast.errors import CloseReason
 
 logger = logging.getLogger("iroh_fast.quic")
+
+cdef int64_t SLACK = 100 * MS         # what heartbeats and idle timeouts may be late
+cdef int64_t ACK_SLACK = MS           # what acknowledgements may be late: the delay we announce allows for timers
 
 
 # ---------------------------------------------------------------- when
@@ -122,6 +125,40 @@ cdef int64_t next_deadline(ConnectionState conn) noexcept nogil:
         if at < earliest:
             earliest = at
         path = path.next
+    return 0 if earliest == NEVER else earliest
+
+
+cdef inline int64_t together(int64_t earliest, int64_t at, int64_t grid) noexcept nogil:
+    """The earlier of `earliest` and the next point of the grid after `at`."""
+    if at >= earliest:
+        return earliest
+    at += grid - 1 - (at + grid - 1) % grid
+    return at if at < earliest else earliest
+
+
+cdef int64_t next_wake(ConnectionState conn) noexcept nogil:
+    """When to call handle_timeout; 0 never. Up to SLACK after the deadline, where that does no harm."""
+    cdef Path* path = conn.paths
+    cdef int64_t earliest = NEVER
+    cdef Timers* timers = &conn.timers
+    cdef int which
+    if conn.state == ST_DRAINED:
+        return 0
+    if conn.state >= ST_CLOSING:
+        return timers.due[TIMER_CLOSE]
+    set_timers(conn)
+    while path != NULL:
+        # All path timers but these answer to something that is under way.
+        for which in range(TIMER_LOSS, TIMER_PATH_IDLE):
+            if which != TIMER_ACK and path.timers.due[which] < earliest:
+                earliest = path.timers.due[which]
+        earliest = together(earliest, path.timers.due[TIMER_ACK], ACK_SLACK)
+        earliest = together(earliest, path.timers.due[TIMER_DRAIN], SLACK)
+        for which in range(TIMER_PATH_IDLE, N_TIMERS):
+            earliest = together(earliest, path.timers.due[which], SLACK)
+        path = path.next
+    for which in range(N_CONNECTION_TIMERS):
+        earliest = together(earliest, timers.due[which], SLACK)
     return 0 if earliest == NEVER else earliest
 
 
