@@ -101,7 +101,7 @@ cdef class Pump:
         self.packets += count
         self.batches += k
         if hit is not None:
-            hit.dispatch()
+            hit.take_events()
         return count
 
 
@@ -110,7 +110,7 @@ def settle_timers(QuicConnection c, int64_t now):
     cdef int64_t d = next_deadline(c)
     if d and d <= now:
         handle_timeout(c, now)
-        c.dispatch()
+        c.take_events()
         d = next_deadline(c)
     return d
 

@@ -110,6 +110,15 @@ class Impostor:
         except Exception:
             return None
 
+    def number(self, d: Datagram) -> int:
+        """The packet number of a short packet of the victim, as far as it is sent."""
+        at = 1 + CID
+        mask = self.rx.header_mask(d.data[at + 4 : at + 20])
+        n = ((d.data[0] ^ mask[0]) & 3) + 1
+        return int.from_bytes(
+            bytes(a ^ b for a, b in zip(d.data[at : at + n], mask[1 : 1 + n], strict=True)), "big"
+        )
+
     def frames(self, datagrams: Iterable[Datagram], path: int = 0) -> Iterator[dict[str, Any]]:
         """The frames in the victim's short packets of one path."""
         for d in datagrams:

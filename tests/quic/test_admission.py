@@ -183,7 +183,9 @@ def test_offer_is_read_again_only_when_more_came(make_pair):
 
 def test_work_for_an_offer_is_bounded():
     """One-byte pieces for ever: only the first packets are looked at."""
-    frames = [b"".join(crypto(at, b"\1") for at in range(n * 100, n * 100 + 100)) for n in range(32)]
+    frames = [
+        b"".join(crypto(at, b"\1") for at in range(n * 100, n * 100 + 100)) for n in range(32)
+    ]
     flood = packets(frames)
     message = hello()
     assert peek_alpns(b"12345678", [*flood, *packets([crypto(0, message)])]) == []

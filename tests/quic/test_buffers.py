@@ -80,7 +80,9 @@ class SendReference:
         return self.lost | (set(range(self.sent, len(self.data))) - self.acked)
 
 
-def poll_and_check(ours: SendBufferModel, ref: SendReference, maximum: int) -> tuple[int, int] | None:
+def poll_and_check(
+    ours: SendBufferModel, ref: SendReference, maximum: int
+) -> tuple[int, int] | None:
     got = ours.poll(maximum)
     if got is None:
         assert not ref.pending() or maximum == 0

@@ -379,7 +379,14 @@ def test_acks_out_of_order_explain_like_acks_in_order():
     m = MtuDiscovery(initial=1452)
     for pn, size in ((20, 1300), (18, 1400), (19, 1350), (17, 1250), (5, 1452)):
         m.on_acked(0, pn, size)
-    for pn, size, explained in ((4, 1452, 1), (6, 1401, 0), (17, 1400, 1), (18, 1350, 1), (18, 1400, 0), (19, 1301, 0)):
+    for pn, size, explained in (
+        (4, 1452, 1),
+        (6, 1401, 0),
+        (17, 1400, 1),
+        (18, 1350, 1),
+        (18, 1400, 0),
+        (19, 1301, 0),
+    ):
         before = m.suspicious_bursts
         lose(m, (pn,), size=size)
         assert m.suspicious_bursts == before + (not explained), (pn, size)
@@ -561,7 +568,9 @@ CALLS = st.lists(
     st.one_of(
         st.tuples(st.just("poll"), st.integers(0, 2**62)),
         st.tuples(st.just("on_probe_sent"), st.integers(0, 30), st.integers(0, 65535)),
-        st.tuples(st.just("on_acked"), st.integers(0, 2**62), st.integers(0, 30), st.integers(0, 65535)),
+        st.tuples(
+            st.just("on_acked"), st.integers(0, 2**62), st.integers(0, 30), st.integers(0, 65535)
+        ),
         st.tuples(st.just("on_probe_lost"), st.integers(0, 2**62)),
         st.tuples(st.just("on_lost"), st.integers(0, 2**64 - 1), st.integers(0, 65535)),
         st.tuples(st.just("black_hole"), st.integers(0, 2**62)),

@@ -45,9 +45,7 @@ def from_vectors() -> list[tuple[bytes, bool, list[dict]]]:
     message = vector["server_handshake_messages"][0]
     for extension in message["extensions_in_wire_order"]:
         if extension["type"] == 57:
-            found.append(
-                (bytes.fromhex(extension["hex"]), True, message["transport_parameters"])
-            )
+            found.append((bytes.fromhex(extension["hex"]), True, message["transport_parameters"]))
     assert len(found) == 3
     return found
 
@@ -128,9 +126,12 @@ def test_random_order_and_one_reserved_parameter() -> None:
         assert reserved[0][0] <= VI_MAX
         sizes.add(len(reserved[0][1]))
         orders.add(tuple(key for key, _ in pairs if key % 31 != 27))
-        assert TransportParameters.decode(
-            ours.encode(False, random_module.Random(seed).randbytes), from_server=False
-        ) == ours
+        assert (
+            TransportParameters.decode(
+                ours.encode(False, random_module.Random(seed).randbytes), from_server=False
+            )
+            == ours
+        )
     assert sizes == set(range(16))
     assert len(orders) == 24
 

@@ -645,9 +645,7 @@ def handshake_pings(lines, p, number):
 @pytest.mark.parametrize(("idle", "limit"), [(None, 60), (1e6, 60), (30, 30), (2, 10)])
 def test_half_open_handshake_ends_however_lively_the_client_is(make_pair, idle, limit):
     lines = []
-    p = make_pair(
-        transport=calm(max_idle_timeout=idle), client_options={"keylog": lines.append}
-    )
+    p = make_pair(transport=calm(max_idle_timeout=idle), client_options={"keylog": lines.append})
     p.verbose = False
     p.dial()
     p.filters.append(lambda d: d.to_server and d.has("handshake"))

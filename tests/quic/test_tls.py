@@ -1030,9 +1030,7 @@ def test_every_truncation_with_fixed_length_raises_an_alert(index: int) -> None:
     for size in range(0, len(message) - 4, step):
         store_copy = ServerTicketStore()
         store_copy._tickets.update(store._tickets)
-        client = make_client(
-            ticket=ticket if resumed else None, on_ticket=[].append, now=clock
-        )
+        client = make_client(ticket=ticket if resumed else None, on_ticket=[].append, now=clock)
         server = make_server(ticket_store=store_copy, now=clock)
         count = start - 1
 

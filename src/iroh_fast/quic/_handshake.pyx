@@ -21,7 +21,6 @@ from iroh_fast.quic._parameters cimport (
     HAS_RESET_TOKEN, HAS_RETRY_SCID, PARAMETERS_BYTES, PARAMETERS_MALFORMED, PARAMETERS_NOISE, Parameters, cid_equals,
     cid_set, parameters_decode, parameters_encode, parameters_honour, parameters_init, parameters_remember)
 from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS, RemoteCid
-from iroh_fast.quic._recovery cimport SentRec, frame_recs_free, space_rec, space_remove
 from iroh_fast.quic._state cimport (
     Config, ConnectionState, INTERNAL_ERROR, Level, PROTOCOL_VIOLATION, ST_ESTABLISHED, ST_HANDSHAKE,
     TRANSPORT_PARAMETER_ERROR, W_ALPN, W_CONFIRMED, W_HANDSHAKE)
@@ -245,18 +244,8 @@ cdef void complete_handshake(ConnectionState conn):
 
 cdef void drop_0rtt(ConnectionState conn, Path* path):
     """Forget everything sent in 0-RTT packets."""
-    cdef uint64_t pn
-    cdef SentRec* sent
-    if path != NULL and path.sp.ring != NULL:
-        for pn in range(path.sp.first, path.sp.last + 1):
-            if not path.sp.outstanding:
-                break
-            sent = space_rec(&path.sp, pn)
-            if sent != NULL:
-                if sent.size:
-                    path.r.in_flight -= sent.size
-                frame_recs_free(sent.frames)
-                space_remove(&path.sp, pn)
+    if path != NULL:
+        forget_sent(path, &path.sp)
     conn.streams.reject_0rtt()
     adopt_limits(conn, conn.peer_parameters)
 
@@ -366,9 +355,9 @@ cdef void on_retry(ConnectionState conn, const uint8_t* data, size_t n, const ui
         conn.fail(INTERNAL_ERROR, b"key derivation failed", 0)
         return
     # Packet numbers go on; what was sent counts as never sent.
-    forget_sent(conn, path, &conn.initial.sp)
+    forget_sent(path, &conn.initial.sp)
     sendbuf_rewind(&conn.initial.tx)
-    forget_sent(conn, path, &path.sp)
+    forget_sent(path, &path.sp)
     conn.streams.rewind_0rtt()
     path.pto_count = 0
     path.r.in_flight = 0

@@ -4,7 +4,8 @@ from libc.stdint cimport uint32_t, uint64_t, int64_t
 
 from iroh_fast._packet cimport Frame
 from iroh_fast.quic._paths cimport Path
-from iroh_fast.quic._recovery cimport FrameRec, PnSpace, SentRec
+from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._sent cimport FrameRec, SentRec
 from iroh_fast.quic._state cimport ConnectionState
 
 
@@ -14,11 +15,11 @@ cdef void ack_seen(ConnectionState conn, PnSpace* space, int level, uint32_t pat
 cdef void frames_acked(ConnectionState conn, FrameRec* record, int level) noexcept nogil
 cdef void frames_lost(ConnectionState conn, Path* path, FrameRec* record, int level) noexcept nogil
 cdef void release_frames(ConnectionState conn, Path* path, SentRec* sent, int level) noexcept nogil
-cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_t pn, int level) noexcept nogil
-cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, bint by_ack) noexcept nogil
+cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_t position, int level) noexcept nogil
+cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, const Frame* frame) noexcept nogil
 cdef void drop_oversized(ConnectionState conn) noexcept nogil
 cdef void drop_space(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil
-cdef void forget_sent(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil
+cdef void forget_sent(Path* path, PnSpace* space) noexcept nogil
 cdef void discard_oldest(ConnectionState conn) noexcept nogil
 cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil
 cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept nogil

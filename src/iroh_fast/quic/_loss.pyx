@@ -5,6 +5,7 @@ Plain functions over the connection. Sources: RFC 9002, RFC 9000 §13, the multi
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from iroh_fast._packet cimport (
     FT_CRYPTO, FT_MAX_DATA, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RETIRE_CONNECTION_ID,
@@ -17,138 +18,163 @@ from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_acked, keys_can_seal
 from iroh_fast.quic._mtud cimport mtud_black_hole, mtud_on_acked, mtud_on_lost, mtud_on_probe_lost
 from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, PathStats, path_challenging, path_free, stats_add
-from iroh_fast.quic._recovery cimport (
-    FrameRec, PnSpace, REC_ACK, REC_ELICITING, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, SentRec, frame_recs_free,
-    space_forget_acked, space_free, space_rec, space_remember_lost, space_remove, space_unlose)
-from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_pto_base, rtt_sample
+from iroh_fast.quic._received cimport received_forget
+from iroh_fast.quic._recovery cimport PnSpace, space_free, space_sent_time
+from iroh_fast.quic._reordering cimport reordering_delay, reordering_on_event, reordering_on_spurious
+from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base, rtt_sample
+from iroh_fast.quic._sent cimport (
+    FrameRec, REC_ACK, REC_ACKED, REC_ELICITING, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, REC_USED, SentRec,
+    frame_recs_free, lost_add, lost_arrived, lost_event, sent_at, sent_from, sent_remove)
 from iroh_fast.quic._state cimport ConnectionState, Level, PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
 from iroh_fast.quic._time cimport MS, SECOND, doubled, ns_from_us, times
 from iroh_fast.quic._validation cimport amplification_blocked
 
 
+# Consecutive STREAM ranges of one stream that are acknowledged together.
+cdef struct StreamRun:
+    bint open
+    uint64_t id, offset, end
+    bint fin
+
+
+# What an acknowledgement newly acknowledges.
+cdef struct News:
+    Acked acked                   # on the present route
+    bint any, eliciting
+    StreamRun run
+    uint32_t arrived              # packets that had been declared lost
+    uint64_t newest_arrived
+    bint undone                   # ... all of the last congestion event
+
+
 cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
     """ACK or PATH_ACK for one packet number space."""
-    cdef uint64_t lo, hi, smallest, pn
-    cdef Acked acked
-    cdef const uint8_t* at
-    cdef uint64_t left
-    cdef SentRec* sent
-    cdef int64_t newest_sent = -1, delay
-    cdef uint32_t newest_route = 0
-    cdef bint raised = False, newly = False, newly_eliciting = False, cleared = False
-    # consecutive STREAM ranges of one stream are acknowledged together
-    cdef uint64_t s_id = 0, s_off = 0, s_end = 0
-    cdef bint s_open = False, s_fin = False
-    cdef FrameRec* records
-    acked.size = acked.fresh = 0
-    acked.sent_at = -1
+    cdef News news
+    cdef int64_t largest_sent_at = -1
+    cdef bint raised = <int64_t>frame.largest > space.largest_acked
+    memset(&news, 0, sizeof(News))
+    news.acked.sent_at = -1
     if frame.largest >= space.next_pn:
         return conn.fail(PROTOCOL_VIOLATION, b"unsent packet acked", 0)
-    hi = frame.largest
-    lo = frame.largest - frame.first
-    smallest = lo
-    at = frame.ranges
-    left = frame.range_count
-    if <int64_t>frame.largest > space.largest_acked:
-        raised = True
-        space.largest_acked = <int64_t>frame.largest
-    while True:
-        if space.last_skipped >= 0 and lo <= <uint64_t>space.last_skipped <= hi:
-            return conn.fail(PROTOCOL_VIOLATION, b"unsent packet acked", 0)
-        if space.n_lost and space_unlose(space, lo, hi):
-            cleared = True
-        if space.outstanding and hi >= space.first:
-            pn = lo if lo > space.first else space.first
-            if hi > space.last:
-                hi = space.last
-            while pn <= hi and space.outstanding:
-                sent = space_rec(space, pn)
-                if sent != NULL:
-                    newly = True
-                    if sent.flags & REC_ELICITING:
-                        newly_eliciting = True
-                    if sent.sent_at > newest_sent:
-                        newest_sent = sent.sent_at
-                        newest_route = sent.generation
-                    keys_acked(&conn.keys, sent.sent_at, (sent.flags & REC_PHASE) != 0)
-                    if sent.flags & REC_ACK:
-                        ack_seen(conn, space, level, sent.acked_path, sent.acked_upto)
-                    if sent.size:
-                        if sent.generation == path.r.generation:
-                            path.r.in_flight -= sent.size
-                            acked.size += sent.size
-                            if sent.sent_at > path.r.cc.recovery_start:
-                                acked.fresh += sent.size
-                            if sent.sent_at > acked.sent_at:
-                                acked.sent_at = sent.sent_at
-                            if level == LEVEL_1RTT and mtud_on_acked(&path.r.mtud, conn.now, pn, sent.size):
-                                cc_on_mtu(&path.r.cc, path.r.mtud.current)
-                        elif path.previous != NULL and sent.generation == path.previous.generation:
-                            path.previous.in_flight -= sent.size
-                    if sent.flags & REC_STREAM:
-                        if s_open and sent.stream_id == s_id and sent.offset == s_end:
-                            s_end += sent.len
-                            s_fin = (sent.flags & REC_FIN) != 0
-                        else:
-                            if s_open:
-                                conn.streams.on_acked(s_id, s_off, s_end - s_off, s_fin)
-                            s_open = True
-                            s_id = sent.stream_id
-                            s_off = sent.offset
-                            s_end = sent.offset + sent.len
-                            s_fin = (sent.flags & REC_FIN) != 0
-                        if s_fin:
-                            conn.streams.on_acked(s_id, s_off, s_end - s_off, True)
-                            s_open = False
-                            s_fin = False
-                    records = sent.frames
-                    space_remove(space, pn)
-                    if records != NULL:
-                        if s_open:
-                            conn.streams.on_acked(s_id, s_off, s_end - s_off, False)
-                            s_open = False
-                        frames_acked(conn, records, level)
-                pn += 1
-            if s_open:
-                conn.streams.on_acked(s_id, s_off, s_end - s_off, s_fin)
-                s_open = False
-        if left == 0:
-            break
-        left -= 1
-        at = next_ack_range(at, &smallest, &lo, &hi)
     if raised:
-        if newest_sent >= 0:
-            space.largest_acked_at = newest_sent
-        # What was sent before a migration measures the way to the old address.
-        if newly_eliciting and newest_sent >= 0 and newest_route == path.r.generation:
-            delay = 0
-            if level == LEVEL_1RTT:
-                delay = times(ns_from_us(frame.delay), <int64_t>1 << conn.peer_ack_exponent)
-                if delay > conn.peer_max_ack_delay:
-                    delay = conn.peer_max_ack_delay
-            rtt_sample(&path.r.rtt, conn.now, delay, conn.now - newest_sent)
+        space.largest_acked = <int64_t>frame.largest
+        largest_sent_at = space_sent_time(space, frame.largest)
+        if largest_sent_at >= 0:
+            space.largest_acked_at = largest_sent_at
+    if take_ranges(conn, path, space, level, frame, &news) < 0:
+        return -1
+    # RFC 9002 §5.1: the largest one is newly acknowledged, and something that the peer does not acknowledge at leisure.
+    # What was sent before a migration measures the way to the old address.
+    if news.eliciting and largest_sent_at >= path.r.since:
+        take_rtt(conn, path, level, frame, largest_sent_at)
     if conn.is_client and level == LEVEL_HANDSHAKE:
         conn.peer_validated_us = True
-    if acked.size:
-        acked.now = conn.now
-        acked.in_flight = path.r.in_flight
+    if news.acked.size:
+        news.acked.now = conn.now
+        news.acked.in_flight = path.r.in_flight
         # RFC 9002 §7.8: a window that is hardly used does not grow. The room above what flow control lets into
         # flight keeps the pacer from being the limit.
-        acked.app_limited = path.app_limited or 4 * (path.r.in_flight + acked.size) < path.r.cc.cwnd
-        acked.rtt = &path.r.rtt
-        cc_on_acked(&path.r.cc, &acked)
-    if cleared:
-        cc_on_spurious(&path.r.cc)
-        path.stats.spurious += 1
-    if newly:
+        news.acked.app_limited = path.app_limited or 4 * (path.r.in_flight + news.acked.size) < path.r.cc.cwnd
+        news.acked.rtt = &path.r.rtt
+        cc_on_acked(&path.r.cc, &news.acked)
+    if news.arrived:
+        reordering_on_spurious(&path.r.reordering, news.newest_arrived, space.next_pn)
+        if news.undone and space.lost.event_generation == path.r.generation:
+            cc_on_spurious(&path.r.cc)
+            path.stats.spurious += 1
+    if news.any:
         check_ecn(conn, path, space, frame, raised)
-    detect_losses(conn, path, space, level, True)
-    if newly and (not conn.is_client or conn.peer_validated_us):
+    detect_losses(conn, path, space, level, frame)
+    if news.any and (not conn.is_client or conn.peer_validated_us):
         path.pto_count = 0
         path.silent = False
     if conn.qlog is not None:
         log_metrics(conn, path)
     return 0
+
+
+cdef int take_ranges(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame, News* news) noexcept nogil:  # hot
+    """Take what the frame's ranges acknowledge out of flight. -1: it names a number that was left out."""
+    cdef uint64_t hi = frame.largest, lo = frame.largest - frame.first
+    cdef uint64_t smallest = lo, left = frame.range_count, position
+    cdef const uint8_t* at = frame.ranges
+    cdef SentRec* sent
+    while True:
+        if space.last_skipped >= 0 and lo <= <uint64_t>space.last_skipped <= hi:
+            return conn.fail(PROTOCOL_VIOLATION, b"unsent packet acked", 0)
+        if space.lost.live:
+            news.arrived += lost_arrived(&space.lost, lo, hi, &news.newest_arrived, &news.undone)
+        if space.sent.outstanding and hi >= sent_at(&space.sent, space.sent.head).pn:
+            position = sent_from(&space.sent, lo)
+            while position < space.sent.tail:
+                sent = sent_at(&space.sent, position)
+                if sent.pn > hi:
+                    break
+                if sent.flags & REC_USED:
+                    take_acked(conn, path, space, level, position, news)
+                position += 1
+            end_run(conn, &news.run)
+        if left == 0:
+            return 0
+        left -= 1
+        at = next_ack_range(at, &smallest, &lo, &hi)
+
+
+cdef inline void end_run(ConnectionState conn, StreamRun* run) noexcept nogil:
+    if run.open:
+        run.open = False
+        conn.streams.on_acked(run.id, run.offset, run.end - run.offset, run.fin)
+
+
+cdef inline void take_stream(ConnectionState conn, const SentRec* sent, StreamRun* run) noexcept nogil:
+    if run.open and sent.stream_id == run.id and sent.offset == run.end:
+        run.end += sent.len
+    else:
+        end_run(conn, run)
+        run.open = True
+        run.id = sent.stream_id
+        run.offset = sent.offset
+        run.end = sent.offset + sent.len
+    run.fin = (sent.flags & REC_FIN) != 0
+    if run.fin:
+        end_run(conn, run)
+
+
+cdef inline void take_acked(ConnectionState conn, Path* path, PnSpace* space, int level, uint64_t position,
+                            News* news) noexcept nogil:  # hot
+    """One packet was acknowledged."""
+    cdef SentRec* sent = sent_at(&space.sent, position)
+    cdef FrameRec* records = sent.frames
+    news.any = news.eliciting = True
+    keys_acked(&conn.keys, sent.sent_at, (sent.flags & REC_PHASE) != 0)
+    if sent.flags & REC_ACK:
+        ack_seen(conn, space, level, sent.acked_path, sent.acked_upto)
+    if sent.generation == path.r.generation:
+        path.r.in_flight -= sent.size
+        news.acked.size += sent.size
+        if sent.sent_at > path.r.cc.recovery_start:
+            news.acked.fresh += sent.size
+        if sent.sent_at > news.acked.sent_at:
+            news.acked.sent_at = sent.sent_at
+        if level == LEVEL_1RTT and mtud_on_acked(&path.r.mtud, conn.now, sent.pn, sent.size):
+            cc_on_mtu(&path.r.cc, path.r.mtud.current)
+    elif path.previous != NULL and sent.generation == path.previous.generation:
+        path.previous.in_flight -= sent.size
+    if sent.flags & REC_STREAM:
+        take_stream(conn, sent, &news.run)
+    sent_remove(&space.sent, position, REC_ACKED)
+    if records != NULL:
+        end_run(conn, &news.run)
+        frames_acked(conn, records, level)
+
+
+cdef void take_rtt(ConnectionState conn, Path* path, int level, const Frame* frame, int64_t sent_time) noexcept nogil:
+    cdef int64_t delay = 0
+    if level == LEVEL_1RTT:
+        delay = times(ns_from_us(frame.delay), <int64_t>1 << conn.peer_ack_exponent)
+        if delay > conn.peer_max_ack_delay:
+            delay = conn.peer_max_ack_delay
+    rtt_sample(&path.r.rtt, conn.now, delay, conn.now - sent_time)
 
 
 cdef void check_ecn(ConnectionState conn, Path* path, PnSpace* space, Frame* frame, bint raised) noexcept nogil:
@@ -176,11 +202,11 @@ cdef void ack_seen(ConnectionState conn, PnSpace* space, int level, uint32_t pat
     """The peer has our acknowledgement of everything up to `upto`: those ranges need no repetition."""
     cdef Path* other
     if level != LEVEL_1RTT:
-        space_forget_acked(space, upto)
+        received_forget(&space.received, upto)
         return
     other = conn.path(path_id)
     if other != NULL:
-        space_forget_acked(&other.sp, upto)
+        received_forget(&other.sp.received, upto)
 
 
 cdef void frames_acked(ConnectionState conn, FrameRec* record, int level) noexcept nogil:
@@ -252,78 +278,131 @@ cdef void release_frames(ConnectionState conn, Path* path, SentRec* sent, int le
         frames_lost(conn, path, records, level)
 
 
-cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_t pn, int level) noexcept nogil:
-    """Take one record out of the table and queue its frames again."""
-    cdef SentRec* sent = space_rec(space, pn)
-    if sent.size:
-        if sent.generation == path.r.generation:
-            path.r.in_flight -= sent.size
-        elif path.previous != NULL and sent.generation == path.previous.generation:
-            path.previous.in_flight -= sent.size
+cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_t position, int level) noexcept nogil:
+    """Take one packet out of flight and queue its frames again."""
+    cdef SentRec* sent = sent_at(&space.sent, position)
+    if sent.generation == path.r.generation:
+        path.r.in_flight -= sent.size
+    elif path.previous != NULL and sent.generation == path.previous.generation:
+        path.previous.in_flight -= sent.size
     release_frames(conn, path, sent, level)
-    space_remove(space, pn)
+    sent_remove(&space.sent, position, 0)
 
 
-cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, bint by_ack) noexcept nogil:
-    cdef int64_t delay = <int64_t>(<double>rtt_conservative(&path.r.rtt) * conn.cfg.time_threshold)
-    cdef int64_t lost_before
-    cdef uint64_t pn
+cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, const Frame* frame) noexcept nogil:
+    """RFC 9002 §6.1. `frame`: the acknowledgement that leads here, NULL: time does."""
+    cdef int64_t delay, lost_before
+    cdef uint64_t position = space.sent.head, by_number = 0, first = 0
+    cdef uint32_t count = 0
     cdef SentRec* sent
     cdef Lost lost
-    cdef int64_t run_start = -1, span
-    cdef uint64_t previous_pn = 0
-    lost.size = 0
-    lost.persistent = False
+    cdef bint begins
     space.loss_time = 0
-    if space.outstanding == 0 or space.largest_acked < 0:
+    if space.sent.outstanding == 0 or space.largest_acked < 0:
         return
-    if delay < MS:
-        delay = MS
+    delay = reordering_delay(&path.r.reordering, &path.r.rtt, conn.cfg.time_threshold)
     lost_before = conn.now - delay
-    span = times(rtt_pto_base(&path.r.rtt) + (conn.peer_max_ack_delay if level == LEVEL_1RTT else 0),
-                 conn.cfg.persistent_threshold)
-    pn = space.first
-    while space.outstanding and pn <= <uint64_t>space.largest_acked and pn <= space.last:
-        sent = space_rec(space, pn)
-        if sent == NULL:
-            pn += 1
-            continue
-        if sent.sent_at > lost_before and (path.abandoned or <uint64_t>space.largest_acked < pn + <uint64_t>conn.cfg.packet_threshold):
+    if not path.r.reordering.seen and not path.abandoned and space.largest_acked >= conn.cfg.packet_threshold:
+        by_number = <uint64_t>(space.largest_acked - conn.cfg.packet_threshold) + 1
+    while position < space.sent.tail:
+        sent = sent_at(&space.sent, position)
+        if sent.pn >= <uint64_t>space.largest_acked:
+            break
+        if sent.flags & REC_USED and sent.sent_at > lost_before and sent.pn >= by_number:
             space.loss_time = sent.sent_at + delay
             break
+        position += 1
+    if position == space.sent.head:
+        return
+    lost.size = 0
+    lost.persistent = frame != NULL and persistent_congestion(conn, path, space, level, position, frame)
+    take_lost(conn, path, space, level, position, lost_before, &lost, &first, &count)
+    if lost.size == 0:
+        return
+    if level == LEVEL_1RTT and mtud_black_hole(&path.r.mtud, conn.now):
+        cc_on_mtu(&path.r.cc, path.r.mtud.current)
+        drop_oversized(conn)
+    lost.now = conn.now
+    lost.in_flight = path.r.in_flight
+    begins = cc_on_lost(&path.r.cc, &lost)
+    lost_event(&space.lost, begins, first, count, path.r.generation)
+    if begins:
+        path.stats.congestion_events += 1
+        reordering_on_event(&path.r.reordering)
+
+
+cdef void take_lost(ConnectionState conn, Path* path, PnSpace* space, int level, uint64_t end, int64_t lost_before, Lost* lost,
+                    uint64_t* first, uint32_t* count) noexcept nogil:
+    """Declare what is in flight before `end` lost; the numbers of packets that count as a sign of congestion."""
+    cdef int64_t keep_from = conn.now - 2 * rtt_pto_base(&path.r.rtt)
+    cdef uint64_t position = space.sent.head
+    cdef SentRec* sent
+    while position < end:
+        sent = sent_at(&space.sent, position)
+        if not sent.flags & REC_USED:
+            position += 1
+            continue
         if conn.qlog is not None:
             with gil:
-                conn.qlog.lost(conn.now, level, path.id, pn, sent.sent_at <= lost_before, (sent.flags & REC_MTU_PROBE) != 0)
+                conn.qlog.lost(conn.now, level, path.id, sent.pn, sent.sent_at <= lost_before, (sent.flags & REC_MTU_PROBE) != 0)
         if sent.flags & REC_MTU_PROBE:
             if sent.generation == path.r.generation:
                 mtud_on_probe_lost(&path.r.mtud, conn.now)
-            declare_lost(conn, path, space, pn, level)
-            pn += 1
+        else:
+            path.stats.lost_packets += 1
+            path.stats.lost_bytes += sent.size
+            if sent.generation == path.r.generation:
+                if count[0] == 0:
+                    first[0] = sent.pn
+                count[0] += 1
+                lost.size += sent.size
+                lost.sent_at = sent.sent_at
+                lost_add(&space.lost, sent.pn, sent.sent_at, keep_from)
+                if level == LEVEL_1RTT:
+                    mtud_on_lost(&path.r.mtud, sent.pn, sent.size)
+        declare_lost(conn, path, space, position, level)
+        position += 1
+
+
+cdef bint persistent_congestion(ConnectionState conn, Path* path, PnSpace* space, int level, uint64_t end,
+                                const Frame* frame) noexcept nogil:
+    """RFC 9002 §7.6.2: whether two of the losses before `end` are far apart, and nothing sent between them arrived.
+
+    Numbers between them that were left out, or belong to packets without ack-eliciting frames, are no sign of life
+    unless `frame` names them.
+    """
+    cdef int64_t span = times(rtt_pto_base(&path.r.rtt) + (conn.peer_max_ack_delay if level == LEVEL_1RTT else 0),
+                              conn.cfg.persistent_threshold)
+    cdef uint64_t position = end, head = space.sent.head
+    cdef uint64_t hi = frame.largest, lo = frame.largest - frame.first, smallest = lo, left = frame.range_count, newer = 0
+    cdef const uint8_t* at = frame.ranges
+    cdef int64_t newest = -1
+    cdef SentRec* sent
+    if path.r.rtt.first_sample_at < 0 or sent_at(&space.sent, end - 1).sent_at - sent_at(&space.sent, head).sent_at <= span:
+        return False
+    # Both the packets and the ranges from the newest to the oldest.
+    while position > head:
+        position -= 1
+        sent = sent_at(&space.sent, position)
+        if sent.flags & REC_ACKED:
+            newest = -1
             continue
-        path.stats.lost_packets += 1
-        path.stats.lost_bytes += sent.size
-        space_remember_lost(space, pn, sent.sent_at, conn.now - 2 * rtt_pto_base(&path.r.rtt))
-        if sent.size and sent.generation == path.r.generation:
-            lost.size += sent.size
-            lost.sent_at = sent.sent_at
-            if level == LEVEL_1RTT:
-                mtud_on_lost(&path.r.mtud, pn, sent.size)
-            if by_ack and sent.flags & REC_ELICITING and path.r.rtt.first_sample_at >= 0 and sent.sent_at > path.r.rtt.first_sample_at:
-                if run_start < 0 or previous_pn + 1 != pn:
-                    run_start = sent.sent_at
-                elif sent.sent_at - run_start > span:
-                    lost.persistent = True
-                previous_pn = pn
-        declare_lost(conn, path, space, pn, level)
-        pn += 1
-    if lost.size:
-        if level == LEVEL_1RTT and mtud_black_hole(&path.r.mtud, conn.now):
-            cc_on_mtu(&path.r.cc, path.r.mtud.current)
-            drop_oversized(conn)
-        lost.now = conn.now
-        lost.in_flight = path.r.in_flight
-        if cc_on_lost(&path.r.cc, &lost):
-            path.stats.congestion_events += 1
+        if (not sent.flags & REC_USED or sent.flags & REC_MTU_PROBE or sent.generation != path.r.generation
+                or sent.sent_at <= path.r.rtt.first_sample_at):
+            continue
+        while lo > sent.pn and left:
+            if newest >= 0 and hi < newer:
+                newest = -1               # it lies between this one and the next newer
+            left -= 1
+            at = next_ack_range(at, &smallest, &lo, &hi)
+        if newest >= 0 and lo > sent.pn and hi < newer:
+            newest = -1
+        if newest < 0:
+            newest = sent.sent_at
+        elif newest - sent.sent_at > span:
+            return True
+        newer = sent.pn
+    return False
 
 
 cdef void drop_oversized(ConnectionState conn) noexcept nogil:
@@ -334,36 +413,25 @@ cdef void drop_oversized(ConnectionState conn) noexcept nogil:
         conn.happened(W_DATAGRAM_SPACE)
 
 
-cdef void drop_space(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil:
-    """Keys of a handshake space are discarded: nothing in it is in flight any more."""
-    cdef uint64_t pn
+cdef void forget_sent(Path* path, PnSpace* space) noexcept nogil:
+    """What was sent counts as never sent; nothing of it is in flight any more."""
+    cdef uint64_t position = space.sent.head
     cdef SentRec* sent
-    if space.ring != NULL:
-        for pn in range(space.first, space.last + 1):
-            if not space.outstanding:
-                break
-            sent = space_rec(space, pn)
-            if sent != NULL:
-                if sent.size and sent.generation == path.r.generation:
-                    path.r.in_flight -= sent.size
-                frame_recs_free(sent.frames)
-                space_remove(space, pn)
+    while position < space.sent.tail and space.sent.outstanding:
+        sent = sent_at(&space.sent, position)
+        if sent.flags & REC_USED:
+            if sent.generation == path.r.generation:
+                path.r.in_flight -= sent.size
+            frame_recs_free(sent.frames)
+            sent_remove(&space.sent, position, 0)
+        position += 1
+
+
+cdef void drop_space(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil:
+    """Keys of a handshake space are discarded."""
+    forget_sent(path, space)
     space_free(space)
     path.pto_count = 0
-
-
-cdef void forget_sent(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil:
-    cdef uint64_t pn
-    cdef SentRec* sent
-    if space.ring == NULL:
-        return
-    for pn in range(space.first, space.last + 1):
-        if not space.outstanding:
-            break
-        sent = space_rec(space, pn)
-        if sent != NULL:
-            frame_recs_free(sent.frames)
-            space_remove(space, pn)
 
 
 cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil:
@@ -372,8 +440,8 @@ cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil:
     if conn.qlog is not None:
         with gil:
             conn.qlog.assigned(conn.now, path.id, None, None)
-    while path.sp.outstanding:
-        declare_lost(conn, path, &path.sp, path.sp.first, LEVEL_1RTT)
+    while path.sp.sent.outstanding:
+        declare_lost(conn, path, &path.sp, path.sp.sent.head, LEVEL_1RTT)
     if conn.done == NULL:
         conn.done = <PathStats*>calloc(1, sizeof(PathStats))
     if conn.done != NULL:
@@ -426,19 +494,19 @@ cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* 
     if amplification_blocked(conn, path, 0):
         return 0
     if path.id == 0:
-        if conn.initial.live and conn.initial.sp.eliciting:
+        if conn.initial.live and conn.initial.sp.sent.outstanding:
             something = True
             best = conn.initial.sp.last_eliciting_at + backoff(conn, path, base)
             out[0] = &conn.initial.sp
             level[0] = LEVEL_INITIAL
-        if conn.handshake.live and conn.handshake.sp.eliciting:
+        if conn.handshake.live and conn.handshake.sp.sent.outstanding:
             something = True
             d = conn.handshake.sp.last_eliciting_at + backoff(conn, path, base)
             if best == 0 or d < best:
                 best = d
                 out[0] = &conn.handshake.sp
                 level[0] = LEVEL_HANDSHAKE
-    if path.sp.eliciting and (conn.handshake_confirmed or (conn.handshake_done and not conn.initial.live and not conn.handshake.live)):
+    if path.sp.sent.outstanding and (conn.handshake_confirmed or (conn.handshake_done and not conn.initial.live and not conn.handshake.live)):
         something = True
         d = path.sp.last_eliciting_at + backoff(conn, path, base + conn.peer_max_ack_delay)
         if best == 0 or d < best:
@@ -464,14 +532,14 @@ cdef void try_again(ConnectionState conn, Path* path) noexcept nogil:
     path.challenge_lost = 0
     if path_challenging(path):
         path.challenge_due = True
-    if path.sp.eliciting:
+    if path.sp.sent.outstanding:
         path.sp.loss_probes = 2
     path.ping_due = True
     if conn.peer_ack_frequency:
         path.immediate_ack_due = True
-    if path.id == 0 and conn.initial.live and conn.initial.sp.eliciting:
+    if path.id == 0 and conn.initial.live and conn.initial.sp.sent.outstanding:
         conn.initial.sp.loss_probes = 1
-    if path.id == 0 and conn.handshake.live and conn.handshake.sp.eliciting:
+    if path.id == 0 and conn.handshake.live and conn.handshake.sp.sent.outstanding:
         conn.handshake.sp.loss_probes = 1
 
 
@@ -486,9 +554,9 @@ cdef int64_t loss_deadline(ConnectionState conn, Path* path) noexcept nogil:
 
 
 cdef void log_metrics(ConnectionState conn, Path* path) noexcept nogil:
-    cdef uint64_t packets = path.sp.eliciting
+    cdef uint64_t packets = path.sp.sent.outstanding
     if path.id == 0:
-        packets += conn.initial.sp.eliciting + conn.handshake.sp.eliciting
+        packets += conn.initial.sp.sent.outstanding + conn.handshake.sp.sent.outstanding
     with gil:
         conn.qlog.metrics(conn.now, path.id, (
             path.r.rtt.min, rtt_get(&path.r.rtt), path.r.rtt.latest, path.r.rtt.var, path.pto_count, path.r.cc.cwnd, path.r.in_flight,

@@ -13,6 +13,10 @@ from iroh_fast.quic._cubic cimport Cubic
 from iroh_fast.quic._mtud cimport *
 from iroh_fast.quic._newreno cimport NewReno
 from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_on_sent
+from iroh_fast.quic._recovery cimport (
+    PnSpace, space_ack_due, space_ack_sent, space_free, space_init, space_is_duplicate, space_mark_received,
+    space_on_processed, space_trim)
+from iroh_fast.quic._received cimport received_forget, received_from
 from iroh_fast.quic._rtt cimport Rtt, rtt_conservative, rtt_get, rtt_init, rtt_pto_base, rtt_sample
 
 
@@ -259,3 +263,58 @@ cdef class MtuDiscovery:
     @property
     def suspicious_bursts(self):
         return self.m.n_bursts
+
+
+@cython.final
+cdef class ReceivedNumbers:
+    """Received packet numbers of one space: duplicates and ACK ranges."""
+
+    cdef PnSpace space
+
+    def __cinit__(self):
+        space_init(&self.space, 0)
+
+    def __dealloc__(self):
+        space_free(&self.space)
+
+    def receive(self, uint64_t pn, bint eliciting=True, int64_t now=1, int64_t max_ack_delay=25, uint64_t threshold=1,
+                uint64_t reorder=1):
+        """Process one packet number; False when it is a duplicate, or came too late to tell."""
+        cdef int64_t before = self.space.received.largest
+        if space_is_duplicate(&self.space, pn):
+            return False
+        space_mark_received(&self.space, pn, now)
+        space_on_processed(&self.space, pn, eliciting, False, now, max_ack_delay, threshold, reorder, before)
+        return True
+
+    def ack_due(self, int64_t now):
+        return bool(space_ack_due(&self.space, now))
+
+    def ack_sent(self):
+        space_ack_sent(&self.space)
+
+    def forget(self, uint64_t upto):
+        received_forget(&self.space.received, upto)
+
+    def trim(self):
+        space_trim(&self.space)
+
+    @property
+    def ranges(self):
+        """Half-open ranges, ascending."""
+        return [(self.space.received.starts[i], self.space.received.ends[i]) for i in range(self.space.received.n_ranges)]
+
+    @property
+    def first(self):
+        """Index of the first range that an acknowledgement names."""
+        return received_from(&self.space.received)
+
+    @property
+    def memory(self):
+        """Bytes held apart from the structure itself."""
+        cdef size_t n = 0
+        if self.space.received.words != self.space.received.few:
+            n += 8 * self.space.received.n_words
+        if self.space.received.starts != self.space.received.few_starts:
+            n += 16 * <size_t>self.space.received.room
+        return n

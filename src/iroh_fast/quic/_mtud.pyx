@@ -6,7 +6,7 @@ RFC 8899 in spirit: padded probes, loss of which means nothing to the controller
 cimport cython
 from libc.string cimport memset
 
-from iroh_fast.quic._rtt cimport clamp_ns
+from iroh_fast.quic._time cimport clamp_ns
 
 
 cdef enum:

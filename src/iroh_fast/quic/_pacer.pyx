@@ -4,7 +4,7 @@ cimport cython
 from libc.string cimport memset
 
 from iroh_fast.quic._controller cimport clamp_mtu
-from iroh_fast.quic._rtt cimport MAX_NS
+from iroh_fast.quic._time cimport MAX_NS
 
 
 cdef enum:

@@ -5,7 +5,8 @@ from libc.string cimport memset
 
 from iroh_fast.quic._keys cimport LEVEL_HANDSHAKE, LEVEL_INITIAL
 from iroh_fast.quic._paths cimport Path
-from iroh_fast.quic._recovery cimport PnSpace, SentRec
+from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._sent cimport SentRec
 from iroh_fast.quic._state cimport ConnectionState
 
 

@@ -15,14 +15,17 @@ from iroh_fast.quic._congestion cimport cc_on_sent
 from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
 from iroh_fast.quic._pacer cimport pacer_on_sent
 from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid
-from iroh_fast.quic._recovery cimport (
-    PnSpace, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, space_insert, space_take_pn)
+from iroh_fast.quic._recovery cimport PnSpace, space_take_pn
+from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._sent cimport (
+    MAX_QUIET, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, log_add, sent_insert)
 from iroh_fast.quic._state cimport AEAD_LIMIT_REACHED, ConnectionState, INTERNAL_ERROR
 
 cdef enum:
     SHORT_PAD = 22                # INTEROP: iroh pads short packets to the DCID length + 22; so do we
     LEAST_PAYLOAD = 16            # of a short packet: room for a challenge; every frame looks for its own room
     ACK_ROOM = 64
+    QUIET_NS = 50000000           # beyond two round trips a peer may take its time, too
     MAX_LONG = 16383              # what two bytes of a long header's Length can say, and more than any such packet needs
 
 
@@ -47,7 +50,8 @@ cdef int begin_packet(ConnectionState conn, Path* path, int level, uint8_t* at, 
             return -1
         pn = space_take_pn(space, conn.host.random)
         packet.pn = pn
-        packet.pn_len = pn_length(pn, space.largest_acked)
+        # A packet may be overtaken by a window of others: its number must be told from theirs, too (RFC 9000 §17.1).
+        packet.pn_len = pn_length(pn + (path.r.cc.cwnd >> 10), space.largest_acked)
         at[0] = <uint8_t>(0x40 | (0x20 if path.spin else 0) | (4 if conn.keys.phase else 0) | (packet.pn_len - 1))
         at += 1
         memcpy(at, dcid.cid, dcid.len)
@@ -137,18 +141,21 @@ cdef size_t seal_packet(ConnectionState conn, Path* path, Packet* packet) noexce
         packet.sent.flags |= REC_PHASE
     if packet.sent.flags & REC_ELICITING:
         packet.sent.size = <uint16_t>total
-        if space_insert(space, packet.pn, &packet.sent) < 0:
+        packet.sent.pn = packet.pn
+        if sent_insert(&space.sent, &packet.sent) < 0:
             frame_recs_free(packet.sent.frames)
             conn.fail(INTERNAL_ERROR, b"out of memory", 0)
             return 0
         cc_on_sent(&path.r.cc, conn.now, total, path.r.in_flight)
         path.r.in_flight += total
+        space.last_eliciting_at = conn.now
         pacer_on_sent(&path.r.pacer, total)
         if path.permit_idle_reset:
             path.permit_idle_reset = False
             path.idle_from = conn.now
     else:
         frame_recs_free(packet.sent.frames)
+        log_add(&space.quiet, packet.pn, conn.now, conn.now - 2 * rtt_get(&path.r.rtt) - QUIET_NS, MAX_QUIET)
     return total
 
 

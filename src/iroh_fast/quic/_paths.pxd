@@ -9,6 +9,7 @@ from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._mtud cimport Mtud
 from iroh_fast.quic._pacer cimport Pacer
 from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._reordering cimport Reordering
 from iroh_fast.quic._rtt cimport Rtt
 from iroh_fast.quic._timers cimport TIMER_CHALLENGE, Timers, timer_is_set
 
@@ -88,7 +89,9 @@ cdef struct Route:
     bint validated
     bint ecn
     uint32_t generation
+    int64_t since                 # when it came into use
     Rtt rtt
+    Reordering reordering
     Congestion cc
     Pacer pacer
     Mtud mtud

@@ -148,7 +148,7 @@ cdef int receive_long(ConnectionState conn, uint8_t* data, size_t n, const UdpAd
     if conn.server_scid_known and level != LEVEL_0RTT and (
             header.scid_len != conn.dcid0_len or memcmp(header.scid, conn.dcid0, header.scid_len) != 0):
         return 0
-    if keys_unmask(&conn.keys, level, data, header.packet_len, header.pn_offset, <uint64_t>(space.largest_rx + 1), &packet) < 0:
+    if keys_unmask(&conn.keys, level, data, header.packet_len, header.pn_offset, <uint64_t>(space.received.largest + 1), &packet) < 0:
         return 0
     pn = packet.pn
     if space_is_duplicate(space, pn):
@@ -193,7 +193,7 @@ cdef int receive_long(ConnectionState conn, uint8_t* data, size_t n, const UdpAd
             if conn.initial.live:
                 drop_space(conn, path, &conn.initial.sp)
                 conn.drop_level(LEVEL_INITIAL)
-    before = space.largest_rx
+    before = space.received.largest
     space_mark_received(space, pn, conn.now)
     count_ecn(conn, space, ecn)
     path.last_rx = path.idle_from = conn.now
@@ -239,7 +239,7 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
                 or conn.state != ST_ESTABLISHED):
             return
     else:
-        largest = path.sp.largest_rx
+        largest = path.sp.received.largest
     if keys_unmask(&conn.keys, LEVEL_1RTT, data, n, 1 + CID_LEN, <uint64_t>(largest + 1), &packet) < 0:
         return
     pn = packet.pn
@@ -274,7 +274,7 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
         conn.challenge(path)
         if path.r.validated:
             conn.on_established(path)
-    before = path.sp.largest_rx
+    before = path.sp.received.largest
     if conn.spinning and <int64_t>pn > before:
         path.spin = ((data[0] & 0x20) != 0) != conn.is_client
     space_mark_received(&path.sp, pn, conn.now)

@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t, int64_t
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._loss cimport release_frames
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
-from iroh_fast.quic._recovery cimport SentRec, space_rec
+from iroh_fast.quic._sent cimport REC_USED, SentRec, sent_at
 from iroh_fast.quic._state cimport ConnectionState, ST_HANDSHAKE
 from iroh_fast.quic._time cimport SECOND
 
@@ -64,16 +64,16 @@ cdef void leave_silent_paths(ConnectionState conn) noexcept nogil:
     """
     cdef Path* path = conn.paths
     cdef SentRec* sent
-    cdef uint64_t pn
+    cdef uint64_t position
     while path != NULL and rank(path) > 1:
         path = path.next
     if path == NULL:
         return
     path = conn.paths
     while path != NULL:
-        if path.silent and path.sp.outstanding:
-            for pn in range(path.sp.first, path.sp.last + 1):
-                sent = space_rec(&path.sp, pn)
-                if sent != NULL:
+        if path.silent:
+            for position in range(path.sp.sent.head, path.sp.sent.tail):
+                sent = sent_at(&path.sp.sent, position)
+                if sent.flags & REC_USED:
                     release_frames(conn, path, sent, LEVEL_1RTT)
         path = path.next

@@ -3,23 +3,11 @@
 from libc.stdint cimport int64_t
 
 
-cdef extern from *:
-    """
-    #define IF_MAX_NS (INT64_C(1) << 56)            /* 2.3 years: 7 * this still fits */
-    """
-    const int64_t MAX_NS "IF_MAX_NS"
-
-
 cdef struct Rtt:
     int64_t latest, smoothed, var, min
     bint has_sample
     int64_t first_sample_at       # -1 until the first sample
 
-
-cdef inline int64_t clamp_ns(int64_t v) noexcept nogil:
-    if v < 0:
-        return 0
-    return MAX_NS if v > MAX_NS else v
 
 cdef inline int64_t rtt_get(const Rtt* rtt) noexcept nogil:
     return rtt.smoothed if rtt.has_sample else rtt.latest

@@ -2,6 +2,8 @@
 
 cimport cython
 
+from iroh_fast.quic._time cimport clamp_ns
+
 
 @cython.cdivision(True)
 cdef void rtt_init(Rtt* rtt, int64_t initial) noexcept nogil:

@@ -9,7 +9,8 @@ from iroh_fast.quic._keys cimport KeyRing
 from iroh_fast.quic._parameters cimport Parameters
 from iroh_fast.quic._paths cimport AddressBudget, CidSet, IdRanges, OffPath, Path, PathStats, Route
 from iroh_fast.quic._random cimport RandomSource
-from iroh_fast.quic._recovery cimport FrameRec, PnSpace
+from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._sent cimport FrameRec
 from iroh_fast.quic._streams cimport StreamOwner, Streams
 from iroh_fast.quic._timers cimport Timers
 

@@ -20,7 +20,8 @@ from iroh_fast.quic._rtt cimport rtt_init, rtt_get, rtt_conservative, rtt_pto_ba
 from iroh_fast.quic._datagrams cimport queue_free
 from iroh_fast.quic._keys cimport LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_clear, keys_drop, keys_init
 from iroh_fast.quic._paths cimport *
-from iroh_fast.quic._recovery cimport *
+from iroh_fast.quic._recovery cimport space_free, space_init
+from iroh_fast.quic._sent cimport frame_rec, frame_recs_free
 from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport MS, ns_of
 from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_CLOSE, TIMER_VALIDATION, timer_clear, timer_set, timers_clear
@@ -217,6 +218,7 @@ cdef class ConnectionState(StreamOwner):
             r.local = local[0]
         self.generation += 1
         r.generation = self.generation
+        r.since = self.now
         r.ecn = True
         rtt_init(&r.rtt, self.cfg.initial_rtt)
         cc_init(&r.cc, self.cfg.cc, self.cfg.initial_mtu, self.now)

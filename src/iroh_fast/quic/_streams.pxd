@@ -4,7 +4,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int32_t, int64_t
 
 from iroh_fast.quic._buffers cimport SendBuf, RecvBuf
-from iroh_fast.quic._recovery cimport SentRec, FrameRec
+from iroh_fast.quic._sent cimport SentRec, FrameRec
 
 
 cdef enum:

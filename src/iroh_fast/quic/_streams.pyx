@@ -20,7 +20,7 @@ from iroh_fast.quic._buffers cimport (
     sendbuf_init, sendbuf_free, sendbuf_write_ref, sendbuf_write_copy, sendbuf_poll, sendbuf_copy, sendbuf_ack,
     sendbuf_lost, sendbuf_rewind, sendbuf_has_pending, sendbuf_unacked, recvbuf_init, recvbuf_free, recvbuf_insert,
     recvbuf_take, recvbuf_read_into, recvbuf_take_unordered, recvbuf_discard, recvbuf_readable)
-from iroh_fast.quic._recovery cimport REC_STREAM, REC_FIN, REC_ELICITING, frame_rec
+from iroh_fast.quic._sent cimport REC_STREAM, REC_FIN, REC_ELICITING, frame_rec
 from iroh_fast.quic._counters cimport (
     IDX_STREAM, IDX_RESET_STREAM, IDX_STOP_SENDING, IDX_MAX_DATA, IDX_MAX_STREAM_DATA, IDX_MAX_STREAMS_BIDI,
     IDX_STREAMS_BLOCKED_BIDI)

@@ -253,11 +253,11 @@ cdef void expire_path_timer(ConnectionState conn, Path* path, int which) noexcep
 
 cdef void expire_losses(ConnectionState conn, Path* path) noexcept nogil:
     if path.sp.loss_time:
-        detect_losses(conn, path, &path.sp, LEVEL_1RTT, False)
+        detect_losses(conn, path, &path.sp, LEVEL_1RTT, NULL)
     if path.id == 0 and conn.initial.live and conn.initial.sp.loss_time:
-        detect_losses(conn, path, &conn.initial.sp, LEVEL_INITIAL, False)
+        detect_losses(conn, path, &conn.initial.sp, LEVEL_INITIAL, NULL)
     if path.id == 0 and conn.handshake.live and conn.handshake.sp.loss_time:
-        detect_losses(conn, path, &conn.handshake.sp, LEVEL_HANDSHAKE, False)
+        detect_losses(conn, path, &conn.handshake.sp, LEVEL_HANDSHAKE, NULL)
 
 
 cdef void expire_probe(ConnectionState conn, Path* path) noexcept nogil:
@@ -266,13 +266,13 @@ cdef void expire_probe(ConnectionState conn, Path* path) noexcept nogil:
     cdef int level = 0
     if pto_deadline(conn, path, &space, &level) == 0:
         return
-    space.loss_probes += 2 if space.eliciting else 1
+    space.loss_probes += 2 if space.sent.outstanding else 1
     if space.loss_probes > 2:
         space.loss_probes = 2
     path.pto_count += 1
     if level == LEVEL_1RTT:
         probe_unanswered(conn, path)
-    if space.eliciting == 0:
+    if space.sent.outstanding == 0:
         path.last_tx = conn.now
     else:
         # The next expiry counts from the probe that goes out now, even if nothing can be sent.

@@ -22,8 +22,9 @@ from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
 from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe
-from iroh_fast.quic._recovery cimport PnSpace, REC_ELICITING, REC_MTU_PROBE, space_ack_due
+from iroh_fast.quic._recovery cimport PnSpace, space_ack_due
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
+from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
 from iroh_fast.quic._state cimport APPLICATION_ERROR, ConnectionState, Level, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
 from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, path_allowance, take_off_path
@@ -149,7 +150,7 @@ cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Trans
                 space.loss_probes -= 1
                 if not sendbuf_has_pending(&stage.tx):
                     requeue_oldest(conn, path, space, level)
-            if space.ack_now and space.n_ranges:
+            if space.ack_now and space.received.n_ranges:
                 write_ack(conn, packet, space, False, 0, &path.stats, 0)
             write_crypto(conn, packet, &stage.tx, &path.stats)
             if probe and not packet.sent.flags & REC_ELICITING:

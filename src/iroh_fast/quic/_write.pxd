@@ -6,7 +6,8 @@ from iroh_fast._packet cimport put_varint
 from iroh_fast.quic._buffers cimport SendBuf, sendbuf_has_pending
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport Path, PathStats
-from iroh_fast.quic._recovery cimport FrameRec, PnSpace
+from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._sent cimport FrameRec
 from iroh_fast.quic._state cimport ConnectionState
 
 

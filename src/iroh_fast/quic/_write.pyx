@@ -20,11 +20,12 @@ from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._loss cimport frames_lost
 from iroh_fast.quic._packets cimport Packet, has_room
 from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, Path, PathStats, local_cid_find
-from iroh_fast.quic._recovery cimport (
-    FrameRec, PnSpace, REC_ACK, REC_ELICITING, SentRec, frame_rec, frame_recs_free, space_ack_sent, space_ack_wanted,
-    space_rec)
+from iroh_fast.quic._received cimport ReceivedSet, received_from
+from iroh_fast.quic._recovery cimport PnSpace, space_ack_sent, space_ack_wanted
 from iroh_fast.quic._routing cimport carries_own_acks
 from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._sent cimport (
+    FrameRec, REC_ACK, REC_ELICITING, REC_USED, SentRec, frame_rec, frame_recs_free, sent_at)
 from iroh_fast.quic._state cimport ConnectionState, W_DATAGRAM_SPACE
 from iroh_fast.quic._time cimport MS, ns_from_us
 from iroh_fast.quic._validation cimport next_challenge
@@ -32,8 +33,9 @@ from iroh_fast.quic._validation cimport next_challenge
 
 cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
                     PathStats* stats, size_t reserve) noexcept nogil:
+    cdef ReceivedSet* received = &space.received
     cdef uint64_t delay = 0
-    cdef int first = 0
+    cdef int first = received_from(received), n = received.n_ranges
     cdef size_t room = <size_t>(packet.end - packet.at)
     if room <= reserve:
         return
@@ -41,19 +43,19 @@ cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint m
     if packet.level == LEVEL_1RTT and conn.now > space.largest_rx_at:
         delay = <uint64_t>(conn.now - space.largest_rx_at) // 1000 >> 3
     # Too many ranges for the packet: the newest matter.
-    while ack_size(multipath, path_id, space.starts + first, space.ends + first, space.n_ranges - first, delay,
-                   conn.saw_ecn, space.ect0, space.ect1, space.ce) > room:
-        first += 1
-        if first == space.n_ranges:
+    while ack_size(multipath, path_id, received.starts + first, received.ends + first, n - first, delay, conn.saw_ecn,
+                   space.ect0, space.ect1, space.ce) > room:
+        if first + 1 == n:
             return
-    packet.at = put_ack(packet.at, multipath, path_id, space.starts + first, space.ends + first, space.n_ranges - first, delay,
+        first += 1 + (n - 1 - first) // 8
+    packet.at = put_ack(packet.at, multipath, path_id, received.starts + first, received.ends + first, n - first, delay,
                         conn.saw_ecn, space.ect0, space.ect1, space.ce)
     if packet.sent.flags & REC_ACK:
-        frame_rec(&packet.sent.frames, FT_PATH_ACK, path_id, 0, space.ends[space.n_ranges - 1] - 1, 0)
+        frame_rec(&packet.sent.frames, FT_PATH_ACK, path_id, 0, <uint64_t>received.largest, 0)
     else:
         packet.sent.flags |= REC_ACK
         packet.sent.acked_path = path_id
-        packet.sent.acked_upto = space.ends[space.n_ranges - 1] - 1
+        packet.sent.acked_upto = <uint64_t>received.largest
     stats.tx_frames[IDX_PATH_ACKS if multipath else IDX_ACKS] += 1
     space_ack_sent(space)
 
@@ -269,31 +271,29 @@ cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexce
 
 cdef void requeue_oldest(ConnectionState conn, Path* path, PnSpace* space, int level) noexcept nogil:
     """A probe should carry something useful: control and CRYPTO frames of the oldest packet in flight."""
+    cdef uint64_t position = space.sent.head
     cdef SentRec* sent
     cdef FrameRec* record
-    cdef FrameRec* keep = NULL
-    cdef FrameRec* again = NULL
+    cdef FrameRec* keep
+    cdef FrameRec* again
     cdef FrameRec* following
-    cdef uint64_t pn
-    if space.outstanding == 0:
-        return
-    pn = space.first
-    while pn <= space.last:
-        sent = space_rec(space, pn)
-        if sent != NULL and sent.frames != NULL:
-            record = sent.frames
-            while record != NULL:
-                following = record.next
-                if record.type == FT_STREAM or record.type == FT_PATH_ACK:
-                    record.next = keep
-                    keep = record
-                else:
-                    record.next = again
-                    again = record
-                record = following
-            sent.frames = keep
-            if again != NULL:
-                frames_lost(conn, path, again, level)
-                return
-            keep = NULL
-        pn += 1
+    while position < space.sent.tail:
+        sent = sent_at(&space.sent, position)
+        position += 1
+        if not sent.flags & REC_USED or sent.frames == NULL:
+            continue
+        record = sent.frames
+        keep = again = NULL
+        while record != NULL:
+            following = record.next
+            if record.type == FT_STREAM or record.type == FT_PATH_ACK:
+                record.next = keep
+                keep = record
+            else:
+                record.next = again
+                again = record
+            record = following
+        sent.frames = keep
+        if again != NULL:
+            frames_lost(conn, path, again, level)
+            return
