@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -31,6 +32,8 @@ __all__ = [
 
 JsonValue: TypeAlias = "None | bool | int | float | str | list[Any] | dict[str, Any]"
 """What `json.loads` returns."""
+
+_parsed: Final = lru_cache(1024)(ip_address)  # sockets tell the same few addresses again and again
 
 _U16_MAX: Final = 2**16 - 1
 _U32_MAX: Final = 2**32 - 1
@@ -195,7 +198,7 @@ class SocketAddr:
         """
         host = str(address[0])
         try:
-            ip = ip_address(host.partition("%")[0])
+            ip = _parsed(host.partition("%")[0])
         except ValueError:
             raise AddrError(f"not an IP address: {host[:80]!r}") from None
         scope = int(address[3]) if len(address) > 3 else 0

@@ -301,8 +301,8 @@ class _Handshake:
             if (reason := q.close_reason) is not None:
                 raise reason.to_error()
         context.metrics.opened += 1
-        first = conn._q.path_info(0)
-        context.metrics.direct += first is not None and not is_private(first["remote"])
+        first = conn._q.path_remote(0)
+        context.metrics.direct += first is not None and not is_private(first)
         context.live.add(conn)
         context.remotes.attach(conn._q, self._addrs)
         conn._warn = True

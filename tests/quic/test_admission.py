@@ -53,7 +53,7 @@ def test_tokens_of_many_connections_are_all_different(make_pair):
     lines: list[str] = []
     p = make_pair(client_options={"keylog": lines.append})
     ids, tokens = [], []
-    for _ in range(40):
+    for _ in range(80):
         lines.clear()
         c, s = p.connect()
         sent = len(p.server.sent)

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import socket
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -16,7 +17,11 @@ __all__ = ["MAX_DIALED", "is_passing", "obstacle", "usable"]
 NO_ROUTE = "no route"
 MAX_DIALED = 24  # IP addresses dialed at once: a ticket must not make us flood others
 
+MAX_ROUTES = 256
+ROUTE_S = 1.0
+
 _random = random.SystemRandom()
+_routes: dict[tuple[Any, ...], float] = {}
 
 
 def obstacle(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
@@ -53,7 +58,23 @@ def is_passing(reason: str) -> bool:
 
 
 def _route_error(bound: SocketAddr, target: tuple[Any, ...]) -> int:
-    """The errno of connecting a UDP socket at the address of `bound`; 0 when there is a route."""
+    """The errno of connecting a UDP socket at the address of `bound`; 0 when there is a route.
+
+    That there is one is believed for a second: it costs four system calls to ask.
+    """
+    way = (bound.ip, target[0], *target[3:])
+    now = time.monotonic()
+    if _routes.get(way, 0.0) > now:
+        return 0
+    reason = _ask_route(bound, target)
+    if not reason:
+        if len(_routes) >= MAX_ROUTES:
+            _routes.clear()
+        _routes[way] = now + ROUTE_S
+    return reason
+
+
+def _ask_route(bound: SocketAddr, target: tuple[Any, ...]) -> int:
     family = socket.AF_INET if bound.ip.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:

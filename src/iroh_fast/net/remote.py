@@ -261,8 +261,8 @@ class RemoteMap:
             return  # over already: nothing would ever take its state away again
         on_paths(conn, self._on_paths)
         known = list(addrs)
-        path = conn.path_info(0)
-        relayed = path is not None and is_private(path["remote"])
+        path = conn.path_remote(0)
+        relayed = path is not None and is_private(path)
         state = self._remotes.get(key)
         if state is None and len(known) < 2 and not relayed and len(conn.path_ids()) < 2:
             return

@@ -258,6 +258,11 @@ cdef class QuicConnection(ConnectionState):
             p = p.next
         return out
 
+    def path_remote(self, uint32_t id):
+        """Where a path leads to, or None when there is no such path."""
+        cdef Path* p = self.path(id)
+        return None if p == NULL else addr_to_tuple(&p.r.remote)
+
     def path_info(self, uint32_t id):
         """A snapshot of one path, or None."""
         cdef Path* p = self.path(id)

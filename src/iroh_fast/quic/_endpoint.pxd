@@ -7,7 +7,7 @@ from iroh_fast._batch cimport UdpAddr
 from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._id_table cimport IdTable
-from iroh_fast.quic._state cimport ConnectionState
+from iroh_fast.quic._state cimport Config, ConnectionState
 
 
 cdef enum:
@@ -25,6 +25,8 @@ cdef class Waker:
 cdef class QuicEndpoint(AdmissionHost):
     cdef Waker waker
     cdef readonly object identity, connections
+    cdef object config_of         # the configuration `config` was made of
+    cdef Config config
     cdef object random_source, reset_tokens, server_tickets, session_cache, keylog, wall_clock, clock, tls_class
     cdef object outgoing              # answers of the endpoint itself: (remote, local, data)
     cdef object initial_ids           # connections by the id that their client chose

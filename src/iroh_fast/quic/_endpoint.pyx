@@ -278,7 +278,10 @@ cdef class QuicEndpoint(AdmissionHost):
         c.now = c.created_at = now
         self.next_id += 1
         c.stable_id = self.next_id
-        load_config(transport, &c.cfg)
+        if transport is not self.config_of:        # frozen: the same object means the same values
+            load_config(transport, &self.config)
+            self.config_of = transport
+        c.cfg = self.config
         c.idle_timeout = c.cfg.idle_timeout
         c.handshake_until = now + handshake_limit(&c.cfg)
         c.peer_udp = 65527
@@ -380,7 +383,7 @@ cdef class QuicEndpoint(AdmissionHost):
         self.open_qlog(c, transport, parameters)
         c.tls = (tls or self.tls_class or TlsSession).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
-            ticket=ticket, random=self.random_source,
+            ticket=ticket, random=self.random.take,
             on_ticket=self.session_cache.put_ticket if self.session_cache is not None and tls is None else None,
             keylog=self.keylog,
             now=self.wall_clock)
@@ -425,7 +428,7 @@ cdef class QuicEndpoint(AdmissionHost):
         c.tls = (self.tls_class or TlsSession).server(
             self.identity, alpns=alpns,
             transport_parameters=parameters,
-            ticket_store=self.server_tickets, random=self.random_source, keylog=self.keylog, now=self.wall_clock)
+            ticket_store=self.server_tickets, random=self.random.take, keylog=self.keylog, now=self.wall_clock)
         self.initial_ids[i.dcid] = c
         memcpy(c.initial_dcid, PyBytes_AS_STRING(i.dcid), len(i.dcid))
         c.initial_dcid_len = len(i.dcid)

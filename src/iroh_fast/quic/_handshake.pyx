@@ -15,7 +15,7 @@ from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial,
     keys_may_update, keys_update)
 from iroh_fast.quic._loss cimport drop_space, forget_sent
-from iroh_fast.quic._mtud cimport mtud_peer_limit
+from iroh_fast.quic._mtud cimport mtud_defer, mtud_peer_limit
 from iroh_fast.quic._parameters cimport (
     HAS_ADDRESS_DISCOVERY, HAS_INITIAL_SCID, HAS_MAX_PATH_ID, HAS_MIN_ACK_DELAY, HAS_NAT_TRAVERSAL, HAS_ORIGINAL_DCID,
     HAS_RESET_TOKEN, HAS_RETRY_SCID, PARAMETERS_BYTES, PARAMETERS_MALFORMED, PARAMETERS_NOISE, Parameters, cid_equals,
@@ -33,6 +33,9 @@ from iroh_fast.errors import CloseReason
 from iroh_fast.quic.parameters import ParameterError, TransportParameters
 
 logger = logging.getLogger("iroh_fast.quic")
+
+cdef enum:
+    MTU_SEARCH_AFTER_MS = 100     # after the handshake, where no data hurries it
 
 
 cdef bint may_update_keys(ConnectionState conn) noexcept nogil:
@@ -231,6 +234,8 @@ cdef void complete_handshake(ConnectionState conn):
     if path != NULL:
         if conn.is_client:
             path.r.validated = True
+        # Large packets are for data: a connection that is over before any was sent needs no search.
+        mtud_defer(&path.r.mtud, conn.now + MTU_SEARCH_AFTER_MS * MS)
         conn.on_established(path)
     conn.issue_cids(0)
     conn.issue_path_cids()

@@ -35,6 +35,9 @@ cdef struct Mtud:
 
 cdef void mtud_init(Mtud* m, uint16_t initial, uint16_t min_mtu, uint16_t upper_bound, int64_t interval,
                     int64_t cooldown, uint16_t min_change, bint enabled) noexcept nogil
+# Begin the search at `until` and not before, unless mtud_hurry is called.
+cdef void mtud_defer(Mtud* m, int64_t until) noexcept nogil
+cdef void mtud_hurry(Mtud* m, int64_t now) noexcept nogil
 cdef void mtud_peer_limit(Mtud* m, uint16_t max_udp_payload) noexcept nogil
 cdef uint16_t mtud_poll(Mtud* m, int64_t now) noexcept nogil           # size to probe now, or 0
 cdef void mtud_on_probe_sent(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil

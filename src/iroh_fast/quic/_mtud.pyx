@@ -70,6 +70,18 @@ cdef void mtud_init(Mtud* m, uint16_t initial, uint16_t min_mtu, uint16_t upper_
     # last_probe stays 0: the bounds are taken at the first poll, when the peer's limit is known
 
 
+cdef void mtud_defer(Mtud* m, int64_t until) noexcept nogil:
+    if m.state == MTUD_SEARCHING and m.last_probe == 0:
+        m.state = MTUD_COMPLETE
+        m.next_search = until
+
+
+cdef void mtud_hurry(Mtud* m, int64_t now) noexcept nogil:
+    """The path carries data: a search that waits to begin begins now."""
+    if m.state == MTUD_COMPLETE and m.last_probe == 0:
+        m.next_search = now
+
+
 cdef void mtud_peer_limit(Mtud* m, uint16_t max_udp_payload) noexcept nogil:
     """Apply the peer's max_udp_payload_size (values below 1200 are invalid, RFC 9000 §18.2)."""
     m.peer_limit = max_udp_payload if max_udp_payload > MTU_FLOOR else MTU_FLOOR

@@ -19,6 +19,7 @@ cdef enum:
     MAX_CID_LEN = 20
     REMOTE_CIDS = 5               # active_connection_id_limit that we advertise, per path
     LOCAL_CIDS = 8                # ids we keep active per path at most
+    UNOPENED_CIDS = 2             # of a path that is not open: one to open it with, one to change to
     MAX_BUDGETS = 32              # unproven addresses that are not a path's, per connection
     MAX_OFF_PATH = 32             # probing packets that wait for other addresses
     MAX_CHALLENGES = 4            # unanswered PATH_CHALLENGE values remembered per path

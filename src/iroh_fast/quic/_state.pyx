@@ -285,6 +285,8 @@ cdef class ConnectionState(StreamOwner):
         if p.established:
             return
         p.established = True
+        if p.id:
+            self.issue_cids(p.id)     # path 0 has got its own with the handshake
         if self.send_observed and p.id:
             p.observed_due = True     # path 0 has been told with the parameters
         with gil:
@@ -371,11 +373,15 @@ cdef class ConnectionState(StreamOwner):
     cdef void issue_cids(self, uint32_t path_id) noexcept nogil:
         """Bring a path id up to the number of ids the peer accepts."""
         cdef CidSet* c = self.cidset(path_id, True)
+        cdef Path* path = self.path(path_id)
         cdef uint64_t limit = self.peer_cid_limit if self.peer_cid_limit < LOCAL_CIDS else LOCAL_CIDS
         cdef uint8_t cid[8]
         cdef uint64_t value
         if c == NULL:
             return
+        # DIFFERS: iroh gives them all at once, 35 for paths of which most never come to be.
+        if limit > UNOPENED_CIDS and path_id and (path == NULL or not path.established):
+            limit = UNOPENED_CIDS
         while <uint64_t>c.n_local < limit:
             self.host.new_cid(cid)
             memcpy(&value, cid, 8)

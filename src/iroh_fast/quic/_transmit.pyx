@@ -11,12 +11,12 @@ from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING, put_close
 from iroh_fast.quic._buffers cimport sendbuf_has_pending
 from iroh_fast.quic._congestion cimport cc_on_app_limited, cc_pacing_rate
-from iroh_fast.quic._counters cimport IDX_CONNECTION_CLOSE
+from iroh_fast.quic._counters cimport IDX_CONNECTION_CLOSE, IDX_DATAGRAM, IDX_STREAM
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_update_wanted)
 from iroh_fast.quic._loss cimport drop_space
-from iroh_fast.quic._mtud cimport mtud_on_probe_sent, mtud_poll
+from iroh_fast.quic._mtud cimport mtud_hurry, mtud_on_probe_sent, mtud_poll
 from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
@@ -310,6 +310,8 @@ cdef size_t send_mtu_probe(ConnectionState conn, Path* path, uint8_t* buf, size_
     cdef size_t n
     if not conn.cfg.mtud or not path_may_probe(path):
         return 0
+    if path.stats.tx_frames[IDX_STREAM] or path.stats.tx_frames[IDX_DATAGRAM]:
+        mtud_hurry(&path.r.mtud, conn.now)
     size = mtud_poll(&path.r.mtud, conn.now)
     if size == 0 or size > cap:
         return 0
