@@ -5,7 +5,8 @@ after the other in each round, and a number is the median of the rounds. The loa
 ready-made frames and plain sockets in threads, so that the relay is what is measured; CPU time is
 that of the relay process.
 
-An ``iroh-relay`` binary on PATH takes part too (plain HTTP only).
+An ``iroh-relay`` binary on PATH takes part too. ``--pin`` runs every relay on the first core and the
+load on the second, so that latencies do not depend on where the scheduler puts them.
 """
 
 from __future__ import annotations
@@ -41,8 +42,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 FAST = """
 import asyncio, sys, uvloop
 from pathlib import Path
-from iroh_fast.relay.server.config import RelayServerConfig, RelayTlsConfig
-from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.relay import RelayServer, RelayServerConfig, RelayTlsConfig
 async def main():
     config = RelayServerConfig.dev()
     if len(sys.argv) > 1:
@@ -55,24 +55,55 @@ uvloop.run(main())
 """
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
 class Relay:
     """A relay in a child process."""
 
-    def __init__(self, name: str, files: tuple[str, str] | None) -> None:
+    def __init__(self, name: str, files: tuple[str, str] | None, *, pin: bool = False) -> None:
         self.name = name
         self.tls = files is not None
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         extra = list(files or ())
         if name == "iroh_fast":
             command = [sys.executable, "-c", FAST, *extra]
         elif name == "iroh-relay":
-            command = ["iroh-relay", "--dev"]
+            self.port, command = self._rust(files)
         else:
             command = [sys.executable, str(BENCH / "rivals" / "relay_library.py"), name, *extra]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
-        self.port = 3340 if name == "iroh-relay" else int(self.process.stdout.readline())
         if name == "iroh-relay":
-            time.sleep(1)
+            self._wait()
+        else:
+            self.port = int(self.process.stdout.readline())
+        if pin:
+            for thread in os.listdir(f"/proc/{self.process.pid}/task"):
+                os.sched_setaffinity(int(thread), {0})
+
+    def _rust(self, files: tuple[str, str] | None) -> tuple[int, list[str]]:
+        """Port and command of iroh's relay, with a file of settings."""
+        ports = [free_port() for _ in range(3)]
+        lines = [f'http_bind_addr = "127.0.0.1:{ports[0]}"', "enable_metrics = false"]
+        if files is not None:
+            lines += ["[tls]", f'https_bind_addr = "127.0.0.1:{ports[1]}"', 'cert_mode = "Manual"']
+            lines += [f'manual_cert_path = "{files[0]}"', f'manual_key_path = "{files[1]}"']
+        self._folder = tempfile.TemporaryDirectory()
+        path = Path(self._folder.name, "relay.toml")
+        path.write_text("\n".join(lines) + "\n")
+        return ports[0 if files is None else 1], ["iroh-relay", "--config-path", str(path)]
+
+    def _wait(self) -> None:
+        """Wait until the relay listens."""
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"{self.name} does not listen")
 
     def cpu(self) -> float:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -86,6 +117,8 @@ class Relay:
         self.process.kill()
         self.process.wait()
         self.process.stdout.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 class Client:
@@ -297,6 +330,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one round, shorter")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", help="one relay")
+    parser.add_argument("--pin", action="store_true", help="relay on core 0, load on core 1")
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
@@ -306,6 +340,8 @@ def main() -> None:
         names.append("iroh-relay")
     if arguments.only:
         names = [arguments.only]
+    if arguments.pin:
+        os.sched_setaffinity(0, {1})
     found: dict[str, dict[str, list[float]]] = {}
 
     def note(relay: Relay, key: str, value: float) -> None:
@@ -319,10 +355,9 @@ def main() -> None:
         for tls in (False, True):
             with certificate(tls) as files:
                 for name in names:
-                    if name == "iroh-relay" and tls:
-                        continue
-                    relay = Relay(name, files)
+                    relay = Relay(name, files, pin=arguments.pin)
                     try:
+                        note(relay, "start MiB", relay.resident() / (1 << 20))
                         note(relay, "idle KiB", idle_memory(relay, 300))
                         note(relay, "rtt us", latency(relay, 1000))
                         for key, (senders, receivers, segments) in scenarios.items():

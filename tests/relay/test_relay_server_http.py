@@ -446,9 +446,9 @@ async def test_captive_portal_listener_answers_once_per_connection():
 
 async def test_one_address_has_a_share_of_all_connections():
     async with RelayServer(config(connections=4)) as server:
-        async with connected(server), connected(server):
+        async with connected(server), connected(server), connected(server):
             assert await refused(server)
-            assert server.metrics()["tcp_connections"] == 2
+            assert server.metrics()["tcp_connections"] == 3
         await until(lambda: server.metrics()["tcp_connections"] == 0)
         async with connected(server) as client:
             await client.ping()

@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, TypeAlias, cast
 from urllib.parse import parse_qsl
@@ -89,9 +88,18 @@ class Response:
         return head + self.body if with_body else head
 
 
+# strftime would follow the locale, and email.utils takes long to load.
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = tuple("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
+
+
 @functools.lru_cache(1)
 def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
+    """A date as RFC 9110 §5.6.7 has it."""
+    t = time.gmtime(second)
+    clock = f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
+    day = f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year}"
+    return f"{day} {clock} GMT"
 
 
 def query_pairs(request: Request) -> list[tuple[str, str]]:

@@ -77,8 +77,8 @@ class AdmissionLimits:
     unproven, unproven_per_ip : int
         Connections at the same time that have not shown who they are.
     total, per_ip : int, optional
-        All connections. None: what the descriptors of the process allow, and half of that for
-        one address.
+        All connections. None: what the descriptors of the process allow, and three quarters of
+        that for one address.
     """
 
     rate: float | None = None
@@ -100,7 +100,7 @@ class Admission:
         self.unproven = 0
         self.total = 0
         self._total_max = min(limits.total or room, room)
-        self._per_ip_max = limits.per_ip or max(self._total_max // 2, 1)
+        self._per_ip_max = limits.per_ip or max(self._total_max * 3 // 4, 1)
         # Those who have shown nothing get half of the room, one address a quarter of that.
         self._unproven_max = min(limits.unproven, max(room // 2, 1))
         self._unproven_per_ip_max = min(limits.unproven_per_ip, max(room // 8, 1))

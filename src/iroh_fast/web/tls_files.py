@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import os
 import ssl
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -130,6 +129,8 @@ def self_signed_context(
     names: Sequence[str] = ("localhost", "127.0.0.1", "::1"),
 ) -> tuple[ssl.SSLContext, bytes, bytes]:
     """A server context with a new self-signed certificate, and certificate and key in PEM."""
+    import tempfile
+
     cert, key = self_signed(names)
     context = server_context()
     with tempfile.TemporaryDirectory() as folder:

@@ -99,6 +99,7 @@ class _ActiveRelay:
         self.superseded = False
         self.since = self.loop.time()  # tried first, or connected last
         self.was_connected = False
+        self.good_until = float("-inf")  # end of the last connection that lasted
         self.name = Target.of(url).host_header if url.host else str(url.scheme)
         self._idle_handle: asyncio.TimerHandle | None = None
         self._stale_handle: asyncio.TimerHandle | None = None
@@ -192,11 +193,9 @@ class _ActiveRelay:
                 if restart_until is not None and self.loop.time() >= restart_until:
                     restart_until = None
                     self.backoff.reset()
-                delay = self.backoff.next()
+                delay = self.next_delay()
                 if restart_until is not None:
                     delay = min(delay, RESTART_PAUSE_S)
-                elif self.was_connected and self.loop.time() < self.since + OUTAGE_S:
-                    delay = min(delay, OUTAGE_PAUSE_S * (1 + self.pool._uniform()))
                 await self.pause(delay)
                 continue
 
@@ -224,7 +223,8 @@ class _ActiveRelay:
             lasted = connection.established and self.loop.time() - since >= ESTABLISHED_S
             if lasted:
                 self.backoff.reset()
-            delay = 0.0 if lasted else self.backoff.next()
+                self.good_until = self.since
+            delay = 0.0 if lasted else self.next_delay()
             restart_until = None
             if connection.restarting is not None:
                 reconnect_in, try_for = connection.restarting
@@ -232,6 +232,13 @@ class _ActiveRelay:
                 restart_until = self.loop.time() + delay + min(try_for, RESTART_TRY_S)
             if delay:
                 await self.pause(delay)
+
+    def next_delay(self) -> float:
+        """Seconds until the next attempt; few while a relay that was good may be restarting."""
+        delay = self.backoff.next()
+        if self.loop.time() < self.good_until + OUTAGE_S:
+            delay = min(delay, OUTAGE_PAUSE_S * (1 + self.pool._uniform()))
+        return delay
 
     async def pause(self, delay: float) -> None:
         """Wait, unless the network or the settings change."""

@@ -6,13 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from ...errors import ConfigError
 from ...web.acme_config import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, AcmeConfig
 from ...web.limits import AdmissionLimits
 from .access import AccessControl, Everyone
-from .config_file import LimitsTable, TlsTable, access_of, address, parse_file
+
+if TYPE_CHECKING:
+    from .config_file import LimitsTable, TlsTable
 
 __all__ = ["Address", "CertMode", "RelayLimits", "RelayServerConfig", "RelayTlsConfig"]
 
@@ -106,7 +108,7 @@ class RelayLimits:
         of the process would not last.
     connections, connections_per_ip : int, optional
         All connections at the same time. None: what the descriptors of the process allow, and
-        half of that for one address.
+        three quarters of that for one address.
     queue_packets, queue_bytes : int
         What waits for one client before newer datagrams are dropped.
     write_timeout : float
@@ -234,6 +236,9 @@ class RelayServerConfig:
             Not TOML, an unknown key, a value of a wrong type or range, or settings that do not go
             together; the text names the key.
         """
+        # Late: a program that needs no file need not load what checks one.
+        from .config_file import access_of, address, parse_file
+
         file = parse_file(text)
         env = os.environ if env is None else env
         tls = None if file.tls is None else _tls(file.tls, env)
@@ -277,6 +282,8 @@ class RelayServerConfig:
 
 
 def _tls(table: TlsTable, env: Mapping[str, str]) -> RelayTlsConfig:
+    from .config_file import address
+
     names = [table.hostname] if isinstance(table.hostname, str) else table.hostname
     tls = RelayTlsConfig(
         cert_mode=table.cert_mode,

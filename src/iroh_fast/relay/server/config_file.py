@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -117,6 +116,8 @@ def _check_keys(data: Mapping[str, Any], kind: type[msgspec.Struct], above: str)
 
 
 def _nearest(key: str, above: str, known: Iterable[str]) -> str:
+    import difflib  # late: only for mistakes
+
     found = difflib.get_close_matches(key, known, 1, 0.6)
     if found:
         return f"; did you mean {above}{found[0]}?"
