@@ -13,6 +13,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple
 from iroh_fast._crypto cimport (
     TAG_LEN, Aead, HeaderKey, aead_free, aead_open, aead_seal, hp_free, hp_masks, keys_from_secret)
+from iroh_fast.quic._closing cimport end_failed
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._endpoint cimport QuicEndpoint
 from iroh_fast.quic._timeouts cimport handle_timeout, next_deadline
@@ -81,7 +82,7 @@ cdef class Pump:
             k += 1
         self.tx_ns += clock() - begin
         if c.failed:
-            c.end_failed()
+            end_failed(c)
         begin = clock()
         c.deadline = next_deadline(c)
         self.deadline_ns += clock() - begin

@@ -44,7 +44,7 @@ cimport cython
 from libc.stdint cimport uint32_t
 
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._state cimport (
+from iroh_fast.quic._codes cimport (
     N_WAITS, ST_DRAINED, W_ACCEPT_BI, W_ACCEPT_UNI, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_OPEN_BI, W_OPEN_UNI,
     W_PATHS)
 from iroh_fast.quic._streams cimport EV_READ, EV_RESET, EV_STOP, EV_WRITE, QuicStream

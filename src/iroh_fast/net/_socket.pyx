@@ -15,9 +15,10 @@ from libc.string cimport memcpy, memset
 from iroh_fast._batch cimport RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4
 from iroh_fast.aio._waiters cimport deliver
 from iroh_fast.net._outbox cimport BATCH_BYTES, Outbox, OutboxOwner, is_private
+from iroh_fast.quic._closing cimport end_failed
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker, dial_refused, dial_window
-from iroh_fast.quic._state cimport ST_DRAINED
+from iroh_fast.quic._codes cimport ST_DRAINED
 from iroh_fast.quic._timeouts cimport handle_timeout, next_wake
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
@@ -265,7 +266,7 @@ cdef class DriverCore(Waker):
             space = outbox.space()
             n = poll_transmit(conn, now, space, BATCH_BYTES, segments, &t)
             if conn.failed:
-                conn.end_failed()
+                end_failed(conn)
                 continue
             if n == 0:
                 break

@@ -4,8 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet cimport LongHeader
-from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._state cimport Host
+from iroh_fast.quic._connection cimport Host, QuicConnection
 
 
 cdef class QuicIncoming:

@@ -1,14 +1,15 @@
-import logging
+from collections.abc import Callable
 from typing import Final, Literal, TypedDict, final, type_check_only
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
-from iroh_fast.quic._state import ConnectionState
-from iroh_fast.quic._streams import QuicStream
+from iroh_fast.errors import CloseReason
+from iroh_fast.quic._streams import QuicStream, StreamOwner
+from iroh_fast.quic.qlog import QlogWriter
+from iroh_fast.quic.tls.session import Session
 
 _Address = tuple[str, int] | tuple[str, int, int, int]
 
-logger: logging.Logger
 WAIT_HANDSHAKE: Final[int]
 WAIT_CONFIRMED: Final[int]
 WAIT_ALPN: Final[int]
@@ -24,6 +25,9 @@ WAIT_FINISHED: Final[int]
 WAIT_PATHS: Final[int]
 FRAME_NAMES: Final[tuple[str, ...]]
 STATE_NAMES: Final[tuple[str, ...]]
+
+@disjoint_base
+class Host: ...
 
 @type_check_only
 class _Udp(TypedDict):
@@ -65,7 +69,28 @@ class _PathInfo(TypedDict):
     stats: _PathStats
 
 @final
-class QuicConnection(ConnectionState):
+class QuicConnection(StreamOwner):
+    tls: Session
+    qlog: QlogWriter | None
+    host_random: Callable[[int], bytes]
+    on_address_token: Callable[[bytes], None] | None
+    @property
+    def is_client(self) -> bool: ...
+    @property
+    def stable_id(self) -> int: ...
+    @property
+    def handshake_confirmed(self) -> bool: ...
+    @property
+    def alpn(self) -> bytes | None: ...
+    @property
+    def peer_id(self) -> bytes | None: ...
+    @property
+    def early_data_accepted(self) -> bool | None: ...
+    @property
+    def close_reason(self) -> CloseReason | None: ...
+    @property
+    def unconfirmed_streams(self) -> int: ...
+    def poll_events(self) -> tuple[int, list[tuple[QuicStream, int]]]: ...
     @property
     def handshake_complete(self) -> bool: ...
     @property

@@ -1,31 +1,43 @@
-"""The handle of one QUIC connection for the layers above. What a connection does is in the rooms around it."""
+"""One QUIC connection: what it is composed of, and the handle for the layers above.
+
+What a connection does is in the rooms of functions around it. Times are nanoseconds of a monotonic clock that the caller supplies.
+"""
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast._packet cimport FT_PATHS_BLOCKED, FT_PATH_CIDS_BLOCKED
-from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue_push
-from iroh_fast.quic._handshake cimport may_update_keys, update_keys
-from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
-from iroh_fast.quic._loss cimport try_again
-from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known, stats_add)
-from iroh_fast.quic._rtt cimport rtt_get
-from iroh_fast.quic._state cimport (
-    APPLICATION_ABANDON_PATH, ConnectionState, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
+from iroh_fast.quic._buffers cimport recvbuf_free, recvbuf_init, sendbuf_free, sendbuf_init
+from iroh_fast.quic._cids cimport find_ids, rotate_id
+from iroh_fast.quic._closing cimport enter_close, finish_drained
+from iroh_fast.quic._codes cimport (
+    APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, ST_DRAINING, ST_HANDSHAKE, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
     W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI,
-    W_PATHS, path_stats)
-from iroh_fast.quic._streams cimport QuicStream
-from iroh_fast.quic._time cimport ns_of
-from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear
+    W_PATHS)
+from iroh_fast.quic._control cimport queue_control
+from iroh_fast.quic._datagrams cimport queue_empty, queue_free, queue_peek, queue_pop, queue_push
+from iroh_fast.quic._handshake cimport may_update_keys, update_keys
+from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_clear, keys_init
+from iroh_fast.quic._levels cimport drop_level, no_level
+from iroh_fast.quic._loss cimport try_again
+from iroh_fast.quic._path_table cimport (
+    abandon_path, add_path, challenge_path, find_path, last_open, path_mtu, path_stats, set_path_status)
+from iroh_fast.quic._paths cimport (
+    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known, path_free, stats_add)
+from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._sent cimport frame_recs_free
+from iroh_fast.quic._streams cimport QuicStream, StreamOwner
+from iroh_fast.quic._time cimport MS, ns_of
+from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear, timers_clear
 
 from iroh_fast.errors import (
     CloseReason, ConfigError, DatagramDisabled, DatagramTooLarge, DatagramUnsupported, IrohError)
-from iroh_fast.quic._state import FRAME_NAMES
+from iroh_fast.quic._counters import FRAME_NAMES
 
 WAIT_HANDSHAKE = W_HANDSHAKE
 WAIT_CONFIRMED = W_CONFIRMED
@@ -44,14 +56,136 @@ WAIT_PATHS = W_PATHS
 
 STATE_NAMES = ("handshake", "established", "closing", "draining", "drained")
 
+cdef enum:
+    MAX_ACK_DELAY_MS = 25
+
+
+cdef class Host:
+    cdef void wake(self, QuicConnection c) noexcept:
+        pass
+
+    cdef void new_cid(self, uint8_t* cid8) noexcept nogil:
+        pass
+
+    cdef void token_for(self, const uint8_t* cid8, uint8_t* token16) noexcept nogil:
+        pass
+
+    cdef void cid_add(self, uint64_t cid, QuicConnection c, uint32_t path_id) noexcept:
+        pass
+
+    cdef void cid_remove(self, uint64_t cid) noexcept:
+        pass
+
+    cdef void reset_token_add(self, bytes token, QuicConnection c):
+        pass
+
+    cdef void reset_token_remove(self, bytes token):
+        pass
+
+    cdef void on_drained(self, QuicConnection c) noexcept:
+        pass
+
+    cdef int64_t clock_ns(self) noexcept nogil:
+        return 0
+
 
 @cython.final
-cdef class QuicConnection(ConnectionState):
+cdef class QuicConnection(StreamOwner):
     """One connection of a sans-IO QUIC endpoint.
 
     Made by ``QuicEndpoint.connect`` and ``QuicIncoming.accept``. Methods act at
     once and never wait; `wait` gives a future for the next event of a kind.
     """
+
+    def __cinit__(self):
+        cdef int i
+        self.initial = self.handshake = no_level()
+        self.state = ST_HANDSHAKE
+        keys_init(&self.keys)
+        timers_clear(&self.timers)
+        self.max_path_used = 0
+        self.ack_frequency_seq = -1
+        self.max_ack_delay = MAX_ACK_DELAY_MS * MS
+        self.peer_max_ack_delay = MAX_ACK_DELAY_MS * MS
+        self.peer_ack_exponent = 3
+        self.ack_threshold = 1
+        self.ack_reorder = 1
+        sendbuf_init(&self.data_crypto_tx)
+        recvbuf_init(&self.data_crypto_rx)
+
+    def __dealloc__(self):
+        cdef Path* p = self.paths
+        cdef Path* pn
+        cdef CidSet* c = self.cids
+        cdef CidSet* cn
+        drop_level(self, LEVEL_INITIAL)
+        drop_level(self, LEVEL_HANDSHAKE)
+        while p != NULL:
+            pn = p.next
+            path_free(p)
+            p = pn
+        while c != NULL:
+            cn = c.next
+            free(c)
+            c = cn
+        keys_clear(&self.keys)
+        sendbuf_free(&self.data_crypto_tx)
+        recvbuf_free(&self.data_crypto_rx)
+        frame_recs_free(self.pending_head)
+        queue_free(&self.dgram_rx)
+        queue_free(&self.dgram_tx)
+        free(self.abandoned.ranges)
+        free(self.off_path)
+        free(self.done)
+        free(self.budgets)
+        free(self.dial)
+        free(self.peer_parameters)
+        free(self.remembered_parameters)
+
+    cdef void want_send(self) noexcept:
+        self.host.wake(self)
+
+    cdef object ended(self):
+        return None if self.close_reason is None else self.close_reason.to_error()
+
+    cdef int fail(self, uint64_t code, const char* text, uint64_t frame) noexcept nogil:
+        """Note a protocol error; the caller's caller closes. Returns -1."""
+        if self.err == 0:
+            self.err = code
+            self.err_text = text
+            self.err_frame = frame
+            self.failed = True
+        return -1
+
+    cdef void happened(self, int kind) noexcept nogil:
+        """Record an event for whoever takes them."""
+        self.dirty_events |= <uint32_t>1 << kind
+
+    cdef uint32_t take_events(self) noexcept nogil:
+        """What happened since the last call, as bits 1 << W_...; the streams' own events are apart."""
+        cdef uint32_t events = self.dirty_events | (self.streams.events << W_ACCEPT_BI)
+        self.dirty_events = 0
+        self.streams.events = 0
+        return events
+
+    @property
+    def unconfirmed_streams(self):
+        """Streams that were finished and are not wholly acknowledged; WAIT_FINISHED when there are none any more."""
+        return self.streams.unconfirmed
+
+    def poll_events(self):
+        """What happened since the last call, for hosts without a driver.
+
+        Returns
+        -------
+        tuple
+            Bits ``1 << WAIT_...`` of the connection, and a list of (QuicStream, EV_... bits).
+        """
+        cdef list streams = []
+        cdef uint32_t bits = 0
+        while (stream := self.streams.next_event(&bits)) is not None:
+            streams.append((stream, bits))
+        return self.take_events(), streams
 
     def __repr__(self):
         side = "client" if self.is_client else "server"
@@ -163,7 +297,7 @@ cdef class QuicConnection(ConnectionState):
             if p.cids.active >= 0 and p.cids.remote[p.cids.active].len > dcid:
                 dcid = p.cids.remote[p.cids.active].len
             p = p.next
-        room = self.path_mtu() - (1 + dcid + 4 + 16)
+        room = path_mtu(self) - (1 + dcid + 4 + 16)
         if room > <int64_t>self.peer_datagram:
             room = <int64_t>self.peer_datagram
         return room - 9 if room > 9 else 0
@@ -185,7 +319,7 @@ cdef class QuicConnection(ConnectionState):
             return
         if now:
             self.now = now
-        self.enter_close(CloseReason("locally_closed"), code, True, reason, 0)
+        enter_close(self, CloseReason("locally_closed"), code, True, reason, 0)
 
     def abandon_handle(self):
         """The last handle is gone."""
@@ -214,7 +348,7 @@ cdef class QuicConnection(ConnectionState):
             if not path.abandoned:
                 try_again(self, path)
                 memset(&path.r.local, 0, sizeof(UdpAddr))
-                self.rotate_cid(path)
+                rotate_id(self, path)
             path = path.next
         self.host.wake(self)
 
@@ -260,12 +394,12 @@ cdef class QuicConnection(ConnectionState):
 
     def path_remote(self, uint32_t id):
         """Where a path leads to, or None when there is no such path."""
-        cdef Path* p = self.path(id)
+        cdef Path* p = find_path(self, id)
         return None if p == NULL else addr_to_tuple(&p.r.remote)
 
     def path_info(self, uint32_t id):
         """A snapshot of one path, or None."""
-        cdef Path* p = self.path(id)
+        cdef Path* p = find_path(self, id)
         if p == NULL:
             return None
         return {
@@ -309,44 +443,44 @@ cdef class QuicConnection(ConnectionState):
         if <int64_t>ids_end(&self.abandoned) > id:
             id = <int64_t>ids_end(&self.abandoned)
         if id > top:
-            self.pend(FT_PATHS_BLOCKED, 0, self.remote_max_path, 0)
+            queue_control(self, FT_PATHS_BLOCKED, 0, self.remote_max_path, 0)
             self.host.wake(self)
             raise IrohError("the peer allows no further path")
-        c = self.cidset(<uint32_t>id, True)
+        c = find_ids(self, <uint32_t>id, True)
         if c.active < 0:
-            self.pend(FT_PATH_CIDS_BLOCKED, id, 0, 0)
+            queue_control(self, FT_PATH_CIDS_BLOCKED, id, 0, 0)
             self.host.wake(self)
             raise IrohError("the peer has given no connection id for another path")
-        p = self.add_path(<uint32_t>id, &r, &l)
+        p = add_path(self, <uint32_t>id, &r, &l)
         if p == NULL:
             raise MemoryError
         timer_clear(&self.timers, TIMER_NO_PATH)
-        self.challenge(p)
+        challenge_path(self, p)
         if backup:
-            self.set_status(p, STATUS_BACKUP)
+            set_path_status(self, p, STATUS_BACKUP)
         self.host.wake(self)
         return id
 
     def close_path(self, uint32_t id, uint64_t code=APPLICATION_ABANDON_PATH):
         """Abandon a path; IrohError for the last open one."""
-        cdef Path* p = self.path(id)
+        cdef Path* p = find_path(self, id)
         if p == NULL or p.abandoned:
             return
-        if self.last_open(p):
+        if last_open(self, p):
             raise IrohError("the last open path cannot be closed")
-        self.abandon(p, code)
+        abandon_path(self, p, code)
         self.host.wake(self)
 
     def set_path_status(self, uint32_t id, bint available):
         """Whether data may use the path (True) or only when no available one works."""
-        cdef Path* p = self.path(id)
+        cdef Path* p = find_path(self, id)
         if p != NULL and not p.abandoned:
-            self.set_status(p, STATUS_AVAILABLE if available else STATUS_BACKUP)
+            set_path_status(self, p, STATUS_AVAILABLE if available else STATUS_BACKUP)
             self.host.wake(self)
 
     def set_path_max_idle(self, uint32_t id, seconds):
         """Idle timeout of one path in seconds; None for none."""
-        cdef Path* p = self.path(id)
+        cdef Path* p = find_path(self, id)
         if p != NULL:
             p.idle_timeout = ns_of(seconds)
             self.host.wake(self)
@@ -371,4 +505,4 @@ cdef class QuicConnection(ConnectionState):
 
     cdef void on_stateless_reset(self):
         if self.state < ST_DRAINING:
-            self.finish_drained(CloseReason("reset", 0, b"", True))
+            finish_drained(self, CloseReason("reset", 0, b"", True))

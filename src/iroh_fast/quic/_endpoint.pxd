@@ -5,9 +5,9 @@ from cpython.object cimport PyObject
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
+from iroh_fast.quic._config cimport Config
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._id_table cimport IdTable
-from iroh_fast.quic._state cimport Config, ConnectionState
 
 
 cdef enum:

@@ -14,18 +14,23 @@ from libc.string cimport memcpy, memset
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast._packet cimport LongHeader, parse_long_header
 from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
-from iroh_fast.quic._buffers cimport sendbuf_init, recvbuf_init
+from iroh_fast.quic._cids cimport find_ids, unregister
+from iroh_fast.quic._closing cimport end_failed, finish_drained
+from iroh_fast.quic._codes cimport ST_HANDSHAKE
+from iroh_fast.quic._config cimport Config, load_config
 from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._datagrams cimport queue_init
 from iroh_fast.quic._handshake cimport own_parameters, remember_parameters, set_initial_keys, tls_drain
 from iroh_fast.quic._id_table cimport IdEntry, IdTable
-from iroh_fast.quic._receive cimport receive_datagram
-from iroh_fast.quic._state cimport *
-from iroh_fast.quic._stateless cimport MIN_INITIAL, MIN_RESET_TRIGGER, stateless_reset, version_negotiation
-from iroh_fast.quic._datagrams cimport queue_init
-from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, CidSet, Path, same_addr, RemoteCid, ip_known
+from iroh_fast.quic._path_table cimport add_path
+from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, ip_known, same_addr
 from iroh_fast.quic._random cimport RandomSource
+from iroh_fast.quic._receive cimport receive_datagram
+from iroh_fast.quic._stateless cimport MIN_INITIAL, MIN_RESET_TRIGGER, stateless_reset, version_negotiation
 from iroh_fast.quic._streams cimport Streams
+from iroh_fast.quic._time cimport MS, SECOND
 from iroh_fast.quic._timeouts cimport handle_timeout, next_deadline
+from iroh_fast.quic._trace cimport log_tuple
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
 import logging
@@ -43,8 +48,6 @@ cdef enum:
     MAX_TOLD = 8                  # addresses that an error names
     MAX_HANDSHAKE_S = 60
 
-cdef int64_t MS = 1000000
-cdef int64_t SECOND = 1000000000
 MAX_OUTGOING = 256                # endpoint replies waiting; more are dropped
 
 
@@ -134,7 +137,7 @@ cdef class QuicEndpoint(AdmissionHost):
             # Only without memory. A value that nobody can foretell matches nothing, and harms nobody.
             self.random.fill(token16, 16)
 
-    cdef void cid_add(self, uint64_t cid, ConnectionState c, uint32_t path_id) noexcept:
+    cdef void cid_add(self, uint64_t cid, QuicConnection c, uint32_t path_id) noexcept:
         self.ids.add(cid, <PyObject*>c, path_id)
 
     cdef void cid_remove(self, uint64_t cid) noexcept:
@@ -142,14 +145,14 @@ cdef class QuicEndpoint(AdmissionHost):
         if self.last_cid == cid:
             self.last_conn = NULL
 
-    cdef void reset_token_add(self, bytes token, ConnectionState c):
+    cdef void reset_token_add(self, bytes token, QuicConnection c):
         self.reset_tokens[token] = c
 
     cdef void reset_token_remove(self, bytes token):
         self.reset_tokens.pop(token, None)
 
-    cdef void on_drained(self, ConnectionState c) noexcept:
-        c.unregister()
+    cdef void on_drained(self, QuicConnection c) noexcept:
+        unregister(c)
         if c.initial_dcid_len:
             self.initial_ids.pop(PyBytes_FromStringAndSize(<char*>c.initial_dcid, c.initial_dcid_len), None)
         self.connections.pop(c.stable_id, None)
@@ -168,7 +171,7 @@ cdef class QuicEndpoint(AdmissionHost):
             if self.waker is not None:
                 self.waker.wake_endpoint()
 
-    cdef void wake(self, ConnectionState c) noexcept:
+    cdef void wake(self, QuicConnection c) noexcept:
         if self.waker is not None:
             self.waker.wake(<QuicConnection>c)
 
@@ -293,7 +296,7 @@ cdef class QuicEndpoint(AdmissionHost):
         queue_init(&c.dgram_tx, c.cfg.datagram_tx)
         self.new_cid(c.scid)
         memcpy(&value, c.scid, 8)
-        s = c.cidset(0, True)
+        s = find_ids(c, 0, True)
         if s == NULL:
             raise MemoryError
         s.local[0].seq = 0
@@ -318,7 +321,7 @@ cdef class QuicEndpoint(AdmissionHost):
                        addr_to_tuple(&c.paths.r.local) if ip_known(&c.paths.r.local) else None,
                        PyBytes_FromStringAndSize(<char*>c.scid, CID_LEN),
                        PyBytes_FromStringAndSize(<char*>c.dcid0, c.dcid0_len))
-        c.log_tuple(c.paths)
+        log_tuple(c, c.paths)
         c.qlog.parameters(c.now, True, parameters)
 
     def connect(self, remotes, *, bytes expected_peer=None, alpns, transport, int64_t now=0, bint resume=True,
@@ -339,7 +342,7 @@ cdef class QuicEndpoint(AdmissionHost):
             # Tickets are kept by key: other means of authentication resume nothing.
             self.start_client(c, remotes, expected_peer, alpns, transport, resume and tls is None, tls)
         except BaseException:
-            c.finish_drained(CloseReason("locally_closed"))
+            finish_drained(c, CloseReason("locally_closed"))
             raise
         return c
 
@@ -362,7 +365,7 @@ cdef class QuicEndpoint(AdmissionHost):
         c.odcid_len = 20
         memcpy(c.dcid0, c.odcid, 20)
         c.dcid0_len = 20
-        p = c.add_path(0, &c.dial[0], NULL)
+        p = add_path(c, 0, &c.dial[0], NULL)
         if p == NULL:
             raise MemoryError
         p.r.validated = True
@@ -399,7 +402,7 @@ cdef class QuicEndpoint(AdmissionHost):
         try:
             self.start_server(c, attempt, alpns, transport)
         except BaseException:
-            c.finish_drained(CloseReason("locally_closed"))
+            finish_drained(c, CloseReason("locally_closed"))
             raise
         return c
 
@@ -416,7 +419,7 @@ cdef class QuicEndpoint(AdmissionHost):
             c.retry_scid_len = len(i.retry_scid)
         memcpy(c.dcid0, PyBytes_AS_STRING(i.client_id), len(i.client_id))
         c.dcid0_len = len(i.client_id)
-        p = c.add_path(0, &i.src, &i.dst)
+        p = add_path(c, 0, &i.src, &i.dst)
         if p == NULL:
             raise MemoryError
         p.r.validated = i.validated
@@ -452,7 +455,7 @@ cdef class QuicEndpoint(AdmissionHost):
         cdef int at = 0, count = 0
         cdef size_t n = poll_transmit(c, now, <uint8_t*><char*>buf, 65536, max_segments, &t)
         if c.failed:
-            c.end_failed()
+            end_failed(c)
         if n == 0:
             c.deadline = next_deadline(c)
             return None
@@ -513,7 +516,7 @@ cdef void dial_refused(QuicConnection c, const UdpAddr* to, int error) noexcept:
         told = [f"{addr_text(&c.dial[i])} ({os.strerror(c.dial_errors[i])})" for i in range(min(c.n_dial, MAX_TOLD))]
         if c.n_dial > MAX_TOLD:
             told.append(f"and {c.n_dial - MAX_TOLD} more")
-        c.finish_drained(CloseReason("unreachable", text=", ".join(told)))
+        finish_drained(c, CloseReason("unreachable", text=", ".join(told)))
     except Exception:
         logger.exception("an attempt without any usable address could not be ended")
 

@@ -18,19 +18,26 @@ from iroh_fast._packet cimport (
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
 from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_insert
+from iroh_fast.quic._cids cimport (
+    drop_ids, find_ids, issue_ids, issue_path_ids, retire_later, rotate_id, was_abandoned, watch_reset)
+from iroh_fast.quic._closing cimport enter_drain
+from iroh_fast.quic._codes cimport (
+    CONNECTION_ID_LIMIT_ERROR, CRYPTO_BUFFER_EXCEEDED, FRAME_ENCODING_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION,
+    ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM)
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._counters cimport frame_index
 from iroh_fast.quic._datagrams cimport queue_empty, queue_push
 from iroh_fast.quic._handshake cimport confirm_handshake
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL
+from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._loss cimport on_ack
+from iroh_fast.quic._path_table cimport abandon_path, find_path, grant_path, log_path, note_abandoned, open_paths
 from iroh_fast.quic._paths cimport (
     CidSet, LocalCid, Path, STATUS_AVAILABLE, STATUS_BACKUP, local_cid_find, local_cid_remove, remote_cid_add,
     same_addr)
 from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base
-from iroh_fast.quic._state cimport (
-    CONNECTION_ID_LIMIT_ERROR, CRYPTO_BUFFER_EXCEEDED, ConnectionState, FRAME_ENCODING_ERROR, INTERNAL_ERROR, Level,
-    PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM)
 from iroh_fast.quic._time cimport MS, ns_from_us
 from iroh_fast.quic._timers cimport TIMER_DRAIN, TIMER_NO_PATH, timer_is_set, timer_set
 from iroh_fast.quic._validation cimport on_path_challenge, on_path_response
@@ -43,7 +50,7 @@ cdef enum:
     MAX_ACK_DELAY_US = 16383000   # RFC 9000 §18.2: larger ones cannot be announced
 
 
-cdef int read_frames(ConnectionState conn, Path* path, PnSpace* space, int level, const uint8_t* at, const uint8_t* end,
+cdef int read_frames(QuicConnection conn, Path* path, PnSpace* space, int level, const uint8_t* at, const uint8_t* end,
                      const UdpAddr* src, const UdpAddr* dst, bint* eliciting, bint* probing) noexcept nogil:  # hot
     """Process a packet's payload; -1 after an error was noted."""
     cdef Frame frame
@@ -85,7 +92,7 @@ cdef int read_frames(ConnectionState conn, Path* path, PnSpace* space, int level
     return 0
 
 
-cdef int read_frame(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame, const UdpAddr* src,
+cdef int read_frame(QuicConnection conn, Path* path, PnSpace* space, int level, Frame* frame, const UdpAddr* src,
                     const UdpAddr* dst) noexcept nogil:
     cdef Level* stage
     cdef RecvBuf* rx
@@ -109,7 +116,7 @@ cdef int read_frame(ConnectionState conn, Path* path, PnSpace* space, int level,
         return conn.fail(rc, conn.streams.reason, 0) if rc else 0
     if kind == FT_ACK or kind == FT_ACK_ECN:
         if level == LEVEL_1RTT:
-            other = conn.path(0)      # plain ACK always means path 0
+            other = find_path(conn, 0)      # plain ACK always means path 0
             if other == NULL:
                 return 0
             return on_ack(conn, other, &other.sp, level, frame)
@@ -117,9 +124,9 @@ cdef int read_frame(ConnectionState conn, Path* path, PnSpace* space, int level,
     if kind == FT_PATH_ACK or kind == FT_PATH_ACK_ECN:
         if not conn.multipath:
             return conn.fail(PROTOCOL_VIOLATION, b"received PATH_ACK without multipath", 0)
-        other = conn.path(<uint32_t>frame.path)
+        other = find_path(conn, <uint32_t>frame.path)
         if other == NULL:
-            if conn.was_abandoned(<uint32_t>frame.path):
+            if was_abandoned(conn, <uint32_t>frame.path):
                 return 0
             return conn.fail(PROTOCOL_VIOLATION, b"received PATH_ACK with path ID never used", 0)
         return on_ack(conn, other, &other.sp, level, frame)
@@ -151,7 +158,7 @@ cdef int read_frame(ConnectionState conn, Path* path, PnSpace* space, int level,
     return control_frame(conn, path, level, frame, src, dst)
 
 
-cdef int control_frame(ConnectionState conn, Path* path, int level, Frame* frame, const UdpAddr* src,
+cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame, const UdpAddr* src,
                        const UdpAddr* dst) noexcept nogil:
     """Everything that is not on the fast paths."""
     cdef uint64_t kind = frame.type
@@ -180,7 +187,7 @@ cdef int control_frame(ConnectionState conn, Path* path, int level, Frame* frame
     elif kind == FT_PATH_RESPONSE:
         on_path_response(conn, path, frame.data, src)
     elif kind == FT_NEW_CONNECTION_ID:
-        return new_cid_frame(conn, 0, frame) if not conn.was_abandoned(0) else 0
+        return new_cid_frame(conn, 0, frame) if not was_abandoned(conn, 0) else 0
     elif kind == FT_RETIRE_CONNECTION_ID:
         return retire_cid_frame(conn, 0, frame.id)
     elif kind == FT_HANDSHAKE_DONE:
@@ -219,7 +226,7 @@ cdef int control_frame(ConnectionState conn, Path* path, int level, Frame* frame
             if not same_addr(&observed, &path.observed):
                 path.observed = observed
                 with gil:
-                    conn.log_path("observed", path.id, addr_to_tuple(&observed), None, None, None)
+                    log_path(conn, "observed", path.id, addr_to_tuple(&observed), None, None, None)
     elif FT_ADD_ADDRESS_V4 <= kind <= FT_REMOVE_ADDRESS:
         # Candidates for hole punching. Rounds are not part of this engine yet: the frames are checked and counted.
         if not conn.nat:
@@ -235,8 +242,8 @@ cdef int control_frame(ConnectionState conn, Path* path, int level, Frame* frame
     return 0
 
 
-cdef int new_cid_frame(ConnectionState conn, uint32_t path_id, Frame* frame) noexcept nogil:
-    cdef CidSet* ids = conn.cidset(path_id, True)
+cdef int new_cid_frame(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept nogil:
+    cdef CidSet* ids = find_ids(conn, path_id, True)
     cdef uint64_t retired[5]
     cdef int n = 0, i, rc
     cdef uint64_t type = FT_PATH_RETIRE_CONNECTION_ID if conn.multipath else FT_RETIRE_CONNECTION_ID
@@ -251,21 +258,21 @@ cdef int new_cid_frame(ConnectionState conn, uint32_t path_id, Frame* frame) noe
         retired[n] = frame.id
         n += 1
     for i in range(n):
-        conn.pend(type, path_id, retired[i], 0)
+        queue_control(conn, type, path_id, retired[i], 0)
         conn.n_retire += 1
-    if n and conn.path(path_id) != NULL:
-        conn.watch_reset(ids)
+    if n and find_path(conn, path_id) != NULL:
+        watch_reset(conn, ids)
     if conn.n_retire > MAX_RETIRE_PENDING:
         return conn.fail(CONNECTION_ID_LIMIT_ERROR, b"too many retired connection ids", 0)
     if path_id == 0 and not conn.is_client and ids.active >= 0 and ids.remote[ids.active].seq == 0 and ids.n_remote > 1:
         # Like iroh: leave the client's handshake id as soon as there is another.
-        if conn.path(0) != NULL:
-            conn.rotate_cid(conn.path(0))
+        if find_path(conn, 0) != NULL:
+            rotate_id(conn, find_path(conn, 0))
     return 0
 
 
-cdef int retire_cid_frame(ConnectionState conn, uint32_t path_id, uint64_t seq) noexcept nogil:
-    cdef CidSet* ids = conn.cidset(path_id, False)
+cdef int retire_cid_frame(QuicConnection conn, uint32_t path_id, uint64_t seq) noexcept nogil:
+    cdef CidSet* ids = find_ids(conn, path_id, False)
     cdef LocalCid* local
     if ids == NULL:
         return 0
@@ -277,57 +284,57 @@ cdef int retire_cid_frame(ConnectionState conn, uint32_t path_id, uint64_t seq) 
         return 0
     # Packets with the old id may still be under way: it stays routed until the connection ends or the set is full.
     with gil:
-        conn.retire_later(local.value)
+        retire_later(conn, local.value)
     local_cid_remove(ids, local)
-    if not conn.was_abandoned(path_id) and conn.state == ST_ESTABLISHED:
-        conn.issue_cids(path_id)
+    if not was_abandoned(conn, path_id) and conn.state == ST_ESTABLISHED:
+        issue_ids(conn, path_id)
     return 0
 
 
-cdef int multipath_frame(ConnectionState conn, Path* path, Frame* frame) noexcept nogil:
+cdef int multipath_frame(QuicConnection conn, Path* path, Frame* frame) noexcept nogil:
     cdef uint64_t kind = frame.type
     cdef Path* other
     cdef CidSet* ids
     if kind == FT_PATH_NEW_CONNECTION_ID:
         if frame.path > conn.sent_max_path:
             return conn.fail(PROTOCOL_VIOLATION, b"PATH_NEW_CONNECTION_ID contains path_id exceeding current max", 0)
-        if conn.was_abandoned(<uint32_t>frame.path):
+        if was_abandoned(conn, <uint32_t>frame.path):
             return 0
         return new_cid_frame(conn, <uint32_t>frame.path, frame)
     if kind == FT_PATH_RETIRE_CONNECTION_ID:
         return retire_cid_frame(conn, <uint32_t>frame.path, frame.id)
     if kind == FT_PATH_ABANDON:
-        other = conn.path(<uint32_t>frame.path)
+        other = find_path(conn, <uint32_t>frame.path)
         if other == NULL:
             if frame.path > conn.sent_max_path:
                 return conn.fail(PROTOCOL_VIOLATION, b"PATH_ABANDON contains path_id exceeding current max", 0)
-            if not conn.is_client and not conn.was_abandoned(<uint32_t>frame.path):
+            if not conn.is_client and not was_abandoned(conn, <uint32_t>frame.path):
                 # Opened by the client but never seen here. Without an answer its id would be lost for both.
-                conn.note_abandoned(<uint32_t>frame.path)
-                conn.drop_cidset(<uint32_t>frame.path)
-                conn.pend(FT_PATH_ABANDON, frame.path, 0, frame.value)
-                conn.grant_path()
+                note_abandoned(conn, <uint32_t>frame.path)
+                drop_ids(conn, <uint32_t>frame.path)
+                queue_control(conn, FT_PATH_ABANDON, frame.path, 0, frame.value)
+                grant_path(conn)
             return 0
         if not other.abandon_received:
             other.abandon_received = True
-            conn.abandon(other, frame.value)
+            abandon_path(conn, other, frame.value)
             timer_set(&other.timers, TIMER_DRAIN, conn.now + 3 * (rtt_pto_base(&other.r.rtt) + conn.peer_max_ack_delay))
-            conn.grant_path()
-            if conn.open_paths() == 0 and not timer_is_set(&conn.timers, TIMER_NO_PATH):
+            grant_path(conn)
+            if open_paths(conn) == 0 and not timer_is_set(&conn.timers, TIMER_NO_PATH):
                 timer_set(&conn.timers, TIMER_NO_PATH, conn.now + 3 * (conn.cfg.initial_rtt * 3 + MAX_ACK_DELAY_MS * MS))
         return 0
     if kind == FT_PATH_STATUS_BACKUP or kind == FT_PATH_STATUS_AVAILABLE:
-        other = conn.path(<uint32_t>frame.path)
+        other = find_path(conn, <uint32_t>frame.path)
         if other != NULL and <int64_t>frame.id > other.remote_status_seq:
             other.remote_status_seq = <int64_t>frame.id
             other.remote_status = STATUS_BACKUP if kind == FT_PATH_STATUS_BACKUP else STATUS_AVAILABLE
             with gil:
-                conn.log_path("status", other.id, "backup" if kind == FT_PATH_STATUS_BACKUP else "available", None, None, None)
+                log_path(conn, "status", other.id, "backup" if kind == FT_PATH_STATUS_BACKUP else "available", None, None, None)
         return 0
     if kind == FT_MAX_PATH_ID:
         if frame.id > conn.remote_max_path:
             conn.remote_max_path = <uint32_t>frame.id
-            conn.issue_path_cids()
+            issue_path_ids(conn)
         return 0
     if kind == FT_PATHS_BLOCKED:
         if frame.id > conn.local_max_path:
@@ -336,16 +343,16 @@ cdef int multipath_frame(ConnectionState conn, Path* path, Frame* frame) noexcep
     # PATH_CIDS_BLOCKED
     if frame.path > conn.local_max_path:
         return conn.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED path identifier was larger than local maximum", 0)
-    ids = conn.cidset(<uint32_t>frame.path, False)
+    ids = find_ids(conn, <uint32_t>frame.path, False)
     if frame.value > (ids.next_seq if ids != NULL else 0) + 1:
         return conn.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED next sequence number larger than in local state", 0)
     return 0
 
 
-cdef void on_peer_close(ConnectionState conn, Frame* frame, int level) noexcept nogil:
+cdef void on_peer_close(QuicConnection conn, Frame* frame, int level) noexcept nogil:
     cdef bint app = frame.type == FT_APPLICATION_CLOSE
     with gil:
         text = PyBytes_FromStringAndSize(<char*>frame.data, frame.len)
         reason = CloseReason("application" if app else "transport_peer", frame.value, text, True,
                              None if app or not frame.offset else frame.offset)
-        conn.enter_drain(reason, level == LEVEL_1RTT)
+        enter_drain(conn, reason, level == LEVEL_1RTT)

@@ -11,19 +11,26 @@ from libc.string cimport memcmp, memcpy, memset
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
 from iroh_fast._packet cimport FT_ACK_FREQUENCY, FT_HANDSHAKE_DONE, LongHeader
 from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_readable, recvbuf_take, sendbuf_rewind, sendbuf_write_copy
+from iroh_fast.quic._cids cimport issue_ids, issue_path_ids, watch_reset
+from iroh_fast.quic._closing cimport finish_drained
+from iroh_fast.quic._codes cimport (
+    INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED, ST_HANDSHAKE, TRANSPORT_PARAMETER_ERROR, W_ALPN, W_CONFIRMED,
+    W_HANDSHAKE)
+from iroh_fast.quic._config cimport Config
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial,
     keys_may_update, keys_update)
+from iroh_fast.quic._levels cimport Level, drop_level, make_level
 from iroh_fast.quic._loss cimport drop_space, forget_sent
 from iroh_fast.quic._mtud cimport mtud_defer, mtud_peer_limit
 from iroh_fast.quic._parameters cimport (
     HAS_ADDRESS_DISCOVERY, HAS_INITIAL_SCID, HAS_MAX_PATH_ID, HAS_MIN_ACK_DELAY, HAS_NAT_TRAVERSAL, HAS_ORIGINAL_DCID,
     HAS_RESET_TOKEN, HAS_RETRY_SCID, PARAMETERS_BYTES, PARAMETERS_MALFORMED, PARAMETERS_NOISE, Parameters, cid_equals,
     cid_set, parameters_decode, parameters_encode, parameters_honour, parameters_init, parameters_remember)
+from iroh_fast.quic._path_table cimport find_path, path_established, pto_max
 from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS, RemoteCid
-from iroh_fast.quic._state cimport (
-    Config, ConnectionState, INTERNAL_ERROR, Level, PROTOCOL_VIOLATION, ST_ESTABLISHED, ST_HANDSHAKE,
-    TRANSPORT_PARAMETER_ERROR, W_ALPN, W_CONFIRMED, W_HANDSHAKE)
 from iroh_fast.quic._time cimport MS, ns_from_ms
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_set
 
@@ -38,12 +45,12 @@ cdef enum:
     MTU_SEARCH_AFTER_MS = 100     # after the handshake, where no data hurries it
 
 
-cdef bint may_update_keys(ConnectionState conn) noexcept nogil:
+cdef bint may_update_keys(QuicConnection conn) noexcept nogil:
     """RFC 9001 §6.1: the handshake is confirmed and the peer has seen the present phase."""
     return conn.handshake_confirmed and keys_may_update(&conn.keys)
 
 
-cdef int update_keys(ConnectionState conn) noexcept nogil:
+cdef int update_keys(QuicConnection conn) noexcept nogil:
     """Begin the next key phase; -1 when the connection failed."""
     if keys_update(&conn.keys, conn.now) < 0:
         return conn.fail(INTERNAL_ERROR, b"key update failed", 0)
@@ -51,18 +58,18 @@ cdef int update_keys(ConnectionState conn) noexcept nogil:
     return 0
 
 
-cdef void phase_changed(ConnectionState conn, bint remote) noexcept nogil:
+cdef void phase_changed(QuicConnection conn, bint remote) noexcept nogil:
     if conn.qlog is not None:
         with gil:
             conn.qlog.key_phase(conn.now, remote)
 
 
-cdef void discard_keys_later(ConnectionState conn) noexcept nogil:
+cdef void discard_keys_later(QuicConnection conn) noexcept nogil:
     """RFC 9001 §4.9.3, §6.5: old keys stay for packets that are still under way."""
-    timer_set(&conn.timers, TIMER_KEYS, conn.now + 3 * conn.pto_max())
+    timer_set(&conn.timers, TIMER_KEYS, conn.now + 3 * pto_max(conn))
 
 
-cdef int tls_feed(ConnectionState conn, int level) noexcept:
+cdef int tls_feed(QuicConnection conn, int level) noexcept:
     """Hand received CRYPTO bytes to TLS and act on what comes out. -1 when the connection failed."""
     cdef RecvBuf* rx
     cdef bytes data
@@ -96,7 +103,7 @@ cdef int tls_feed(ConnectionState conn, int level) noexcept:
         return conn.fail(0x100 + <uint64_t>description if code is None else <uint64_t>code, NULL, 0)
 
 
-cdef void tls_drain(ConnectionState conn):
+cdef void tls_drain(QuicConnection conn):
     cdef object tls = conn.tls
     cdef Level* stage
     cdef bytes data
@@ -119,8 +126,8 @@ cdef void tls_drain(ConnectionState conn):
         complete_handshake(conn)
 
 
-cdef void install_keys(ConnectionState conn, bint write, int level, int suite, bytes secret):
-    if level == LEVEL_HANDSHAKE and not conn.handshake.live and conn.make_level(&conn.handshake) < 0:
+cdef void install_keys(QuicConnection conn, bint write, int level, int suite, bytes secret):
+    if level == LEVEL_HANDSHAKE and not conn.handshake.live and make_level(conn, &conn.handshake) < 0:
         conn.fail(INTERNAL_ERROR, b"out of memory", 0)
         return
     if keys_install(&conn.keys, level, write, suite, <const uint8_t*>PyBytes_AS_STRING(secret),
@@ -131,7 +138,7 @@ cdef void install_keys(ConnectionState conn, bint write, int level, int suite, b
         conn.qlog.key(conn.now, write, level)
 
 
-cdef int receive_parameters(ConnectionState conn, bytes data) except? -1:
+cdef int receive_parameters(QuicConnection conn, bytes data) except? -1:
     """Check and adopt the peer's transport parameters (RFC 9000 §7.4); -1 when the connection failed."""
     cdef Parameters* p = <Parameters*>malloc(sizeof(Parameters))
     cdef int result
@@ -150,7 +157,7 @@ cdef int receive_parameters(ConnectionState conn, bytes data) except? -1:
     return 0
 
 
-cdef bint right_ids(ConnectionState conn, Parameters* p) noexcept nogil:
+cdef bint right_ids(QuicConnection conn, Parameters* p) noexcept nogil:
     """RFC 9000 §7.3: the parameters name the ids that the handshake's packets had."""
     if p.present & HAS_INITIAL_SCID == 0 or not cid_equals(&p.initial_scid, conn.dcid0, conn.dcid0_len):
         return False
@@ -163,15 +170,15 @@ cdef bint right_ids(ConnectionState conn, Parameters* p) noexcept nogil:
     return p.present & HAS_RETRY_SCID != 0 and cid_equals(&p.retry_scid, conn.retry_scid, conn.retry_scid_len)
 
 
-cdef void adopt_parameters(ConnectionState conn, Parameters* p):
-    cdef Path* path = conn.path(0)
+cdef void adopt_parameters(QuicConnection conn, Parameters* p):
+    cdef Path* path = find_path(conn, 0)
     cdef int64_t idle = ns_from_ms(p.max_idle_timeout_ms)
     cdef bint gives = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery != 1
     cdef bint takes = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery >= 1
     if conn.is_client and p.present & HAS_RESET_TOKEN != 0 and path != NULL and path.cids.n_remote:
         memcpy(path.cids.remote[0].token, p.reset_token, 16)
         path.cids.remote[0].has_token = True
-        conn.watch_reset(path.cids)
+        watch_reset(conn, path.cids)
     adopt_limits(conn, p)
     conn.peer_ack_exponent = <int>p.ack_delay_exponent
     conn.peer_max_ack_delay = ns_from_ms(p.max_ack_delay_ms)
@@ -189,16 +196,16 @@ cdef void adopt_parameters(ConnectionState conn, Parameters* p):
         path.observed_due = True
 
 
-cdef void adopt_limits(ConnectionState conn, Parameters* p):
+cdef void adopt_limits(QuicConnection conn, Parameters* p):
     conn.streams.set_peer_limits(p.initial_max_data, p.initial_max_stream_data_bidi_local,
                                  p.initial_max_stream_data_bidi_remote, p.initial_max_stream_data_uni,
                                  p.initial_max_streams_bidi, p.initial_max_streams_uni)
     conn.peer_datagram = p.max_datagram_frame_size
 
 
-cdef void complete_handshake(ConnectionState conn):
+cdef void complete_handshake(QuicConnection conn):
     """The TLS handshake is done on our side."""
-    cdef Path* path = conn.path(0)
+    cdef Path* path = find_path(conn, 0)
     cdef object tls = conn.tls
     if conn.peer_parameters == NULL:
         conn.close_text = "peer misbehaved: MissingQuicTransportParameters"
@@ -236,18 +243,18 @@ cdef void complete_handshake(ConnectionState conn):
             path.r.validated = True
         # Large packets are for data: a connection that is over before any was sent needs no search.
         mtud_defer(&path.r.mtud, conn.now + MTU_SEARCH_AFTER_MS * MS)
-        conn.on_established(path)
-    conn.issue_cids(0)
-    conn.issue_path_cids()
+        path_established(conn, path)
+    issue_ids(conn, 0)
+    issue_path_ids(conn)
     if conn.cfg.ack_frequency and conn.peer_ack_frequency:
-        conn.pend(FT_ACK_FREQUENCY, 0, 0, 0)
+        queue_control(conn, FT_ACK_FREQUENCY, 0, 0, 0)
     if not conn.is_client:
-        conn.pend(FT_HANDSHAKE_DONE, 0, 0, 0)
+        queue_control(conn, FT_HANDSHAKE_DONE, 0, 0, 0)
         confirm_handshake(conn)
     conn.happened(W_HANDSHAKE)
 
 
-cdef void drop_0rtt(ConnectionState conn, Path* path):
+cdef void drop_0rtt(QuicConnection conn, Path* path):
     """Forget everything sent in 0-RTT packets."""
     if path != NULL:
         forget_sent(path, &path.sp)
@@ -255,9 +262,9 @@ cdef void drop_0rtt(ConnectionState conn, Path* path):
     adopt_limits(conn, conn.peer_parameters)
 
 
-cdef void confirm_handshake(ConnectionState conn):
+cdef void confirm_handshake(QuicConnection conn):
     """Both sides have finished the handshake; its state can go."""
-    cdef Path* path = conn.path(0)
+    cdef Path* path = find_path(conn, 0)
     conn.handshake_confirmed = True
     conn.peer_validated_us = True
     if path != NULL:
@@ -265,8 +272,8 @@ cdef void confirm_handshake(ConnectionState conn):
             drop_space(conn, path, &conn.initial.sp)
         if conn.handshake.live:
             drop_space(conn, path, &conn.handshake.sp)
-    conn.drop_level(LEVEL_INITIAL)
-    conn.drop_level(LEVEL_HANDSHAKE)
+    drop_level(conn, LEVEL_INITIAL)
+    drop_level(conn, LEVEL_HANDSHAKE)
     conn.address_token = None
     free(conn.remembered_parameters)
     conn.remembered_parameters = NULL
@@ -279,7 +286,7 @@ cdef void confirm_handshake(ConnectionState conn):
     conn.happened(W_CONFIRMED)
 
 
-cdef int remember_parameters(ConnectionState conn, bytes data) except? -1:
+cdef int remember_parameters(QuicConnection conn, bytes data) except? -1:
     """Go by the parameters `data` of an earlier connection, for 0-RTT."""
     cdef Parameters* p = <Parameters*>malloc(sizeof(Parameters))
     if p == NULL:
@@ -293,7 +300,7 @@ cdef int remember_parameters(ConnectionState conn, bytes data) except? -1:
     return 0
 
 
-cdef bytes own_parameters(ConnectionState conn, const uint8_t* reset_token):
+cdef bytes own_parameters(QuicConnection conn, const uint8_t* reset_token):
     """Our transport parameters, encoded; `reset_token`: 16 bytes, of a server."""
     cdef Config* config = &conn.cfg
     cdef Parameters p
@@ -334,11 +341,11 @@ cdef bytes own_parameters(ConnectionState conn, const uint8_t* reset_token):
     return PyBytes_FromStringAndSize(<char*>out, <Py_ssize_t>parameters_encode(&p, noise, out))
 
 
-cdef void on_retry(ConnectionState conn, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len,
+cdef void on_retry(QuicConnection conn, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len,
                    const uint8_t* token, size_t token_len) noexcept:
     """RFC 9000 §17.2.5: start over with the server's token and id, once."""
     cdef uint8_t tag[16]
-    cdef Path* path = conn.path(0)
+    cdef Path* path = find_path(conn, 0)
     if conn.got_first_packet or conn.used_retry or n < 16 or token_len == 0 or conn.state != ST_HANDSHAKE:
         return
     if retry_integrity_tag(conn.odcid, conn.odcid_len, data, n - 16, tag) < 0 or not constant_time_equal(tag, data + n - 16, 16):
@@ -368,13 +375,13 @@ cdef void on_retry(ConnectionState conn, const uint8_t* data, size_t n, const ui
     path.r.in_flight = 0
 
 
-cdef int set_initial_keys(ConnectionState conn, const uint8_t* dcid, size_t n) noexcept nogil:
-    if not conn.initial.live and conn.make_level(&conn.initial) < 0:
+cdef int set_initial_keys(QuicConnection conn, const uint8_t* dcid, size_t n) noexcept nogil:
+    if not conn.initial.live and make_level(conn, &conn.initial) < 0:
         return -1
     return keys_install_initial(&conn.keys, conn.is_client, dcid, n)
 
 
-cdef void on_version_negotiation(ConnectionState conn, const uint8_t* data, size_t n, LongHeader* header) noexcept:
+cdef void on_version_negotiation(QuicConnection conn, const uint8_t* data, size_t n, LongHeader* header) noexcept:
     """RFC 9000 §6.2: only before any other packet, and only if our version is missing."""
     cdef size_t at = 7 + header.dcid_len + header.scid_len
     if conn.got_first_packet or conn.used_retry or conn.state != ST_HANDSHAKE:
@@ -389,4 +396,4 @@ cdef void on_version_negotiation(ConnectionState conn, const uint8_t* data, size
         if data[at] == 0 and data[at + 1] == 0 and data[at + 2] == 0 and data[at + 3] == 1:
             return
         at += 4
-    conn.finish_drained(CloseReason("version_mismatch", 0, b"", True))
+    finish_drained(conn, CloseReason("version_mismatch", 0, b"", True))

@@ -12,20 +12,25 @@ from iroh_fast._packet cimport (
     FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING,
     FT_STREAM, FT_STREAMS_BLOCKED_UNI, Frame, next_ack_range)
 from iroh_fast.quic._buffers cimport sendbuf_ack, sendbuf_lost
+from iroh_fast.quic._cids cimport drop_ids, was_abandoned
+from iroh_fast.quic._codes cimport PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
 from iroh_fast.quic._congestion cimport cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._control cimport queue_record
 from iroh_fast.quic._controller cimport Acked, Lost
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_acked, keys_can_seal
+from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._mtud cimport mtud_black_hole, mtud_on_acked, mtud_on_lost, mtud_on_probe_lost
+from iroh_fast.quic._path_table cimport find_path, grant_path, must_abandon_itself, path_mtu
 from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, PathStats, path_challenging, path_free, stats_add
 from iroh_fast.quic._received cimport received_forget
 from iroh_fast.quic._recovery cimport PnSpace, space_free, space_sent_time
 from iroh_fast.quic._reordering cimport reordering_delay, reordering_on_event, reordering_on_spurious
 from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base, rtt_sample
 from iroh_fast.quic._sent cimport (
-    FrameRec, REC_ACK, REC_ACKED, REC_ELICITING, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, REC_USED, SentRec,
-    frame_recs_free, lost_add, lost_arrived, lost_event, sent_at, sent_from, sent_remove)
-from iroh_fast.quic._state cimport ConnectionState, Level, PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
+    FrameRec, REC_ACK, REC_ACKED, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, REC_USED, SentRec, frame_recs_free,
+    lost_add, lost_arrived, lost_event, sent_at, sent_from, sent_remove)
 from iroh_fast.quic._time cimport MS, SECOND, doubled, ns_from_us, times
 from iroh_fast.quic._validation cimport amplification_blocked
 
@@ -47,7 +52,7 @@ cdef struct News:
     bint undone                   # ... all of the last congestion event
 
 
-cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
+cdef int on_ack(QuicConnection conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
     """ACK or PATH_ACK for one packet number space."""
     cdef News news
     cdef int64_t largest_sent_at = -1
@@ -93,7 +98,7 @@ cdef int on_ack(ConnectionState conn, Path* path, PnSpace* space, int level, Fra
     return 0
 
 
-cdef int take_ranges(ConnectionState conn, Path* path, PnSpace* space, int level, Frame* frame, News* news) noexcept nogil:  # hot
+cdef int take_ranges(QuicConnection conn, Path* path, PnSpace* space, int level, Frame* frame, News* news) noexcept nogil:  # hot
     """Take what the frame's ranges acknowledge out of flight. -1: it names a number that was left out."""
     cdef uint64_t hi = frame.largest, lo = frame.largest - frame.first
     cdef uint64_t smallest = lo, left = frame.range_count, position
@@ -120,13 +125,13 @@ cdef int take_ranges(ConnectionState conn, Path* path, PnSpace* space, int level
         at = next_ack_range(at, &smallest, &lo, &hi)
 
 
-cdef inline void end_run(ConnectionState conn, StreamRun* run) noexcept nogil:
+cdef inline void end_run(QuicConnection conn, StreamRun* run) noexcept nogil:
     if run.open:
         run.open = False
         conn.streams.on_acked(run.id, run.offset, run.end - run.offset, run.fin)
 
 
-cdef inline void take_stream(ConnectionState conn, const SentRec* sent, StreamRun* run) noexcept nogil:
+cdef inline void take_stream(QuicConnection conn, const SentRec* sent, StreamRun* run) noexcept nogil:
     if run.open and sent.stream_id == run.id and sent.offset == run.end:
         run.end += sent.len
     else:
@@ -140,7 +145,7 @@ cdef inline void take_stream(ConnectionState conn, const SentRec* sent, StreamRu
         end_run(conn, run)
 
 
-cdef inline void take_acked(ConnectionState conn, Path* path, PnSpace* space, int level, uint64_t position,
+cdef inline void take_acked(QuicConnection conn, Path* path, PnSpace* space, int level, uint64_t position,
                             News* news) noexcept nogil:  # hot
     """One packet was acknowledged."""
     cdef SentRec* sent = sent_at(&space.sent, position)
@@ -168,7 +173,7 @@ cdef inline void take_acked(ConnectionState conn, Path* path, PnSpace* space, in
         frames_acked(conn, records, level)
 
 
-cdef void take_rtt(ConnectionState conn, Path* path, int level, const Frame* frame, int64_t sent_time) noexcept nogil:
+cdef void take_rtt(QuicConnection conn, Path* path, int level, const Frame* frame, int64_t sent_time) noexcept nogil:
     cdef int64_t delay = 0
     if level == LEVEL_1RTT:
         delay = times(ns_from_us(frame.delay), <int64_t>1 << conn.peer_ack_exponent)
@@ -177,7 +182,7 @@ cdef void take_rtt(ConnectionState conn, Path* path, int level, const Frame* fra
     rtt_sample(&path.r.rtt, conn.now, delay, conn.now - sent_time)
 
 
-cdef void check_ecn(ConnectionState conn, Path* path, PnSpace* space, Frame* frame, bint raised) noexcept nogil:
+cdef void check_ecn(QuicConnection conn, Path* path, PnSpace* space, Frame* frame, bint raised) noexcept nogil:
     """RFC 9000 §13.4.2, as lenient as iroh: counts must exist and not shrink."""
     if not path.r.ecn:
         return
@@ -198,18 +203,18 @@ cdef void check_ecn(ConnectionState conn, Path* path, PnSpace* space, Frame* fra
     space.peer_ce = frame.ce
 
 
-cdef void ack_seen(ConnectionState conn, PnSpace* space, int level, uint32_t path_id, uint64_t upto) noexcept nogil:
+cdef void ack_seen(QuicConnection conn, PnSpace* space, int level, uint32_t path_id, uint64_t upto) noexcept nogil:
     """The peer has our acknowledgement of everything up to `upto`: those ranges need no repetition."""
     cdef Path* other
     if level != LEVEL_1RTT:
         received_forget(&space.received, upto)
         return
-    other = conn.path(path_id)
+    other = find_path(conn, path_id)
     if other != NULL:
         received_forget(&other.sp.received, upto)
 
 
-cdef void frames_acked(ConnectionState conn, FrameRec* record, int level) noexcept nogil:
+cdef void frames_acked(QuicConnection conn, FrameRec* record, int level) noexcept nogil:
     cdef FrameRec* following
     cdef Level* stage
     while record != NULL:
@@ -232,7 +237,7 @@ cdef void frames_acked(ConnectionState conn, FrameRec* record, int level) noexce
         record = following
 
 
-cdef void frames_lost(ConnectionState conn, Path* path, FrameRec* record, int level) noexcept nogil:
+cdef void frames_lost(QuicConnection conn, Path* path, FrameRec* record, int level) noexcept nogil:
     """Queue again what must arrive; `f` is consumed."""
     cdef FrameRec* following
     cdef Level* stage
@@ -260,14 +265,14 @@ cdef void frames_lost(ConnectionState conn, Path* path, FrameRec* record, int le
             conn.streams.on_control_lost(record)
             free(record)
         elif (kind == FT_PATH_NEW_CONNECTION_ID or kind == FT_PATH_STATUS_BACKUP or kind == FT_PATH_STATUS_AVAILABLE
-              ) and conn.was_abandoned(<uint32_t>record.path):
+              ) and was_abandoned(conn, <uint32_t>record.path):
             free(record)
         else:
-            conn.pend_rec(record)
+            queue_record(conn, record)
         record = following
 
 
-cdef void release_frames(ConnectionState conn, Path* path, SentRec* sent, int level) noexcept nogil:
+cdef void release_frames(QuicConnection conn, Path* path, SentRec* sent, int level) noexcept nogil:
     """Queue again what a packet carried; its record stays."""
     cdef FrameRec* records = sent.frames
     sent.frames = NULL
@@ -278,7 +283,7 @@ cdef void release_frames(ConnectionState conn, Path* path, SentRec* sent, int le
         frames_lost(conn, path, records, level)
 
 
-cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_t position, int level) noexcept nogil:
+cdef void declare_lost(QuicConnection conn, Path* path, PnSpace* space, uint64_t position, int level) noexcept nogil:
     """Take one packet out of flight and queue its frames again."""
     cdef SentRec* sent = sent_at(&space.sent, position)
     if sent.generation == path.r.generation:
@@ -289,7 +294,7 @@ cdef void declare_lost(ConnectionState conn, Path* path, PnSpace* space, uint64_
     sent_remove(&space.sent, position, 0)
 
 
-cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int level, const Frame* frame) noexcept nogil:
+cdef void detect_losses(QuicConnection conn, Path* path, PnSpace* space, int level, const Frame* frame) noexcept nogil:
     """RFC 9002 §6.1. `frame`: the acknowledgement that leads here, NULL: time does."""
     cdef int64_t delay, lost_before
     cdef uint64_t position = space.sent.head, by_number = 0, first = 0
@@ -331,7 +336,7 @@ cdef void detect_losses(ConnectionState conn, Path* path, PnSpace* space, int le
         reordering_on_event(&path.r.reordering)
 
 
-cdef void take_lost(ConnectionState conn, Path* path, PnSpace* space, int level, uint64_t end, int64_t lost_before, Lost* lost,
+cdef void take_lost(QuicConnection conn, Path* path, PnSpace* space, int level, uint64_t end, int64_t lost_before, Lost* lost,
                     uint64_t* first, uint32_t* count) noexcept nogil:
     """Declare what is in flight before `end` lost; the numbers of packets that count as a sign of congestion."""
     cdef int64_t keep_from = conn.now - 2 * rtt_pto_base(&path.r.rtt)
@@ -364,7 +369,7 @@ cdef void take_lost(ConnectionState conn, Path* path, PnSpace* space, int level,
         position += 1
 
 
-cdef bint persistent_congestion(ConnectionState conn, Path* path, PnSpace* space, int level, uint64_t end,
+cdef bint persistent_congestion(QuicConnection conn, Path* path, PnSpace* space, int level, uint64_t end,
                                 const Frame* frame) noexcept nogil:
     """RFC 9002 §7.6.2: whether two of the losses before `end` are far apart, and nothing sent between them arrived.
 
@@ -405,9 +410,9 @@ cdef bint persistent_congestion(ConnectionState conn, Path* path, PnSpace* space
     return False
 
 
-cdef void drop_oversized(ConnectionState conn) noexcept nogil:
+cdef void drop_oversized(QuicConnection conn) noexcept nogil:
     """Datagrams queued for a larger MTU can never leave: drop those at the head."""
-    cdef uint32_t room = conn.path_mtu() - (1 + MAX_CID_LEN + 4 + 16) - 9
+    cdef uint32_t room = path_mtu(conn) - (1 + MAX_CID_LEN + 4 + 16) - 9
     while not queue_empty(&conn.dgram_tx) and queue_peek(&conn.dgram_tx) > room:
         queue_pop(&conn.dgram_tx, NULL)
         conn.happened(W_DATAGRAM_SPACE)
@@ -427,14 +432,14 @@ cdef void forget_sent(Path* path, PnSpace* space) noexcept nogil:
         position += 1
 
 
-cdef void drop_space(ConnectionState conn, Path* path, PnSpace* space) noexcept nogil:
+cdef void drop_space(QuicConnection conn, Path* path, PnSpace* space) noexcept nogil:
     """Keys of a handshake space are discarded."""
     forget_sent(path, space)
     space_free(space)
     path.pto_count = 0
 
 
-cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil:
+cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil:
     """Drained: what was in flight is lost, the ids are forgotten, counters are kept."""
     cdef Path** at = &conn.paths
     if conn.qlog is not None:
@@ -446,7 +451,7 @@ cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil:
         conn.done = <PathStats*>calloc(1, sizeof(PathStats))
     if conn.done != NULL:
         stats_add(conn.done, &path.stats)
-    conn.drop_cidset(path.id)
+    drop_ids(conn, path.id)
     while at[0] != path:
         at = &at[0].next
     at[0] = path.next
@@ -456,18 +461,18 @@ cdef void discard_path(ConnectionState conn, Path* path) noexcept nogil:
     path_free(path)
 
 
-cdef void discard_oldest(ConnectionState conn) noexcept nogil:
+cdef void discard_oldest(QuicConnection conn) noexcept nogil:
     """Too many abandoned paths wait for late packets: the one with the lowest id waits no longer."""
     cdef Path* path = conn.paths
     while not path.abandoned:
         path = path.next
     if not path.abandon_received:
         # The peer's answer will find no path any more.
-        conn.grant_path()
+        grant_path(conn)
     discard_path(conn, path)
 
 
-cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept nogil:
+cdef int64_t backoff(QuicConnection conn, Path* path, int64_t base) noexcept nogil:
     """Probe timeout after pto_count expiries, growing at most by a cap each time."""
     cdef int64_t cap, d = base, grown
     cdef int i
@@ -484,12 +489,12 @@ cdef int64_t backoff(ConnectionState conn, Path* path, int64_t base) noexcept no
     return d
 
 
-cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* level) noexcept nogil:
+cdef int64_t pto_deadline(QuicConnection conn, Path* path, PnSpace** out, int* level) noexcept nogil:
     """When the path's loss probe is due: 0 never."""
     cdef int64_t best = 0, d
     cdef int64_t base = rtt_pto_base(&path.r.rtt)
     cdef bint something = False
-    if path.abandoned and not conn.must_abandon_itself(path):
+    if path.abandoned and not must_abandon_itself(conn, path):
         return 0
     if amplification_blocked(conn, path, 0):
         return 0
@@ -525,7 +530,7 @@ cdef int64_t pto_deadline(ConnectionState conn, Path* path, PnSpace** out, int* 
     return best
 
 
-cdef void try_again(ConnectionState conn, Path* path) noexcept nogil:
+cdef void try_again(QuicConnection conn, Path* path) noexcept nogil:
     """Forget the backoff of a path's probes and send one at once."""
     path.pto_count = 0
     path.silent = False
@@ -543,7 +548,7 @@ cdef void try_again(ConnectionState conn, Path* path) noexcept nogil:
         conn.handshake.sp.loss_probes = 1
 
 
-cdef int64_t loss_deadline(ConnectionState conn, Path* path) noexcept nogil:
+cdef int64_t loss_deadline(QuicConnection conn, Path* path) noexcept nogil:
     cdef int64_t t = path.sp.loss_time
     if path.id == 0:
         if conn.initial.live and conn.initial.sp.loss_time and (t == 0 or conn.initial.sp.loss_time < t):
@@ -553,7 +558,7 @@ cdef int64_t loss_deadline(ConnectionState conn, Path* path) noexcept nogil:
     return t
 
 
-cdef void log_metrics(ConnectionState conn, Path* path) noexcept nogil:
+cdef void log_metrics(QuicConnection conn, Path* path) noexcept nogil:
     cdef uint64_t packets = path.sp.sent.outstanding
     if path.id == 0:
         packets += conn.initial.sp.sent.outstanding + conn.handshake.sp.sent.outstanding

@@ -11,15 +11,16 @@ from libc.string cimport memcpy, memset
 
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport pn_length, put_varint
+from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, INTERNAL_ERROR
 from iroh_fast.quic._congestion cimport cc_on_sent
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
 from iroh_fast.quic._pacer cimport pacer_on_sent
 from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid
 from iroh_fast.quic._recovery cimport PnSpace, space_take_pn
 from iroh_fast.quic._rtt cimport rtt_get
-from iroh_fast.quic._sent cimport (
-    MAX_QUIET, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, log_add, sent_insert)
-from iroh_fast.quic._state cimport AEAD_LIMIT_REACHED, ConnectionState, INTERNAL_ERROR
+from iroh_fast.quic._sent cimport MAX_QUIET, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, log_add, sent_insert
+from iroh_fast.quic._trace cimport log_packet
 
 cdef enum:
     SHORT_PAD = 22                # INTEROP: iroh pads short packets to the DCID length + 22; so do we
@@ -29,7 +30,7 @@ cdef enum:
     MAX_LONG = 16383              # what two bytes of a long header's Length can say, and more than any such packet needs
 
 
-cdef int begin_packet(ConnectionState conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
+cdef int begin_packet(QuicConnection conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
     """Write a header into `room` bytes. -1 when it does not fit."""
     cdef PnSpace* space = space_of(conn, path, level)
     cdef RemoteCid* dcid
@@ -98,12 +99,12 @@ cdef int begin_packet(ConnectionState conn, Path* path, int level, uint8_t* at, 
     return 0
 
 
-cdef void drop_packet(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+cdef void drop_packet(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:
     """The packet stayed empty: its number is free again."""
     space_of(conn, path, packet.level).next_pn = packet.pn
 
 
-cdef size_t seal_packet(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+cdef size_t seal_packet(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:
     """Pad to the minimum, encrypt, write the sent record. Header protection is the caller's.
 
     Packet length; 0 when it must not leave: the connection has failed then.
@@ -128,7 +129,7 @@ cdef size_t seal_packet(ConnectionState conn, Path* path, Packet* packet) noexce
         packet.pn_at[packet.pn_len - 1 - i] = <uint8_t>pn
         pn >>= 8
     if conn.qlog is not None:
-        conn.log_packet(True, packet.level, path.id, packet.pn, total, packet.payload, n)
+        log_packet(conn, True, packet.level, path.id, packet.pn, total, packet.payload, n)
     rc = keys_seal(&conn.keys, packet.level, path.id, packet.pn, packet.start, header, packet.payload, n)
     if rc < 0:
         frame_recs_free(packet.sent.frames)
@@ -159,7 +160,7 @@ cdef size_t seal_packet(ConnectionState conn, Path* path, Packet* packet) noexce
     return total
 
 
-cdef int protect_headers(ConnectionState conn, Packet* packets, int n) noexcept nogil:
+cdef int protect_headers(QuicConnection conn, Packet* packets, int n) noexcept nogil:
     """Header protection of n packets of one level. -1: none of them may leave, the connection has failed."""
     cdef const uint8_t* samples[MAX_BATCH]
     cdef uint8_t masks[MAX_BATCH * 16]
@@ -177,13 +178,13 @@ cdef int protect_headers(ConnectionState conn, Packet* packets, int n) noexcept 
     return 0
 
 
-cdef size_t seal_one(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+cdef size_t seal_one(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:
     """`seal_packet` and `protect_headers` of a packet that is the only one of its level. Its length; 0: nothing may leave."""
     cdef size_t size = seal_packet(conn, path, packet)
     return 0 if size == 0 or protect_headers(conn, packet, 1) < 0 else size
 
 
-cdef size_t seal_coalesced(ConnectionState conn, Path* path, Packet* packets, int n) noexcept nogil:
+cdef size_t seal_coalesced(QuicConnection conn, Path* path, Packet* packets, int n) noexcept nogil:
     """The packets of one datagram, each of another level. Their length; 0: nothing may leave."""
     cdef size_t size, total = 0
     cdef int i

@@ -10,25 +10,31 @@ from libc.string cimport memcmp, memcpy
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet cimport LongHeader, parse_long_header
 from iroh_fast.quic._buffers cimport recvbuf_readable
+from iroh_fast.quic._cids cimport was_abandoned
+from iroh_fast.quic._closing cimport end_failed
+from iroh_fast.quic._codes cimport (
+    AEAD_LIMIT_REACHED, INTERNAL_ERROR, KEY_UPDATE_ERROR, MIN_DATAGRAM, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING,
+    ST_ESTABLISHED, ST_HANDSHAKE)
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._frames cimport read_frames
 from iroh_fast.quic._handshake cimport discard_keys_later, on_retry, on_version_negotiation, phase_changed, tls_feed
 from iroh_fast.quic._keys cimport (
     FOLLOW_UPDATED, KEYS_LIMIT, KEYS_MISUSED, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, Opened,
     keys_can_open, keys_follow, keys_open, keys_phase_news, keys_unmask)
+from iroh_fast.quic._levels cimport Level, drop_level
 from iroh_fast.quic._loss cimport discard_oldest, drop_space
+from iroh_fast.quic._path_table cimport add_path, addr_bytes, challenge_path, find_path, path_established
 from iroh_fast.quic._paths cimport CID_LEN, MAX_DRAINING, Path, ip_known, same_addr, same_ip
 from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_received, space_on_processed
-from iroh_fast.quic._state cimport (
-    AEAD_LIMIT_REACHED, ConnectionState, INTERNAL_ERROR, KEY_UPDATE_ERROR, Level, MIN_DATAGRAM, PROTOCOL_VIOLATION,
-    ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, addr_bytes)
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
+from iroh_fast.quic._trace cimport log_packet
 from iroh_fast.quic._validation cimport address_received, migrate
 
 cdef enum:
     MAX_EARLY_DATAGRAMS = 10      # 1-RTT datagrams kept until the keys exist
 
 
-cdef void receive_datagram(ConnectionState conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst,
+cdef void receive_datagram(QuicConnection conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst,
                            int ecn, int64_t now, uint32_t path_id, bint routed) noexcept:
     """Process one datagram, in place. `path_id` is what its first destination id stands for."""
     cdef Path* path
@@ -39,7 +45,7 @@ cdef void receive_datagram(ConnectionState conn, uint8_t* data, size_t n, const 
         return
     if conn.n_draining > MAX_DRAINING:
         discard_oldest(conn)
-    path = conn.path(path_id)
+    path = find_path(conn, path_id)
     if path != NULL and same_addr(&path.r.remote, src):
         path.r.received += n
         path.stats.rx_datagrams += 1
@@ -69,7 +75,7 @@ cdef void receive_datagram(ConnectionState conn, uint8_t* data, size_t n, const 
     if recvbuf_readable(&conn.data_crypto_rx) and conn.err == 0 and conn.state < ST_CLOSING:
         tls_feed(conn, LEVEL_1RTT)
     if conn.failed:
-        conn.end_failed()
+        end_failed(conn)
 
 
 cdef bint same_destination(const uint8_t* first, const uint8_t* data, size_t n) noexcept nogil:
@@ -82,7 +88,7 @@ cdef bint same_destination(const uint8_t* first, const uint8_t* data, size_t n) 
     return len == CID_LEN and n > 1 + CID_LEN and memcmp(data + 1, first + 6, CID_LEN) == 0
 
 
-cdef object replay_early(ConnectionState conn):
+cdef object replay_early(QuicConnection conn):
     """Process 1-RTT datagrams that arrived before their keys."""
     cdef list kept = conn.early_datagrams
     cdef bytes d, s, t
@@ -100,13 +106,13 @@ cdef object replay_early(ConnectionState conn):
         receive_short(conn, <uint8_t*><char*>copy, len(copy), &src, &dst, ecn, 0)
 
 
-cdef int receive_long(ConnectionState conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
+cdef int receive_long(QuicConnection conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                       size_t total, size_t* used) noexcept:
     """One long-header packet. 0 with its length in `used`, or -1 to drop the rest of the datagram."""
     cdef LongHeader header
     cdef Level* stage
     cdef PnSpace* space
-    cdef Path* path = conn.path(0)
+    cdef Path* path = find_path(conn, 0)
     cdef Opened packet
     cdef uint64_t pn
     cdef int level
@@ -161,7 +167,7 @@ cdef int receive_long(ConnectionState conn, uint8_t* data, size_t n, const UdpAd
         return -1
     # --- authenticated
     if conn.qlog is not None:
-        conn.log_packet(False, level, 0, pn, header.packet_len, packet.payload, packet.size)
+        log_packet(conn, False, level, 0, pn, header.packet_len, packet.payload, packet.size)
     if level == LEVEL_0RTT and keys_can_open(&conn.keys, LEVEL_1RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
         discard_keys_later(conn)
     conn.got_first_packet = True
@@ -192,7 +198,7 @@ cdef int receive_long(ConnectionState conn, uint8_t* data, size_t n, const UdpAd
             conn.peer_validated_us = True
             if conn.initial.live:
                 drop_space(conn, path, &conn.initial.sp)
-                conn.drop_level(LEVEL_INITIAL)
+                drop_level(conn, LEVEL_INITIAL)
     before = space.received.largest
     space_mark_received(space, pn, conn.now)
     count_ecn(conn, space, ecn)
@@ -213,7 +219,7 @@ cdef int receive_long(ConnectionState conn, uint8_t* data, size_t n, const UdpAd
     return 0
 
 
-cdef void count_ecn(ConnectionState conn, PnSpace* space, int ecn) noexcept nogil:
+cdef void count_ecn(QuicConnection conn, PnSpace* space, int ecn) noexcept nogil:
     if ecn:
         conn.saw_ecn = True
         if ecn == 2:
@@ -224,10 +230,10 @@ cdef void count_ecn(ConnectionState conn, PnSpace* space, int ecn) noexcept nogi
             space.ce += 1
 
 
-cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
+cdef void receive_short(QuicConnection conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                         uint32_t path_id) noexcept nogil:  # hot
     """One 1-RTT packet."""
-    cdef Path* path = conn.path(path_id)
+    cdef Path* path = find_path(conn, path_id)
     cdef Opened packet
     cdef uint64_t pn
     cdef int rc
@@ -235,7 +241,7 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
     cdef int64_t largest = -1, before
     if path == NULL:
         # Only the client opens paths, and only after the handshake.
-        if (conn.is_client or not conn.multipath or path_id > conn.local_max_path or conn.was_abandoned(path_id)
+        if (conn.is_client or not conn.multipath or path_id > conn.local_max_path or was_abandoned(conn, path_id)
                 or conn.state != ST_ESTABLISHED):
             return
     else:
@@ -254,7 +260,7 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
         conn.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0)
         return
     if conn.qlog is not None:
-        conn.log_packet(False, LEVEL_1RTT, path_id, pn, n, packet.payload, packet.size)
+        log_packet(conn, False, LEVEL_1RTT, path_id, pn, n, packet.payload, packet.size)
     if keys_phase_news(&conn.keys, &packet) and follow_keys(conn, &packet, path_id, largest) < 0:
         return
     if conn.state == ST_HANDSHAKE and not conn.handshake_done:
@@ -264,16 +270,16 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
     if not conn.is_client and keys_can_open(&conn.keys, LEVEL_0RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
         discard_keys_later(conn)
     if path == NULL:
-        path = conn.add_path(path_id, src, dst)
+        path = add_path(conn, path_id, src, dst)
         if path == NULL:
             conn.fail(INTERNAL_ERROR, b"out of memory", 0)
             return
         path.r.received = n
         path.stats.rx_datagrams += 1
         path.stats.rx_bytes += n
-        conn.challenge(path)
+        challenge_path(conn, path)
         if path.r.validated:
-            conn.on_established(path)
+            path_established(conn, path)
     before = path.sp.received.largest
     if conn.spinning and <int64_t>pn > before:
         path.spin = ((data[0] & 0x20) != 0) != conn.is_client
@@ -299,7 +305,7 @@ cdef void receive_short(ConnectionState conn, uint8_t* data, size_t n, const Udp
         path.r.local = dst[0]
 
 
-cdef int follow_keys(ConnectionState conn, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil:
+cdef int follow_keys(QuicConnection conn, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil:
     """The packet came in another key phase, or is the first one in ours; -1 when the connection failed."""
     cdef int rc = keys_follow(&conn.keys, packet, path_id, largest, conn.now)
     if rc == KEYS_MISUSED:

@@ -1,8 +1,8 @@
 """Which path carries what."""
 
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._paths cimport Path
 from iroh_fast.quic._recovery cimport space_ack_due
-from iroh_fast.quic._state cimport ConnectionState
 
 
 cdef inline bint usable(const Path* path) noexcept nogil:
@@ -13,7 +13,7 @@ cdef inline bint carries_own_acks(const Path* path) noexcept nogil:
     return usable(path) and not path.silent
 
 # Whether acknowledgements are due that this path has to carry. `data`: it carries what belongs to no path.
-cdef inline bint acks_due(ConnectionState conn, const Path* path, bint data) noexcept nogil:
+cdef inline bint acks_due(QuicConnection conn, const Path* path, bint data) noexcept nogil:
     cdef Path* other = conn.paths
     while other != NULL:
         if space_ack_due(&other.sp, conn.now) and (data or other == path) and (other == path or not carries_own_acks(other)):
@@ -21,6 +21,6 @@ cdef inline bint acks_due(ConnectionState conn, const Path* path, bint data) noe
         other = other.next
     return False
 
-cdef bint may_send_data(ConnectionState conn, const Path* path) noexcept nogil
-cdef void probe_unanswered(ConnectionState conn, Path* path) noexcept nogil
-cdef void leave_silent_paths(ConnectionState conn) noexcept nogil
+cdef bint may_send_data(QuicConnection conn, const Path* path) noexcept nogil
+cdef void probe_unanswered(QuicConnection conn, Path* path) noexcept nogil
+cdef void leave_silent_paths(QuicConnection conn) noexcept nogil

@@ -7,11 +7,12 @@ on. Its first sign of life brings the data back. Sources: the multipath draft (p
 
 from libc.stdint cimport uint64_t, int64_t
 
+from iroh_fast.quic._codes cimport ST_HANDSHAKE
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._loss cimport release_frames
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
 from iroh_fast.quic._sent cimport REC_USED, SentRec, sent_at
-from iroh_fast.quic._state cimport ConnectionState, ST_HANDSHAKE
 from iroh_fast.quic._time cimport SECOND
 
 cdef enum:
@@ -27,7 +28,7 @@ cdef inline int rank(const Path* path) noexcept nogil:
     return (2 if path.silent else 0) + (0 if path.status == STATUS_AVAILABLE else 1)
 
 
-cdef bint may_send_data(ConnectionState conn, const Path* path) noexcept nogil:
+cdef bint may_send_data(QuicConnection conn, const Path* path) noexcept nogil:
     """Whether data and control frames may leave on a path (local status alone counts)."""
     cdef Path* other = conn.paths
     cdef int own
@@ -48,7 +49,7 @@ cdef bint may_send_data(ConnectionState conn, const Path* path) noexcept nogil:
     return True
 
 
-cdef void probe_unanswered(ConnectionState conn, Path* path) noexcept nogil:
+cdef void probe_unanswered(QuicConnection conn, Path* path) noexcept nogil:
     """A probe timeout expired; the first one of a row remembers since when nothing was answered."""
     if path.pto_count == 1:
         path.silent_since = path.sp.last_eliciting_at
@@ -57,7 +58,7 @@ cdef void probe_unanswered(ConnectionState conn, Path* path) noexcept nogil:
         leave_silent_paths(conn)
 
 
-cdef void leave_silent_paths(ConnectionState conn) noexcept nogil:
+cdef void leave_silent_paths(QuicConnection conn) noexcept nogil:
     """If some path works, have everything that is in flight on silent ones sent again there.
 
     The records stay: they measure the answer that may still come, and keep the probes going.

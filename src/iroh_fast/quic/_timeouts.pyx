@@ -7,15 +7,17 @@ Sources: RFC 9000 §10.1, RFC 9002 §6, the multipath draft.
 
 from libc.stdint cimport int64_t
 
+from iroh_fast.quic._closing cimport end_failed, finish_drained
+from iroh_fast.quic._codes cimport NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_drop_previous
 from iroh_fast.quic._loss cimport detect_losses, discard_path, log_metrics, loss_deadline, pto_deadline
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
+from iroh_fast.quic._path_table cimport abandon_path, challenge_path, irreplaceable, open_paths, pto_max
 from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._routing cimport probe_unanswered
 from iroh_fast.quic._rtt cimport rtt_pto_base
-from iroh_fast.quic._state cimport (
-    ConnectionState, NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED)
 from iroh_fast.quic._time cimport MS, NEVER
 from iroh_fast.quic._timers cimport (
     N_CONNECTION_TIMERS, N_TIMERS, TIMER_ACK, TIMER_CHALLENGE, TIMER_CLOSE, TIMER_DRAIN, TIMER_HANDSHAKE,
@@ -34,11 +36,11 @@ cdef int64_t ACK_SLACK = MS           # what acknowledgements may be late: the d
 
 
 # ---------------------------------------------------------------- when
-cdef void set_timers(ConnectionState conn) noexcept nogil:
+cdef void set_timers(QuicConnection conn) noexcept nogil:
     """Bring the timers that follow from the present state up to date."""
     cdef Path* path = conn.paths
     cdef Timers* timers = &conn.timers
-    cdef int64_t least = 3 * conn.pto_max(), active = 0
+    cdef int64_t least = 3 * pto_max(conn), active = 0
     cdef bint beat = False
     if conn.handshake_done:
         timer_clear(timers, TIMER_HANDSHAKE)
@@ -61,7 +63,7 @@ cdef void set_timers(ConnectionState conn) noexcept nogil:
         timer_clear(timers, TIMER_KEEP_ALIVE)
 
 
-cdef void set_path_timers(ConnectionState conn, Path* path) noexcept nogil:
+cdef void set_path_timers(QuicConnection conn, Path* path) noexcept nogil:
     cdef Timers* timers = &path.timers
     cdef PnSpace* space
     cdef int level
@@ -76,13 +78,13 @@ cdef void set_path_timers(ConnectionState conn, Path* path) noexcept nogil:
     set_path_life_timers(conn, path, timers)
 
 
-cdef void set_path_life_timers(ConnectionState conn, Path* path, Timers* timers) noexcept nogil:
+cdef void set_path_life_timers(QuicConnection conn, Path* path, Timers* timers) noexcept nogil:
     """Those of an open path that nothing is under way on."""
     cdef bint alive = not path.abandoned and conn.state == ST_ESTABLISHED
     cdef bint beating = alive and conn.multipath and conn.cfg.path_keep_alive != 0
     cdef int64_t least
     timer_clear(timers, TIMER_PATH_IDLE)
-    if alive and conn.multipath and path.idle_timeout and not conn.irreplaceable(path):
+    if alive and conn.multipath and path.idle_timeout and not irreplaceable(conn, path):
         least = 3 * rtt_pto_base(&path.r.rtt)
         timer_set(timers, TIMER_PATH_IDLE, path.idle_from + (path.idle_timeout if path.idle_timeout > least else least))
     # Both sides beat: acknowledgements take the best path, so only what the peer sends here on its own account shows that
@@ -101,7 +103,7 @@ cdef void set_path_life_timers(ConnectionState conn, Path* path, Timers* timers)
         timer_clear(timers, TIMER_MTU)
 
 
-cdef int64_t idle_since(ConnectionState conn) noexcept nogil:
+cdef int64_t idle_since(QuicConnection conn) noexcept nogil:
     cdef Path* path = conn.paths
     cdef int64_t since = conn.created_at
     while path != NULL:
@@ -111,7 +113,7 @@ cdef int64_t idle_since(ConnectionState conn) noexcept nogil:
     return since
 
 
-cdef int64_t next_deadline(ConnectionState conn) noexcept nogil:
+cdef int64_t next_deadline(QuicConnection conn) noexcept nogil:
     """When handle_timeout has something to do; 0 never."""
     cdef Path* path = conn.paths
     cdef int64_t earliest, at
@@ -136,7 +138,7 @@ cdef inline int64_t together(int64_t earliest, int64_t at, int64_t grid) noexcep
     return at if at < earliest else earliest
 
 
-cdef int64_t next_wake(ConnectionState conn) noexcept nogil:
+cdef int64_t next_wake(QuicConnection conn) noexcept nogil:
     """When to call handle_timeout; 0 never. Up to SLACK after the deadline, where that does no harm."""
     cdef Path* path = conn.paths
     cdef int64_t earliest = NEVER
@@ -163,7 +165,7 @@ cdef int64_t next_wake(ConnectionState conn) noexcept nogil:
 
 
 # ---------------------------------------------------------------- what
-cdef void handle_timeout(ConnectionState conn, int64_t now) noexcept:
+cdef void handle_timeout(QuicConnection conn, int64_t now) noexcept:
     """Do what is due at `now`. Calls before the deadline are harmless."""
     cdef Path* path
     cdef Path* following
@@ -188,29 +190,29 @@ cdef void handle_timeout(ConnectionState conn, int64_t now) noexcept:
         expire_path_timers(conn, path)
         path = following
     if conn.failed:
-        conn.end_failed()
+        end_failed(conn)
 
 
-cdef void expire(ConnectionState conn, int which) noexcept:
+cdef void expire(QuicConnection conn, int which) noexcept:
     """A timer of the connection."""
     cdef Path* path = conn.paths
     if which == TIMER_CLOSE:
-        conn.finish_drained(None)
+        finish_drained(conn, None)
     elif which == TIMER_HANDSHAKE:
         # Packets that only keep us awake are no progress.
         logger.debug("connection %d: the handshake took too long", conn.stable_id)
-        conn.finish_drained(CloseReason("timed_out"))
+        finish_drained(conn, CloseReason("timed_out"))
     elif which == TIMER_IDLE:
         logger.debug("connection %d: idle timeout", conn.stable_id)
-        conn.finish_drained(CloseReason("timed_out"))
+        finish_drained(conn, CloseReason("timed_out"))
     elif which == TIMER_KEYS:
         keys_drop_previous(&conn.keys)
         if not conn.is_client:
             keys_drop(&conn.keys, LEVEL_0RTT)
     elif which == TIMER_NO_PATH:
-        if conn.open_paths() == 0:
+        if open_paths(conn) == 0:
             conn.fail(NO_VIABLE_PATH, b"", 0)
-            conn.end_failed()
+            end_failed(conn)
     elif which == TIMER_KEEP_ALIVE:
         while path != NULL:
             if not path.abandoned:
@@ -218,7 +220,7 @@ cdef void expire(ConnectionState conn, int which) noexcept:
             path = path.next
 
 
-cdef void expire_path_timers(ConnectionState conn, Path* path) noexcept nogil:
+cdef void expire_path_timers(QuicConnection conn, Path* path) noexcept nogil:
     cdef int which = timers_expired(&path.timers, conn.now, -1)
     while which >= 0:
         if which == TIMER_DRAIN:
@@ -228,7 +230,7 @@ cdef void expire_path_timers(ConnectionState conn, Path* path) noexcept nogil:
         which = timers_expired(&path.timers, conn.now, which)
 
 
-cdef void expire_path_timer(ConnectionState conn, Path* path, int which) noexcept nogil:
+cdef void expire_path_timer(QuicConnection conn, Path* path, int which) noexcept nogil:
     # TIMER_PACING and TIMER_MTU only ask for the next transmit.
     if which == TIMER_LOSS:
         expire_losses(conn, path)
@@ -242,16 +244,16 @@ cdef void expire_path_timer(ConnectionState conn, Path* path, int which) noexcep
     elif which == TIMER_VALIDATION:
         give_up_migration(conn, path)
     elif which == TIMER_PATH_IDLE:
-        conn.abandon(path, PATH_UNSTABLE_OR_POOR)
+        abandon_path(conn, path, PATH_UNSTABLE_OR_POOR)
     elif which == TIMER_HEARTBEAT:
         if not path.abandoned:
             path.ping_due = True
     elif which == TIMER_SILENCE:
         if not path.abandoned:
-            conn.challenge(path)
+            challenge_path(conn, path)
 
 
-cdef void expire_losses(ConnectionState conn, Path* path) noexcept nogil:
+cdef void expire_losses(QuicConnection conn, Path* path) noexcept nogil:
     if path.sp.loss_time:
         detect_losses(conn, path, &path.sp, LEVEL_1RTT, NULL)
     if path.id == 0 and conn.initial.live and conn.initial.sp.loss_time:
@@ -260,7 +262,7 @@ cdef void expire_losses(ConnectionState conn, Path* path) noexcept nogil:
         detect_losses(conn, path, &conn.handshake.sp, LEVEL_HANDSHAKE, NULL)
 
 
-cdef void expire_probe(ConnectionState conn, Path* path) noexcept nogil:
+cdef void expire_probe(QuicConnection conn, Path* path) noexcept nogil:
     """The probe timeout: something that asks for an acknowledgement goes out, whatever the window says."""
     cdef PnSpace* space = NULL
     cdef int level = 0

@@ -10,22 +10,25 @@ from libc.string cimport memcmp
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING, put_close
 from iroh_fast.quic._buffers cimport sendbuf_has_pending
+from iroh_fast.quic._codes cimport APPLICATION_ERROR, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
 from iroh_fast.quic._congestion cimport cc_on_app_limited, cc_pacing_rate
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._counters cimport IDX_CONNECTION_CLOSE, IDX_DATAGRAM, IDX_STREAM
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_update_wanted)
+from iroh_fast.quic._levels cimport Level, drop_level
 from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._mtud cimport mtud_hurry, mtud_on_probe_sent, mtud_poll
 from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
+from iroh_fast.quic._path_table cimport any_usable, find_path
 from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, space_ack_due
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
 from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
-from iroh_fast.quic._state cimport APPLICATION_ERROR, ConnectionState, Level, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
 from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, path_allowance, take_off_path
 from iroh_fast.quic._write cimport (
@@ -37,7 +40,7 @@ cdef enum:
     GSO_PAD = 32                  # a datagram shorter than the segment by at most this is padded up to it
 
 
-cdef void account(ConnectionState conn, Path* path, size_t bytes, int datagrams) noexcept nogil:
+cdef void account(QuicConnection conn, Path* path, size_t bytes, int datagrams) noexcept nogil:
     path.r.sent += bytes
     path.stats.tx_bytes += bytes
     path.stats.tx_datagrams += datagrams
@@ -52,7 +55,7 @@ cdef void fill(Path* path, Transmit* out, bint ecn) noexcept nogil:
     out.dialing = False
 
 
-cdef size_t send_off_path(ConnectionState conn, uint8_t* buf, Transmit* out) noexcept nogil:
+cdef size_t send_off_path(QuicConnection conn, uint8_t* buf, Transmit* out) noexcept nogil:
     """A probing packet for another address: no ACK in it, no ECN mark, no congestion accounting."""
     cdef OffPath off
     cdef Path* path
@@ -60,7 +63,7 @@ cdef size_t send_off_path(ConnectionState conn, uint8_t* buf, Transmit* out) noe
     cdef size_t n
     cdef uint64_t allowed
     while take_off_path(conn, &off):
-        path = conn.path(off.path_id)
+        path = find_path(conn, off.path_id)
         if path == NULL or path.abandoned or path.cids.active < 0 or not keys_can_seal(&conn.keys, LEVEL_1RTT):
             continue
         allowed = address_allowance(conn, &off.remote)
@@ -89,7 +92,7 @@ cdef size_t send_off_path(ConnectionState conn, uint8_t* buf, Transmit* out) noe
     return 0
 
 
-cdef bint level_due(ConnectionState conn, Path* path, int level) noexcept nogil:
+cdef bint level_due(QuicConnection conn, Path* path, int level) noexcept nogil:
     cdef Level* stage
     if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
         stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
@@ -100,7 +103,7 @@ cdef bint level_due(ConnectionState conn, Path* path, int level) noexcept nogil:
     return keys_can_seal(&conn.keys, LEVEL_1RTT) and (general_due(conn) or acks_due(conn, path, True) or path_frames_due(conn, path))
 
 
-cdef bint same_ids(ConnectionState conn, Path* path) noexcept nogil:
+cdef bint same_ids(QuicConnection conn, Path* path) noexcept nogil:
     """Whether long and short packets carry the same destination id."""
     cdef RemoteCid* id
     if path.cids.active < 0:
@@ -109,7 +112,7 @@ cdef bint same_ids(ConnectionState conn, Path* path) noexcept nogil:
     return id.len == conn.dcid0_len and memcmp(id.cid, conn.dcid0, id.len) == 0
 
 
-cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Transmit* out) noexcept nogil:
+cdef size_t send_handshake(QuicConnection conn, Path* path, uint8_t* buf, Transmit* out) noexcept nogil:
     """One datagram of coalesced packets, lowest level first (RFC 9000 §12.2)."""
     cdef Packet packets[4]
     cdef Level* stage
@@ -181,7 +184,7 @@ cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Trans
         if packets[i].level == LEVEL_HANDSHAKE and conn.is_client and conn.initial.live:
             # RFC 9001 §4.9.1: a client is done with Initial keys once it sends Handshake packets.
             drop_space(conn, path, &conn.initial.sp)
-            conn.drop_level(LEVEL_INITIAL)
+            drop_level(conn, LEVEL_INITIAL)
     fill(path, out, True)
     out.segment = total
     out.dialing = conn.is_client and not conn.migration_frozen and conn.n_dial > 1
@@ -189,7 +192,7 @@ cdef size_t send_handshake(ConnectionState conn, Path* path, uint8_t* buf, Trans
     return total
 
 
-cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap, int max_segments, Transmit* out,
+cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap, int max_segments, Transmit* out,
                       bint* blocked) noexcept nogil:  # hot
     """A batch of 1-RTT datagrams on one path; all but the last have the same size."""
     cdef Packet packets[MAX_BATCH]
@@ -206,7 +209,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
     if path.abandoned:
         # Only what tells the peer, and only if no other path can: acknowledgements and the PATH_ABANDON itself.
         data = False
-        if conn.any_usable() or not path.r.validated:
+        if any_usable(conn) or not path.r.validated:
             return 0
         last_words = pending_abandon(conn, path.id) != NULL
         if not last_words and not space_ack_due(&path.sp, conn.now) and path.sp.loss_probes == 0:
@@ -304,7 +307,7 @@ cdef size_t send_data(ConnectionState conn, Path* path, uint8_t* buf, size_t cap
     return total
 
 
-cdef size_t send_mtu_probe(ConnectionState conn, Path* path, uint8_t* buf, size_t cap, Transmit* out) noexcept nogil:
+cdef size_t send_mtu_probe(QuicConnection conn, Path* path, uint8_t* buf, size_t cap, Transmit* out) noexcept nogil:
     cdef uint16_t size
     cdef Packet packet
     cdef size_t n
@@ -332,7 +335,7 @@ cdef size_t send_mtu_probe(ConnectionState conn, Path* path, uint8_t* buf, size_
     return n
 
 
-cdef size_t send_close(ConnectionState conn, uint8_t* buf, Transmit* out) noexcept nogil:
+cdef size_t send_close(QuicConnection conn, uint8_t* buf, Transmit* out) noexcept nogil:
     """CONNECTION_CLOSE at every level that has keys, in one datagram."""
     cdef Path* path = conn.paths
     cdef Path* other
@@ -406,7 +409,7 @@ cdef size_t send_close(ConnectionState conn, uint8_t* buf, Transmit* out) noexce
     return total
 
 
-cdef size_t poll_transmit(ConnectionState conn, int64_t now, uint8_t* buf, size_t cap, int max_segments,
+cdef size_t poll_transmit(QuicConnection conn, int64_t now, uint8_t* buf, size_t cap, int max_segments,
                           Transmit* out) noexcept nogil:
     cdef Path* path
     cdef size_t n

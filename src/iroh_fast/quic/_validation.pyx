@@ -12,18 +12,22 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memmove
 
 from iroh_fast._batch cimport UdpAddr, addr_is_v4
+from iroh_fast.quic._cids cimport reset_spin, rotate_id
+from iroh_fast.quic._codes cimport W_PATHS
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._mtud cimport mtud_peer_limit
+from iroh_fast.quic._path_table cimport challenge_path, init_route, path_established
 from iroh_fast.quic._paths cimport (
     AddressBudget, MAX_BUDGETS, MAX_CHALLENGES, MAX_OFF_PATH, OffPath, Path, Route, ip_known, same_addr, same_ip)
 from iroh_fast.quic._routing cimport leave_silent_paths
 from iroh_fast.quic._rtt cimport rtt_init, rtt_pto_base
-from iroh_fast.quic._state cimport ConnectionState, W_PATHS
 from iroh_fast.quic._time cimport MS, doubled
 from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_VALIDATION, timer_clear, timer_set
+from iroh_fast.quic._trace cimport log_tuple
 
 
 # ---------------------------------------------------------------- budgets
-cdef AddressBudget* find_budget(ConnectionState conn, const UdpAddr* remote) noexcept nogil:
+cdef AddressBudget* find_budget(QuicConnection conn, const UdpAddr* remote) noexcept nogil:
     cdef int i
     for i in range(conn.n_budgets):
         if same_addr(&conn.budgets[i].remote, remote):
@@ -31,7 +35,7 @@ cdef AddressBudget* find_budget(ConnectionState conn, const UdpAddr* remote) noe
     return NULL
 
 
-cdef AddressBudget* make_budget(ConnectionState conn, const UdpAddr* remote) noexcept nogil:
+cdef AddressBudget* make_budget(QuicConnection conn, const UdpAddr* remote) noexcept nogil:
     """The entry of an address; a new one replaces the one unused for longest. NULL: out of memory."""
     cdef AddressBudget* budget = find_budget(conn, remote)
     cdef int i
@@ -54,7 +58,7 @@ cdef AddressBudget* make_budget(ConnectionState conn, const UdpAddr* remote) noe
     return budget
 
 
-cdef Path* path_at(ConnectionState conn, const UdpAddr* remote, bint* proven) noexcept nogil:
+cdef Path* path_at(QuicConnection conn, const UdpAddr* remote, bint* proven) noexcept nogil:
     """A path whose present address this is, or was before a migration that is not proven yet; proven ones first."""
     cdef Path* path = conn.paths
     cdef Path* found = NULL
@@ -72,7 +76,7 @@ cdef Path* path_at(ConnectionState conn, const UdpAddr* remote, bint* proven) no
     return found
 
 
-cdef uint64_t address_allowance(ConnectionState conn, const UdpAddr* remote) noexcept nogil:
+cdef uint64_t address_allowance(QuicConnection conn, const UdpAddr* remote) noexcept nogil:
     cdef bint proven
     cdef Path* path = path_at(conn, remote, &proven)
     cdef AddressBudget* budget
@@ -84,7 +88,7 @@ cdef uint64_t address_allowance(ConnectionState conn, const UdpAddr* remote) noe
     return 3 * budget.received - budget.sent if budget != NULL and 3 * budget.received > budget.sent else 0
 
 
-cdef void address_received(ConnectionState conn, const UdpAddr* remote, size_t n) noexcept nogil:
+cdef void address_received(QuicConnection conn, const UdpAddr* remote, size_t n) noexcept nogil:
     """An authentic datagram came from an address that is not its path's."""
     cdef AddressBudget* budget
     cdef bint proven
@@ -96,7 +100,7 @@ cdef void address_received(ConnectionState conn, const UdpAddr* remote, size_t n
         budget.received += n
 
 
-cdef void address_sent(ConnectionState conn, const UdpAddr* remote, size_t n) noexcept nogil:
+cdef void address_sent(QuicConnection conn, const UdpAddr* remote, size_t n) noexcept nogil:
     cdef bint proven
     cdef Path* path = path_at(conn, remote, &proven)
     cdef AddressBudget* budget
@@ -110,7 +114,7 @@ cdef void address_sent(ConnectionState conn, const UdpAddr* remote, size_t n) no
         budget.sent += n
 
 
-cdef void keep_budget(ConnectionState conn, const Route* route) noexcept nogil:
+cdef void keep_budget(QuicConnection conn, const Route* route) noexcept nogil:
     """A path leaves an address that it did not prove."""
     cdef AddressBudget* budget
     if route.validated:
@@ -121,7 +125,7 @@ cdef void keep_budget(ConnectionState conn, const Route* route) noexcept nogil:
         budget.sent += route.sent
 
 
-cdef void adopt_budget(ConnectionState conn, Route* route) noexcept nogil:
+cdef void adopt_budget(QuicConnection conn, Route* route) noexcept nogil:
     """A path comes to an address: its count goes on."""
     cdef AddressBudget* budget = find_budget(conn, &route.remote)
     if budget != NULL:
@@ -132,7 +136,7 @@ cdef void adopt_budget(ConnectionState conn, Route* route) noexcept nogil:
 
 
 # ---------------------------------------------------------------- probing packets for other addresses
-cdef void queue_off_path(ConnectionState conn, const Path* path, const UdpAddr* remote, const UdpAddr* local,
+cdef void queue_off_path(QuicConnection conn, const Path* path, const UdpAddr* remote, const UdpAddr* local,
                          const uint8_t* data) noexcept nogil:
     """A PATH_RESPONSE with these data, or without any a PATH_CHALLENGE, for an address that is not the path's.
 
@@ -166,7 +170,7 @@ cdef void queue_off_path(ConnectionState conn, const Path* path, const UdpAddr* 
         memcpy(off.data, data, 8)
 
 
-cdef bint take_off_path(ConnectionState conn, OffPath* out) noexcept nogil:
+cdef bint take_off_path(QuicConnection conn, OffPath* out) noexcept nogil:
     """The oldest waiting probing packet; False when there is none."""
     if conn.n_off_path == 0:
         return False
@@ -177,7 +181,7 @@ cdef bint take_off_path(ConnectionState conn, OffPath* out) noexcept nogil:
 
 
 # ---------------------------------------------------------------- challenges
-cdef void on_path_challenge(ConnectionState conn, Path* path, const uint8_t* data, const UdpAddr* src,
+cdef void on_path_challenge(QuicConnection conn, Path* path, const uint8_t* data, const UdpAddr* src,
                             const UdpAddr* dst) noexcept nogil:
     """Answer where it came from (RFC 9000 §8.2.2)."""
     if not same_addr(src, &path.r.remote) or (
@@ -195,7 +199,7 @@ cdef void on_path_challenge(ConnectionState conn, Path* path, const uint8_t* dat
         path.ping_due = True
 
 
-cdef void next_challenge(ConnectionState conn, Path* path, uint8_t* data) noexcept nogil:
+cdef void next_challenge(QuicConnection conn, Path* path, uint8_t* data) noexcept nogil:
     """Fresh data for a PATH_CHALLENGE that is written now, in place of the oldest unanswered one."""
     cdef int i, slot = 0
     cdef int64_t wait = doubled(rtt_pto_base(&path.r.rtt), path.challenge_lost)
@@ -209,7 +213,7 @@ cdef void next_challenge(ConnectionState conn, Path* path, uint8_t* data) noexce
     timer_set(&path.timers, TIMER_CHALLENGE, conn.now + (wait if wait < 2000 * MS else 2000 * MS))
 
 
-cdef void on_path_response(ConnectionState conn, Path* path, const uint8_t* data, const UdpAddr* src) noexcept nogil:
+cdef void on_path_response(QuicConnection conn, Path* path, const uint8_t* data, const UdpAddr* src) noexcept nogil:
     cdef int i
     for i in range(MAX_CHALLENGES):
         if path.challenge_sent[i] != 0 and memcmp(path.challenges[i], data, 8) == 0:
@@ -233,15 +237,15 @@ cdef void on_path_response(ConnectionState conn, Path* path, const uint8_t* data
     path.previous = NULL
     if not path.proves_mtu:
         # The address is proven by a small datagram: now show that the path carries full ones (RFC 9000 §8.2.1).
-        conn.challenge(path)
+        challenge_path(conn, path)
     conn.happened(W_PATHS)      # maybe at a new address
-    conn.on_established(path)
+    path_established(conn, path)
     path.silent = False
     leave_silent_paths(conn)
 
 
 # ---------------------------------------------------------------- migration
-cdef void return_home(ConnectionState conn, Path* path) noexcept nogil:
+cdef void return_home(QuicConnection conn, Path* path) noexcept nogil:
     """Back to the address that was proven before the last one."""
     keep_budget(conn, &path.r)
     path.r = path.previous[0]
@@ -251,10 +255,10 @@ cdef void return_home(ConnectionState conn, Path* path) noexcept nogil:
     path.challenge_due = False
     timer_clear(&path.timers, TIMER_CHALLENGE)
     if conn.qlog is not None:
-        conn.log_tuple(path)
+        log_tuple(conn, path)
 
 
-cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
+cdef int migrate(QuicConnection conn, Path* path, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
     """The peer's address of a path changed (RFC 9000 §9.3)."""
     cdef Route fresh
     cdef bint port_only = same_ip(&path.r.remote, src) and addr_is_v4(src)
@@ -264,7 +268,7 @@ cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const Udp
         return_home(conn, path)
         if ip_known(dst):
             path.r.local = dst[0]
-        conn.reset_spin(path)
+        reset_spin(conn, path)
         path.pto_count = 0
         return 0
     if path.previous == NULL and path.r.validated:
@@ -274,7 +278,7 @@ cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const Udp
             # Make sure that the old address is really gone, not just spoofed away.
             queue_off_path(conn, path, &path.r.remote, &path.r.local, NULL)
     keep_budget(conn, &path.r)
-    conn.init_route(&fresh, src, dst)
+    init_route(conn, &fresh, src, dst)
     if port_only:
         fresh.rtt = path.r.rtt
         fresh.cc = path.r.cc
@@ -288,17 +292,17 @@ cdef int migrate(ConnectionState conn, Path* path, const UdpAddr* src, const Udp
     timer_set(&path.timers, TIMER_VALIDATION, conn.now + 3 * (old_pto if old_pto > new_pto else new_pto))
     path.r = fresh
     if conn.qlog is not None:
-        conn.log_tuple(path)
-    conn.reset_spin(path)
-    conn.rotate_cid(path)
-    conn.challenge(path)
+        log_tuple(conn, path)
+    reset_spin(conn, path)
+    rotate_id(conn, path)
+    challenge_path(conn, path)
     path.pto_count = 0
     if conn.send_observed:
         path.observed_due = True
     return 0
 
 
-cdef void give_up_migration(ConnectionState conn, Path* path) noexcept nogil:
+cdef void give_up_migration(QuicConnection conn, Path* path) noexcept nogil:
     """The new address never answered: back to the one that did."""
     if path.previous != NULL and not path.r.validated:
         return_home(conn, path)

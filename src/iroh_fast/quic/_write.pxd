@@ -4,11 +4,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from iroh_fast._packet cimport put_varint
 from iroh_fast.quic._buffers cimport SendBuf, sendbuf_has_pending
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport Path, PathStats
 from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._sent cimport FrameRec
-from iroh_fast.quic._state cimport ConnectionState
 
 
 cdef enum:
@@ -20,22 +20,22 @@ cdef enum:
 cdef inline uint8_t* put_v0(uint8_t* p, uint64_t kind) noexcept nogil:
     return put_varint(p, kind)
 
-cdef inline bint path_frames_due(ConnectionState conn, Path* path) noexcept nogil:
+cdef inline bint path_frames_due(QuicConnection conn, Path* path) noexcept nogil:
     return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.response_due or path.observed_due
             or path.sp.loss_probes > 0)
 
-cdef inline bint general_due(ConnectionState conn) noexcept nogil:
+cdef inline bint general_due(QuicConnection conn) noexcept nogil:
     """Whether there is anything that any path may carry."""
     return (conn.pending_head != NULL or conn.streams.ready_head != NULL or conn.dgram_tx.count > 0 or conn.streams.has_control()
             or sendbuf_has_pending(&conn.data_crypto_tx))
 
-cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
+cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
                     PathStats* stats, size_t reserve) noexcept nogil
-cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil
-cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
+cdef void write_acks(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil
+cdef void write_crypto(QuicConnection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
 cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil
-cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bint* want_full) noexcept nogil
-cdef FrameRec* pending_abandon(ConnectionState conn, uint32_t path_id) noexcept nogil
-cdef void write_abandon(ConnectionState conn, Path* path, Packet* packet) noexcept nogil
-cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexcept nogil
-cdef void requeue_oldest(ConnectionState conn, Path* path, PnSpace* space, int level) noexcept nogil
+cdef void write_path_frames(QuicConnection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil
+cdef FrameRec* pending_abandon(QuicConnection conn, uint32_t path_id) noexcept nogil
+cdef void write_abandon(QuicConnection conn, Path* path, Packet* packet) noexcept nogil
+cdef void write_general(QuicConnection conn, Path* path, Packet* packet) noexcept nogil
+cdef void requeue_oldest(QuicConnection conn, Path* path, PnSpace* space, int level) noexcept nogil

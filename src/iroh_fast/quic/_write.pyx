@@ -14,11 +14,15 @@ from iroh_fast._packet cimport (
     put_ack, put_ack_frequency, put_address, put_crypto_header, put_datagram_header, put_new_cid, put_path_data, put_v1,
     put_v2, varint_size)
 from iroh_fast.quic._buffers cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
+from iroh_fast.quic._cids cimport find_ids
+from iroh_fast.quic._codes cimport W_DATAGRAM_SPACE
+from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._counters cimport IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_OBSERVED_ADDR, IDX_PATH_ACKS, frame_index
 from iroh_fast.quic._datagrams cimport queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._loss cimport frames_lost
 from iroh_fast.quic._packets cimport Packet, has_room
+from iroh_fast.quic._path_table cimport find_path
 from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, Path, PathStats, local_cid_find
 from iroh_fast.quic._received cimport ReceivedSet, received_from
 from iroh_fast.quic._recovery cimport PnSpace, space_ack_sent, space_ack_wanted
@@ -26,12 +30,11 @@ from iroh_fast.quic._routing cimport carries_own_acks
 from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._sent cimport (
     FrameRec, REC_ACK, REC_ELICITING, REC_USED, SentRec, frame_rec, frame_recs_free, sent_at)
-from iroh_fast.quic._state cimport ConnectionState, W_DATAGRAM_SPACE
 from iroh_fast.quic._time cimport MS, ns_from_us
 from iroh_fast.quic._validation cimport next_challenge
 
 
-cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
+cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
                     PathStats* stats, size_t reserve) noexcept nogil:
     cdef ReceivedSet* received = &space.received
     cdef uint64_t delay = 0
@@ -60,7 +63,7 @@ cdef void write_ack(ConnectionState conn, Packet* packet, PnSpace* space, bint m
     space_ack_sent(space)
 
 
-cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
+cdef void write_acks(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
     """Acknowledgements of this path, and where it carries data those of paths that can not carry their own.
 
     `reserve` bytes stay free for what else has to go.
@@ -73,7 +76,7 @@ cdef void write_acks(ConnectionState conn, Path* path, Packet* packet, bint data
         other = other.next
 
 
-cdef void write_crypto(ConnectionState conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil:
+cdef void write_crypto(QuicConnection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil:
     cdef uint64_t offset
     cdef size_t n, room
     cdef bint again
@@ -99,7 +102,7 @@ cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* da
     return True
 
 
-cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bint* want_full) noexcept nogil:
+cdef void write_path_frames(QuicConnection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil:
     """Frames that only this path may carry, as far as they fit."""
     cdef uint8_t data[8]
     if path.ping_due:
@@ -124,7 +127,7 @@ cdef void write_path_frames(ConnectionState conn, Path* path, Packet* packet, bi
             path.stats.tx_frames[IDX_OBSERVED_ADDR] += 1
 
 
-cdef int64_t ack_frequency_delay(ConnectionState conn) noexcept nogil:
+cdef int64_t ack_frequency_delay(QuicConnection conn) noexcept nogil:
     cdef int64_t d = conn.cfg.af_max_delay if conn.cfg.af_max_delay else conn.peer_max_ack_delay
     cdef int64_t least = ns_from_us(conn.peer_min_ack_delay_us)
     cdef int64_t rtt = rtt_get(&conn.paths.r.rtt) if conn.paths != NULL else 0
@@ -135,7 +138,7 @@ cdef int64_t ack_frequency_delay(ConnectionState conn) noexcept nogil:
     return d if d < rtt else rtt
 
 
-cdef uint8_t* write_pending(ConnectionState conn, uint8_t* at, FrameRec* record, bint* skip) noexcept nogil:
+cdef uint8_t* write_pending(QuicConnection conn, uint8_t* at, FrameRec* record, bint* skip) noexcept nogil:
     """One queued control frame with present values; skip: it has become pointless."""
     cdef CidSet* ids
     cdef LocalCid* local
@@ -146,7 +149,7 @@ cdef uint8_t* write_pending(ConnectionState conn, uint8_t* at, FrameRec* record,
     if kind == FT_HANDSHAKE_DONE:
         return put_v0(at, kind)
     if kind == FT_PATH_NEW_CONNECTION_ID or kind == FT_NEW_CONNECTION_ID:
-        ids = conn.cidset(<uint32_t>record.path, False)
+        ids = find_ids(conn, <uint32_t>record.path, False)
         local = local_cid_find(ids, record.id) if ids != NULL else NULL
         if local == NULL:
             skip[0] = True
@@ -162,7 +165,7 @@ cdef uint8_t* write_pending(ConnectionState conn, uint8_t* at, FrameRec* record,
     if kind == FT_PATH_ABANDON:
         return put_v2(at, kind, record.path, record.a)
     if kind == FT_PATH_STATUS_BACKUP or kind == FT_PATH_STATUS_AVAILABLE:
-        other = conn.path(<uint32_t>record.path)
+        other = find_path(conn, <uint32_t>record.path)
         if other == NULL or other.abandoned or record.id != other.status_seq:
             skip[0] = True            # a newer status is queued
             return at
@@ -180,7 +183,7 @@ cdef uint8_t* write_pending(ConnectionState conn, uint8_t* at, FrameRec* record,
             return at
         return put_v1(at, kind, record.id)
     if kind == FT_PATH_CIDS_BLOCKED:
-        ids = conn.cidset(<uint32_t>record.path, False)
+        ids = find_ids(conn, <uint32_t>record.path, False)
         if ids != NULL and ids.n_remote:
             skip[0] = True
             return at
@@ -191,7 +194,7 @@ cdef uint8_t* write_pending(ConnectionState conn, uint8_t* at, FrameRec* record,
     return at
 
 
-cdef FrameRec* pending_abandon(ConnectionState conn, uint32_t path_id) noexcept nogil:
+cdef FrameRec* pending_abandon(QuicConnection conn, uint32_t path_id) noexcept nogil:
     """The PATH_ABANDON of a path that waits to be sent, or NULL."""
     cdef FrameRec* record = conn.pending_head
     while record != NULL and not (record.type == FT_PATH_ABANDON and record.path == path_id):
@@ -199,7 +202,7 @@ cdef FrameRec* pending_abandon(ConnectionState conn, uint32_t path_id) noexcept 
     return record
 
 
-cdef void write_abandon(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:
+cdef void write_abandon(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:
     """The PATH_ABANDON of a path on that path itself, out of turn."""
     cdef FrameRec* record = pending_abandon(conn, path.id)
     cdef FrameRec** at = &conn.pending_head
@@ -223,7 +226,7 @@ cdef void write_abandon(ConnectionState conn, Path* path, Packet* packet) noexce
     path.stats.tx_frames[frame_index(FT_PATH_ABANDON)] += 1
 
 
-cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexcept nogil:  # hot
+cdef void write_general(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:  # hot
     """Control frames, datagrams and stream data, in this order."""
     cdef FrameRec* record
     cdef uint8_t* before
@@ -269,7 +272,7 @@ cdef void write_general(ConnectionState conn, Path* path, Packet* packet) noexce
         packet.at = conn.streams.write_data(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
 
 
-cdef void requeue_oldest(ConnectionState conn, Path* path, PnSpace* space, int level) noexcept nogil:
+cdef void requeue_oldest(QuicConnection conn, Path* path, PnSpace* space, int level) noexcept nogil:
     """A probe should carry something useful: control and CRYPTO frames of the oldest packet in flight."""
     cdef uint64_t position = space.sent.head
     cdef SentRec* sent

@@ -1,0 +1,154 @@
+"""Connection ids of a connection: ours that the peer may use, and the peer's.
+
+Sources: RFC 9000 §5.1, §10.3, the multipath draft.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+
+from iroh_fast._packet cimport (
+    FT_NEW_CONNECTION_ID, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RETIRE_CONNECTION_ID, FT_RETIRE_CONNECTION_ID)
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._control cimport queue_control
+from iroh_fast.quic._path_table cimport find_path, pto_max
+from iroh_fast.quic._paths cimport CidSet, LOCAL_CIDS, Path, UNOPENED_CIDS, cidset_new, ids_have, remote_cid_rotate
+
+
+cdef CidSet* find_ids(QuicConnection conn, uint32_t id, bint make) noexcept nogil:
+    cdef CidSet* ids = conn.cids
+    while ids != NULL and ids.path_id != id:
+        ids = ids.next
+    if ids == NULL and make:
+        ids = cidset_new(id)
+        if ids != NULL:
+            ids.next = conn.cids
+            conn.cids = ids
+    return ids
+
+
+cdef bint was_abandoned(QuicConnection conn, uint32_t id) noexcept nogil:
+    return ids_have(&conn.abandoned, id)
+
+
+cdef void watch_reset(QuicConnection conn, CidSet* ids) noexcept nogil:
+    """Have the endpoint recognise stateless resets for the ids in use, and only for those (RFC 9000 §10.3.1).
+
+    `ids`: what changed, NULL for anything.
+    """
+    cdef Path* path = conn.paths
+    if ids != NULL and (ids.active < 0 or not ids.remote[ids.active].has_token):
+        return
+    with gil:
+        wanted = []
+        while path != NULL:
+            if not path.abandoned and path.cids.active >= 0 and path.cids.remote[path.cids.active].has_token:
+                wanted.append(PyBytes_FromStringAndSize(<char*>path.cids.remote[path.cids.active].token, 16))
+            path = path.next
+        old = conn.reset_tokens or []
+        for token in old:
+            if token not in wanted:
+                conn.host.reset_token_remove(token)
+        for token in wanted:
+            if token not in old:
+                conn.host.reset_token_add(token, conn)
+        conn.reset_tokens = wanted
+
+
+cdef void drop_ids(QuicConnection conn, uint32_t id) noexcept nogil:
+    """Forget all connection ids of a path id, ours and the peer's."""
+    cdef CidSet** at = &conn.cids
+    cdef CidSet* ids
+    cdef int i
+    while at[0] != NULL:
+        ids = at[0]
+        if ids.path_id == id:
+            with gil:
+                for i in range(ids.n_local):
+                    conn.host.cid_remove(ids.local[i].value)
+            at[0] = ids.next
+            free(ids)
+            return
+        at = &ids.next
+
+
+cdef void issue_ids(QuicConnection conn, uint32_t path_id) noexcept nogil:
+    """Bring a path id up to the number of ids the peer accepts."""
+    cdef CidSet* ids = find_ids(conn, path_id, True)
+    cdef Path* path = find_path(conn, path_id)
+    cdef uint64_t limit = conn.peer_cid_limit if conn.peer_cid_limit < LOCAL_CIDS else LOCAL_CIDS
+    cdef uint8_t cid[8]
+    cdef uint64_t value
+    if ids == NULL:
+        return
+    # DIFFERS: iroh gives them all at once, 35 for paths of which most never come to be.
+    if limit > UNOPENED_CIDS and path_id and (path == NULL or not path.established):
+        limit = UNOPENED_CIDS
+    while <uint64_t>ids.n_local < limit:
+        conn.host.new_cid(cid)
+        memcpy(&value, cid, 8)
+        ids.local[ids.n_local].seq = ids.next_seq
+        ids.local[ids.n_local].value = value
+        ids.n_local += 1
+        with gil:
+            conn.host.cid_add(value, conn, path_id)
+        # With multipath negotiated every id is announced with its path.
+        queue_control(conn, FT_PATH_NEW_CONNECTION_ID if conn.multipath else FT_NEW_CONNECTION_ID, path_id, ids.next_seq, 0)
+        ids.next_seq += 1
+
+
+cdef void issue_path_ids(QuicConnection conn) noexcept nogil:
+    """Give ids for every path id that both sides allow, once for each."""
+    cdef uint64_t top = conn.local_max_path if conn.local_max_path < conn.remote_max_path else conn.remote_max_path
+    if not conn.multipath:
+        return
+    if conn.issued_paths == 0:
+        conn.issued_paths = 1
+    while conn.issued_paths <= top:
+        if not was_abandoned(conn, <uint32_t>conn.issued_paths):
+            issue_ids(conn, <uint32_t>conn.issued_paths)
+        conn.issued_paths += 1
+
+
+cdef void reset_spin(QuicConnection conn, Path* path) noexcept nogil:
+    """The spin bit starts anew with each connection id (RFC 9000 §17.4)."""
+    path.spin = not conn.spinning and (conn.host.random.word() & 1)
+
+
+cdef void rotate_id(QuicConnection conn, Path* path) noexcept nogil:
+    cdef uint64_t old
+    if path.cids != NULL and remote_cid_rotate(path.cids, &old):
+        reset_spin(conn, path)
+        watch_reset(conn, path.cids)
+        conn.n_retire += 1
+        queue_control(conn, FT_PATH_RETIRE_CONNECTION_ID if conn.multipath else FT_RETIRE_CONNECTION_ID, path.id, old, 0)
+
+
+cdef void retire_later(QuicConnection conn, uint64_t cid):
+    """Keep routing an id the peer retired for a while: packets with it may be under way."""
+    cdef list old
+    if conn.retired is None:
+        conn.retired = []
+    old = conn.retired
+    while old and (old[0][1] <= conn.now or len(old) > 64):
+        conn.host.cid_remove(old.pop(0)[0])
+    old.append((cid, conn.now + 3 * pto_max(conn)))
+
+
+cdef void unregister(QuicConnection conn):
+    """Forget every id at the endpoint."""
+    cdef CidSet* ids = conn.cids
+    cdef int i
+    while ids != NULL:
+        for i in range(ids.n_local):
+            conn.host.cid_remove(ids.local[i].value)
+        ids = ids.next
+    if conn.retired is not None:
+        for cid, _ in conn.retired:
+            conn.host.cid_remove(cid)
+        conn.retired = None
+    if conn.reset_tokens is not None:
+        for token in conn.reset_tokens:
+            conn.host.reset_token_remove(token)
+        conn.reset_tokens = None

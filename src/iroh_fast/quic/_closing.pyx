@@ -1,0 +1,108 @@
+"""How a connection ends: closing, draining, drained (RFC 9000 §10)."""
+
+from libc.stdint cimport uint64_t
+
+from iroh_fast._batch cimport addr_to_tuple
+from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, NO_ERROR, N_WAITS, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_DRAINED
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._path_table cimport log_path, path_stats, pto_max
+from iroh_fast.quic._paths cimport Path, ip_known
+from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._timers cimport TIMER_CLOSE, timer_set, timers_clear
+
+import logging
+
+from iroh_fast.errors import CloseReason
+
+logger = logging.getLogger("iroh_fast.quic")
+
+
+cdef void end_connection(QuicConnection conn, object reason):
+    """Tell everybody, once."""
+    cdef Path* path = conn.paths
+    cdef int kind
+    if conn.close_reason is not None:
+        return
+    conn.close_reason = reason
+    if conn.qlog is not None:
+        conn.qlog.closed(conn.now, reason, conn.close_code, conn.close_app)
+    while path != NULL:
+        if not path.abandoned and path.established:
+            log_path(conn, "closed", path.id, addr_to_tuple(&path.r.remote),
+                          addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None, str(reason), path_stats(path))
+        path = path.next
+    conn.streams.end()
+    for kind in range(N_WAITS):
+        if kind != W_DRAINED:
+            conn.happened(kind)
+    conn.host.wake(conn)
+
+
+cdef void enter_close(QuicConnection conn, object reason, uint64_t code, bint app, object text, uint64_t frame):
+    if conn.state >= ST_CLOSING:
+        return
+    conn.state = ST_CLOSING
+    conn.close_due = True
+    conn.close_app = app
+    conn.close_code = code
+    conn.close_text = text
+    conn.close_frame = frame
+    timers_clear(&conn.timers)
+    timer_set(&conn.timers, TIMER_CLOSE, conn.now + 3 * pto_max(conn))
+    conn.close_next = conn.now + (rtt_get(&conn.paths.r.rtt) if conn.paths != NULL else conn.cfg.initial_rtt)
+    end_connection(conn, reason)
+    conn.host.wake(conn)
+
+
+cdef void enter_drain(QuicConnection conn, object reason, bint reply):
+    if conn.state >= ST_DRAINING:
+        return
+    if conn.state == ST_CLOSING:
+        conn.state = ST_DRAINING
+        conn.close_due = False
+        return
+    conn.state = ST_DRAINING
+    conn.close_due = reply
+    conn.close_app = False
+    conn.close_code = NO_ERROR
+    conn.close_text = b""
+    conn.close_frame = 0
+    timers_clear(&conn.timers)
+    timer_set(&conn.timers, TIMER_CLOSE, conn.now + 3 * pto_max(conn))
+    end_connection(conn, reason)
+
+
+cdef void finish_drained(QuicConnection conn, object reason):
+    if conn.state == ST_DRAINED:
+        return
+    conn.state = ST_DRAINED
+    conn.deadline = 0
+    timers_clear(&conn.timers)
+    if reason is not None:
+        end_connection(conn, reason)
+    conn.host.on_drained(conn)
+    if conn.qlog is not None:
+        conn.qlog.finish()
+    conn.happened(W_DRAINED)
+    conn.host.wake(conn)
+
+
+cdef void end_failed(QuicConnection conn) noexcept:
+    """Close because of `err`; runs outside of packet processing."""
+    cdef object text
+    cdef uint64_t err = conn.err
+    conn.failed = False
+    conn.err = 0                  # a closing connection still listens to its peer
+    if conn.state >= ST_CLOSING:
+        return
+    try:
+        text = conn.close_text if conn.close_text is not None else (
+            (<bytes>conn.err_text).decode() if conn.err_text != NULL else "")
+        if err == AEAD_LIMIT_REACHED:
+            finish_drained(conn, CloseReason("transport_local", err, b"", False, None, text))
+            return
+        logger.debug("connection %d: closing with %#x %s", conn.stable_id, err, text)
+        enter_close(conn, CloseReason("transport_local", err, text.encode(), False, conn.err_frame or None, text),
+                         err, False, text.encode(), conn.err_frame)
+    except Exception:
+        logger.exception("closing failed")

@@ -1,0 +1,54 @@
+"""What a connection needs of its QuicTransportConfig, as C values."""
+
+from libc.string cimport memset
+
+from iroh_fast.quic._congestion cimport CC_CUBIC, CC_NEW_RENO
+from iroh_fast.quic._time cimport ns_of
+
+
+cdef int load_config(object t, Config* c) except -1:
+    """Read a QuicTransportConfig once per connection."""
+    cdef object m = t.mtu_discovery, af = t.ack_frequency
+    memset(c, 0, sizeof(Config))
+    c.idle_timeout = ns_of(t.max_idle_timeout)
+    c.keep_alive = ns_of(t.keep_alive_interval)
+    c.path_idle = ns_of(t.default_path_max_idle_timeout)
+    c.path_keep_alive = ns_of(t.default_path_keep_alive_interval)
+    c.initial_rtt = ns_of(t.initial_rtt)
+    c.max_bidi = t.max_concurrent_bidi_streams
+    c.max_uni = t.max_concurrent_uni_streams
+    c.stream_window = t.stream_receive_window
+    c.receive_window = t.receive_window
+    c.send_window = t.send_window
+    c.fair = t.send_fairness
+    c.spin = t.allow_spin
+    c.mtud = m is not None
+    c.pad_to_mtu = t.pad_to_mtu
+    c.gso = t.enable_segmentation_offload
+    c.observed_send = t.send_observed_address_reports
+    c.observed_receive = t.receive_observed_address_reports
+    c.packet_threshold = t.packet_threshold
+    c.time_threshold = t.time_threshold
+    c.persistent_threshold = t.persistent_congestion_threshold
+    c.initial_mtu = t.initial_mtu
+    c.min_mtu = t.min_mtu
+    if m is not None:
+        c.mtu_bound = m.upper_bound
+        c.mtu_interval = ns_of(m.interval)
+        c.mtu_cooldown = ns_of(m.black_hole_cooldown)
+        c.mtu_min_change = m.minimum_change
+    else:
+        c.mtu_bound = c.initial_mtu
+    c.crypto_buffer = t.crypto_buffer_size
+    c.datagrams = t.datagram_receive_buffer_size is not None
+    c.datagram_rx = t.datagram_receive_buffer_size or 0
+    c.datagram_tx = t.datagram_send_buffer_size
+    c.cc = CC_NEW_RENO if t.congestion_controller == "newreno" else CC_CUBIC
+    c.max_paths = t.max_concurrent_multipath_paths or 0
+    c.max_nat = t.max_remote_nat_traversal_addresses or 0
+    if af is not None:
+        c.ack_frequency = True
+        c.af_threshold = af.ack_eliciting_threshold
+        c.af_reorder = af.reordering_threshold
+        c.af_max_delay = ns_of(af.max_ack_delay)
+    return 0

@@ -1,0 +1,3 @@
+from typing import Final
+
+FRAME_NAMES: Final[tuple[str, ...]]

@@ -1,0 +1,28 @@
+"""The paths of a connection: opening, proving, abandoning, and what all of them say together."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
+
+from iroh_fast._batch cimport UdpAddr
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._paths cimport Path, Route
+
+
+cdef Path* find_path(QuicConnection conn, uint32_t id) noexcept nogil
+cdef int64_t pto_max(QuicConnection conn) noexcept nogil
+cdef int open_paths(QuicConnection conn) noexcept nogil
+cdef bint last_open(QuicConnection conn, Path* path) noexcept nogil
+cdef bint irreplaceable(QuicConnection conn, Path* path) noexcept nogil
+cdef bint any_usable(QuicConnection conn) noexcept nogil
+cdef bint must_abandon_itself(QuicConnection conn, Path* path) noexcept nogil
+cdef uint16_t path_mtu(QuicConnection conn) noexcept nogil
+cdef void init_route(QuicConnection conn, Route* r, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
+cdef Path* add_path(QuicConnection conn, uint32_t id, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
+cdef void challenge_path(QuicConnection conn, Path* path) noexcept nogil
+cdef void path_established(QuicConnection conn, Path* path) noexcept nogil
+cdef void log_path(QuicConnection conn, str kind, uint32_t id, object a, object b, object c, object d)
+cdef void set_path_status(QuicConnection conn, Path* path, int status) noexcept nogil
+cdef void grant_path(QuicConnection conn) noexcept nogil
+cdef void note_abandoned(QuicConnection conn, uint32_t id) noexcept nogil
+cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept nogil
+cdef object path_stats(Path* path)
+cdef bytes addr_bytes(const UdpAddr* a)

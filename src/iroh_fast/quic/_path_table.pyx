@@ -1,0 +1,285 @@
+"""The paths of a connection: opening, proving, abandoning, and what all of them say together.
+
+Sources: RFC 9000 §9, the multipath draft, and iroh's use of it.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdlib cimport free
+from libc.string cimport memset
+
+from iroh_fast._batch cimport UdpAddr, addr_to_tuple
+from iroh_fast._packet cimport (
+    FT_MAX_PATH_ID, FT_PATH_ABANDON, FT_PATH_NEW_CONNECTION_ID, FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP)
+from iroh_fast.quic._cids cimport find_ids, issue_ids, issue_path_ids, reset_spin, watch_reset
+from iroh_fast.quic._codes cimport APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, W_PATHS
+from iroh_fast.quic._congestion cimport cc_init
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._control cimport queue_control
+from iroh_fast.quic._mtud cimport mtud_init, mtud_peer_limit
+from iroh_fast.quic._pacer cimport pacer_init
+from iroh_fast.quic._paths cimport (
+    Path, PathStats, Route, STATUS_BACKUP, ids_add, ip_known, path_free, path_new, same_addr)
+from iroh_fast.quic._recovery cimport space_init
+from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_init, rtt_pto_base
+from iroh_fast.quic._sent cimport FrameRec
+from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_VALIDATION, timer_clear
+from iroh_fast.quic._trace cimport log_tuple
+
+from iroh_fast.quic._counters import FRAME_NAMES
+
+cdef enum:
+    MAX_PATH_LOG = 64
+
+ABANDON_REASONS = {APPLICATION_ABANDON_PATH: "application", PATH_UNSTABLE_OR_POOR: "timed out"}
+
+
+cdef Path* find_path(QuicConnection conn, uint32_t id) noexcept nogil:
+    cdef Path* path = conn.last_path
+    if path != NULL and path.id == id:
+        return path
+    path = conn.paths
+    while path != NULL and path.id != id:
+        path = path.next
+    if path != NULL:
+        conn.last_path = path
+    return path
+
+
+cdef int64_t pto_max(QuicConnection conn) noexcept nogil:
+    """The largest PTO of all paths; what close, idle and key timers are multiples of.
+
+    A path that never worked has only the PTO to start with, and carries nothing to wait for: it counts when there
+    is no other.
+    """
+    cdef Path* path = conn.paths
+    cdef int64_t best = 0, unproven = 0, v
+    while path != NULL:
+        if not path.abandoned:
+            v = rtt_pto_base(&path.r.rtt) + conn.peer_max_ack_delay
+            if path.established:
+                if v > best:
+                    best = v
+            elif v > unproven:
+                unproven = v
+        path = path.next
+    return best or unproven or 3 * conn.cfg.initial_rtt
+
+
+cdef int open_paths(QuicConnection conn) noexcept nogil:
+    cdef Path* path = conn.paths
+    cdef int n = 0
+    while path != NULL:
+        if not path.abandoned:
+            n += 1
+        path = path.next
+    return n
+
+
+cdef bint last_open(QuicConnection conn, Path* path) noexcept nogil:
+    cdef Path* other = conn.paths
+    while other != NULL:
+        if other != path and not other.abandoned:
+            return False
+        other = other.next
+    return True
+
+
+cdef bint irreplaceable(QuicConnection conn, Path* path) noexcept nogil:
+    """Whether no other open path is known to work: then it may not be given up for being idle."""
+    cdef Path* other = conn.paths
+    while other != NULL:
+        if other != path and not other.abandoned and other.r.validated:
+            return False
+        other = other.next
+    return True
+
+
+cdef bint any_usable(QuicConnection conn) noexcept nogil:
+    """Whether some path can carry anything to the peer."""
+    cdef Path* other = conn.paths
+    while other != NULL:
+        if other.r.validated and not other.abandoned and other.cids.active >= 0:
+            return True
+        other = other.next
+    return False
+
+
+cdef bint must_abandon_itself(QuicConnection conn, Path* path) noexcept nogil:
+    """Whether the end of an abandoned path can only be told on that path."""
+    return (path.abandoned and not path.abandon_received and path.r.validated and path.cids.active >= 0
+            and not any_usable(conn))
+
+
+cdef uint16_t path_mtu(QuicConnection conn) noexcept nogil:
+    cdef Path* path = conn.paths
+    cdef uint16_t best = 65535
+    while path != NULL:
+        if not path.abandoned and path.r.mtud.current < best:
+            best = path.r.mtud.current
+        path = path.next
+    return best if best != 65535 else conn.cfg.initial_mtu
+
+
+cdef void init_route(QuicConnection conn, Route* r, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
+    memset(r, 0, sizeof(Route))
+    r.remote = remote[0]
+    if local != NULL:
+        r.local = local[0]
+    conn.generation += 1
+    r.generation = conn.generation
+    r.since = conn.now
+    r.ecn = True
+    rtt_init(&r.rtt, conn.cfg.initial_rtt)
+    cc_init(&r.cc, conn.cfg.cc, conn.cfg.initial_mtu, conn.now)
+    pacer_init(&r.pacer, conn.now)
+    mtud_init(&r.mtud, conn.cfg.initial_mtu, conn.cfg.min_mtu, conn.cfg.mtu_bound, conn.cfg.mtu_interval,
+              conn.cfg.mtu_cooldown, conn.cfg.mtu_min_change, conn.cfg.mtud)
+
+
+cdef Path* add_path(QuicConnection conn, uint32_t id, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
+    """Create the state of a path; it inherits validation and RTT of a path on the same 4-tuple."""
+    cdef Path* path = path_new(id)
+    cdef Path* other
+    cdef Path** at
+    if path == NULL:
+        return NULL
+    init_route(conn, &path.r, remote, local)
+    space_init(&path.sp, conn.host.random.word())
+    reset_spin(conn, path)
+    path.last_rx = path.last_tx = path.idle_from = conn.now
+    path.permit_idle_reset = True
+    path.idle_timeout = conn.cfg.path_idle if id or conn.multipath else 0
+    mtud_peer_limit(&path.r.mtud, <uint16_t>conn.peer_udp)
+    other = conn.paths
+    while other != NULL:
+        if other.r.validated and not other.abandoned and same_addr(&other.r.remote, remote):
+            path.r.validated = True
+            rtt_init(&path.r.rtt, rtt_conservative(&other.r.rtt))
+            break
+        other = other.next
+    path.cids = find_ids(conn, id, True)
+    if path.cids == NULL:
+        path_free(path)
+        return NULL
+    at = &conn.paths
+    while at[0] != NULL and at[0].id < id:
+        at = &at[0].next
+    path.next = at[0]
+    at[0] = path
+    watch_reset(conn, path.cids)
+    if <int64_t>id > conn.max_path_used:
+        conn.max_path_used = id
+    if conn.qlog is not None:
+        log_tuple(conn, path)
+    return path
+
+
+cdef void challenge_path(QuicConnection conn, Path* path) noexcept nogil:
+    path.challenge_due = True
+    path.challenge_lost = 0
+    timer_clear(&path.timers, TIMER_CHALLENGE)
+
+
+cdef void path_established(QuicConnection conn, Path* path) noexcept nogil:
+    """First proof that the path works."""
+    if path.established:
+        return
+    path.established = True
+    if path.id:
+        issue_ids(conn, path.id)     # path 0 has got its own with the handshake
+    if conn.send_observed and path.id:
+        path.observed_due = True     # path 0 has been told with the parameters
+    with gil:
+        log_path(conn, "opened", path.id, addr_to_tuple(&path.r.remote),
+                      addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None, None, None)
+
+
+cdef void log_path(QuicConnection conn, str kind, uint32_t id, object a, object b, object c, object d):
+    cdef tuple event = (kind, id, a, b, c, d)
+    if conn.path_log is None:
+        conn.path_log = []
+    # Also when nobody takes the events: the listener follows the paths themselves.
+    conn.happened(W_PATHS)
+    if len(conn.path_log) >= MAX_PATH_LOG:
+        conn.path_log_lost += 1
+        return
+    conn.path_log.append(event[:6 if kind == "closed" else 4 if kind == "opened" else 3])
+
+
+cdef void set_path_status(QuicConnection conn, Path* path, int status) noexcept nogil:
+    path.status = status
+    path.status_seq += 1
+    if conn.multipath:
+        queue_control(conn, FT_PATH_STATUS_BACKUP if status == STATUS_BACKUP else FT_PATH_STATUS_AVAILABLE, path.id, path.status_seq, 0)
+
+
+cdef void grant_path(QuicConnection conn) noexcept nogil:
+    """Both sides gave up a path id: allow the peer another one."""
+    if conn.local_max_path < <uint32_t>0xffffffff:
+        conn.local_max_path += 1
+        queue_control(conn, FT_MAX_PATH_ID, 0, 0, 0)
+        issue_path_ids(conn)
+
+
+cdef void note_abandoned(QuicConnection conn, uint32_t id) noexcept nogil:
+    """A path id must not come back."""
+    if ids_add(&conn.abandoned, id) < 0:
+        conn.fail(INTERNAL_ERROR, b"out of memory", 0)
+
+
+cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept nogil:
+    """Stop using a path and tell the peer."""
+    cdef FrameRec** at
+    cdef FrameRec* record
+    if path.abandoned:
+        return
+    path.abandoned = True
+    conn.n_draining += 1
+    path.abandon_code = code
+    path.challenge_due = False
+    timer_clear(&path.timers, TIMER_CHALLENGE)
+    timer_clear(&path.timers, TIMER_VALIDATION)
+    path.ping_due = path.immediate_ack_due = path.observed_due = path.response_due = False
+    path.pto_count = 0
+    path.sp.loss_probes = 0
+    queue_control(conn, FT_PATH_ABANDON, path.id, 0, code)
+    # Frames about the path that are still waiting say nothing useful any more.
+    at = &conn.pending_head
+    conn.pending_tail = NULL
+    while at[0] != NULL:
+        record = at[0]
+        if record.path == path.id and (record.type == FT_PATH_NEW_CONNECTION_ID or record.type == FT_PATH_STATUS_BACKUP
+                               or record.type == FT_PATH_STATUS_AVAILABLE):
+            at[0] = record.next
+            conn.n_pending -= 1
+            free(record)
+            continue
+        conn.pending_tail = record
+        at = &record.next
+    note_abandoned(conn, path.id)
+    watch_reset(conn, NULL)
+    with gil:
+        log_path(conn, "closed", path.id, addr_to_tuple(&path.r.remote),
+                      addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None,
+                      ABANDON_REASONS.get(code, f"code {code:#x}") if not path.abandon_received
+                      else f"closed by peer: {code:#x}",
+                      path_stats(path))
+
+
+cdef object path_stats(Path* path):
+    cdef PathStats* s = &path.stats
+    cdef int i
+    return {
+        "udp_tx": {"datagrams": s.tx_datagrams, "bytes": s.tx_bytes},
+        "udp_rx": {"datagrams": s.rx_datagrams, "bytes": s.rx_bytes},
+        "frame_tx": {name: s.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
+        "frame_rx": {name: s.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
+        "rtt": rtt_get(&path.r.rtt) / 1e9, "cwnd": path.r.cc.cwnd, "congestion_events": s.congestion_events,
+        "spurious_congestion_events": s.spurious, "lost_packets": s.lost_packets, "lost_bytes": s.lost_bytes,
+        "sent_plpmtud_probes": path.r.mtud.probes_sent, "lost_plpmtud_probes": path.r.mtud.probes_lost,
+        "black_holes_detected": path.r.mtud.black_holes, "current_mtu": path.r.mtud.current}
+
+
+cdef bytes addr_bytes(const UdpAddr* a):
+    return PyBytes_FromStringAndSize(<char*>a, sizeof(UdpAddr))
