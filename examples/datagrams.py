@@ -4,6 +4,7 @@ python examples/datagrams.py
 """
 
 import asyncio
+import sys
 import time
 
 from iroh_fast import Connection, Endpoint, Router
@@ -43,4 +44,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

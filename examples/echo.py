@@ -4,6 +4,7 @@ python examples/echo.py
 """
 
 import asyncio
+import sys
 
 from iroh_fast import Connection, Endpoint, EndpointAddr, Router
 
@@ -26,8 +27,8 @@ class Echo:
         print(f"copied {copied} byte(s)")
         # No more data follows from us either.
         send.finish()
-        # Returning lets go of the connection, which closes it at once and could cut off
-        # the answer: wait until the dialler, who gets the last data, has closed it.
+        # Returning lets go of the connection, which closes it once the dialler's side has
+        # acknowledged the answer. The dialler closes when it has read it: wait for that.
         await conn.wait_closed()
 
 
@@ -57,4 +58,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

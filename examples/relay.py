@@ -8,7 +8,7 @@ python examples/relay.py dial http://HOST:3340 ID "hello"   anywhere else
 import asyncio
 import sys
 
-from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, Router
+from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, IrohError, Router
 
 ALPN = b"iroh-fast-example/relay/0"
 
@@ -16,7 +16,8 @@ ALPN = b"iroh-fast-example/relay/0"
 async def answer(conn: Connection) -> None:
     send, recv = await conn.accept_bi()
     text = await recv.read_to_end(10_000)
-    print(f"{conn.remote_id:short} says: {text.decode(errors='replace')}", flush=True)
+    # repr: whoever is on the other side must not play with our terminal.
+    print(f"{conn.remote_id:short} says: {text.decode(errors='replace')!r}", flush=True)
     await send.write_all(text.upper())
     send.finish()
     await conn.wait_closed()
@@ -58,4 +59,8 @@ if __name__ == "__main__":
     try:
         asyncio.run(work)
     except KeyboardInterrupt:
-        pass
+        sys.exit(130)
+    except TimeoutError:
+        sys.exit("nobody answers: is the relay running, and the other side connected to it?")
+    except (IrohError, OSError) as error:
+        sys.exit(str(error))

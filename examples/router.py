@@ -4,6 +4,7 @@ python examples/router.py
 """
 
 import asyncio
+import sys
 from collections import Counter
 
 from iroh_fast import (
@@ -86,4 +87,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from iroh_fast import Connection, Endpoint, Router
+from iroh_fast import Connection, Endpoint, IrohError, Router
 
 ALPN = b"iroh-fast-example/transfer/0"
 BLOCK = 1 << 20
@@ -89,7 +89,17 @@ def main() -> None:
     command.add_argument("ticket")
     command.add_argument("path", type=Path)
     args = parser.parse_args()
-    asyncio.run(send(args.path) if args.command == "send" else receive(args.ticket, args.path))
+    try:
+        if args.command == "send":
+            if not args.path.is_file():
+                sys.exit(f"{args.path} is not a file")
+            asyncio.run(send(args.path))
+        else:
+            asyncio.run(receive(args.ticket, args.path))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (IrohError, OSError) as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

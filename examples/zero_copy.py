@@ -8,6 +8,7 @@ memory; here the memory of a whole array.
 """
 
 import asyncio
+import sys
 import time
 from array import array
 
@@ -54,4 +55,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

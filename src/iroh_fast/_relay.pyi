@@ -4,7 +4,8 @@ from typing import Final, Literal, TypeAlias, TypedDict, type_check_only
 
 from typing_extensions import Buffer, disjoint_base
 
-from .errors import RelayError
+from .errors import RelayFrameError as RelayFrameError
+from .errors import WsProtocolError as WsProtocolError
 
 DATAGRAM: Final[int]
 DATAGRAM_BATCH: Final[int]
@@ -37,14 +38,6 @@ class _Frame(TypedDict, total=False):
     reconnect_in_ms: int
     try_for_ms: int
     status: int
-
-class RelayFrameError(RelayError):
-    kind: str
-    def __init__(self, message: str | None = None, *, kind: str = ...) -> None: ...
-
-class WsProtocolError(RelayError):
-    code: int
-    def __init__(self, message: str | None = None, *, code: int = ...) -> None: ...
 
 def is_valid_key(key: Buffer) -> bool: ...
 def decode_frame(

@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from .errors import RelayError
+from .errors import RelayFrameError, WsProtocolError
 
 
 cdef extern from "native/relay_ws.h" nogil:
@@ -92,38 +92,6 @@ _WS_ERRORS = {
     WS_E_CLOSE: "malformed close frame",
     WS_E_TOO_BIG: "message is too big",
 }
-
-
-class RelayFrameError(RelayError):
-    """The peer sent something that is not a frame of the relay protocol, or a frame cannot be sent.
-
-    The connection it came from has to be dropped: there is no rule to skip frames.
-
-    Attributes
-    ----------
-    kind : str
-        ``UnexpectedEnd``, ``UnknownFrameType``, ``InvalidFrameType``, ``FrameTooLarge``,
-        ``InvalidFrame``, ``InvalidPublicKey``, ``FrameNotAllowedInVersion``,
-        ``InvalidProtocolMessageEncoding`` or, only when encoding, ``EmptyPacket``.
-    """
-
-    def __init__(self, message=None, *, kind="InvalidFrame"):
-        super().__init__(message)
-        self.kind = kind
-
-
-class WsProtocolError(RelayError):
-    """The peer broke the rules of RFC 6455.
-
-    Attributes
-    ----------
-    code : int
-        Close code that fits: 1002 protocol error, 1009 message too big.
-    """
-
-    def __init__(self, message=None, *, code=1002):
-        super().__init__(message)
-        self.code = code
 
 
 cdef object frame_error(int code):

@@ -194,9 +194,9 @@ class Endpoint:
         self._external = {socket_addr(addr, "external_addrs") for addr in config.external_addrs}
         self._closed = asyncio.Event()
         self._close_task = None
-        self._addr = Watchable(EndpointAddr(secret_key.public))
-        self._alpns = Watchable(context.alpns)
-        self._home = Watchable(())
+        self._addr = Watchable(EndpointAddr(secret_key.public), owner)
+        self._alpns = Watchable(context.alpns, owner)
+        self._home = Watchable((), owner)
         if config.relays is not None:
             context.relay = _relay_transport(self, config)
         self._addr.set(self._current_addr())
@@ -643,11 +643,15 @@ async def _delivered(driver: Driver, linger: float | None) -> None:
 async def _peers_told(driver: Driver) -> None:
     """Wait until the connections closed by this side are drained.
 
-    The others are over on both sides: nothing has to be sent for them any more.
+    The others are over on both sides: nothing has to be sent for them any more.  A handshake
+    that was not complete leaves nobody who could miss the news; it is sent, once.
     """
+    await asyncio.sleep(0)  # what is to be sent leaves in the loop's next turn
     while True:
         for q in driver.endpoint.connections.values():
             reason = q.close_reason
+            if not q.handshake_complete:
+                continue
             if reason is None or reason.kind == "locally_closed":
                 await wait(q, WAIT_DRAINED)
                 break

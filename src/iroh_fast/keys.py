@@ -396,6 +396,60 @@ class SecretKey:
         """
         return cls(_parse_32_bytes(text))
 
+    @classmethod
+    def load_or_create(cls, path: str | os.PathLike[str], /) -> Self:
+        """Read a key from a file, or make a new one and write it there.
+
+        The file holds 64 hex digits and a line end; what `to_bytes` gives, written as it
+        is, is read too.  A new file is for its owner alone (mode 0600), and appears whole or
+        not at all: of several processes that start at once, all get the same key.
+
+        Raises
+        ------
+        KeyParsingError
+            The file holds something else.
+        OSError
+            It cannot be read or written.
+        """
+        path = os.fspath(path)
+        try:
+            return cls._load(path)
+        except FileNotFoundError:
+            pass
+        key = cls.generate()
+        fresh = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(fd, "w", encoding="ascii") as file:
+                file.write(key.to_hex() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(fresh, path)  # fails if another process was faster
+            except FileExistsError:
+                return cls._load(path)
+            except OSError:  # a file system without links
+                os.rename(fresh, path)
+                return key
+        finally:
+            try:
+                os.unlink(fresh)
+            except FileNotFoundError:
+                pass
+        return key
+
+    @classmethod
+    def _load(cls, path: str) -> Self:
+        with open(path, "rb") as file:
+            data = file.read(256)
+        if len(data) == KEY_SIZE:
+            return cls(data)
+        try:
+            return cls.parse(data.decode("ascii").strip())
+        except (KeyParsingError, UnicodeDecodeError):
+            # What the file holds stays out of the message.
+            raise KeyParsingError(f"{path} holds no secret key: 64 hex digits or 32 bytes") from None
+
     @property
     def public(self) -> EndpointId:
         """The public key, which is the id of an endpoint using this key."""

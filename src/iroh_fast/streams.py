@@ -141,6 +141,8 @@ class SendStream:
 
     @priority.setter
     def priority(self, value: int) -> None:
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
         self._q.priority = value
 
     async def write(self, data: Buffer, /) -> int:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from iroh_fast import (
     EndpointTicket,
     QuicTransportConfig,
     Reject,
+    Router,
     SecretKey,
     SocketAddr,
 )
@@ -622,6 +624,11 @@ async def test_use_from_another_thread_raises(pair: Pair) -> None:
             lambda: asyncio.run(pair.client.accept_bi()),
             lambda: asyncio.run(pair.client_ep.accept()),
             lambda: pair.client_ep.set_alpns([]),
+            lambda: setattr(stream.send, "priority", 1),
+            lambda: asyncio.run(pair.client_ep.watch_addr().changed()),
+            lambda: asyncio.run(pair.client.watch_paths().changed()),
+            lambda: asyncio.run(pair.client.finish()),
+            lambda: Router(pair.client_ep, {}).start(),
         ):
             try:
                 call()
@@ -634,7 +641,7 @@ async def test_use_from_another_thread_raises(pair: Pair) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     await asyncio.to_thread(thread.join)
-    assert [type(error) for error in errors] == [WrongThread] * 9
+    assert [type(error) for error in errors] == [WrongThread] * 14
     assert pair.client.close_reason is None
 
 
@@ -679,10 +686,9 @@ def test_use_from_another_loop_raises() -> None:
         return await Endpoint.bind(bind_addrs=LOOPBACK)
 
     async def use(ep: Endpoint) -> None:
-        with pytest.raises(RuntimeError, match="another event loop"):
-            await ep.connect(ep.addr, ALPN)
-        with pytest.raises(RuntimeError, match="another event loop"):
-            await ep.close()
+        for call in (ep.connect(ep.addr, ALPN), ep.close(), ep.watch_addr().changed()):
+            with pytest.raises(WrongThread, match="another event loop"):
+                await call
 
     try:
         ep = loop.run_until_complete(bind())
@@ -691,3 +697,115 @@ def test_use_from_another_loop_raises() -> None:
     finally:
         other.close()
         loop.close()
+
+
+CLOSED_LOOP = """
+import asyncio, gc, os
+from iroh_fast import Endpoint
+from iroh_fast.errors import LocallyClosed, WrongThread
+
+async def two():
+    server = await Endpoint.bind(alpns=[b"x"], bind_addrs=["127.0.0.1:0"])
+    client = await Endpoint.bind(bind_addrs=["127.0.0.1:0"])
+    dial = asyncio.create_task(client.connect(server.addr, b"x"))
+    other = await (await server.accept())
+    return server, client, await dial, other
+
+def error_of(function, *args):
+    try:
+        result = function(*args)
+        if hasattr(result, "send"):
+            asyncio.run(result)
+    except Exception as error:
+        return type(error)
+
+def once():
+    loop = asyncio.new_event_loop()
+    server, client, conn, other = loop.run_until_complete(two())
+    loop.close()
+    for waiting in (conn.accept_bi, conn.read_datagram, client.close, client.accept):
+        assert error_of(waiting) is WrongThread, waiting
+    assert error_of(conn.close) is None
+    assert error_of(conn.send_datagram, b"x") is LocallyClosed
+    assert error_of(lambda: conn.open_uni().__await__().send(None)) is LocallyClosed
+
+def descriptors():
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+
+once()
+before = descriptors()
+for _ in range(5):
+    once()
+assert descriptors() <= before, (before, descriptors())
+print("fine")
+"""
+
+
+def test_use_after_the_loop_was_closed_says_so_and_leaves_no_descriptor() -> None:
+    """As in a program that died by an exception: nobody closed the endpoints."""
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CLOSED_LOOP],
+        capture_output=True,
+        text=True,
+        env=ENV,
+        timeout=30,
+    )
+    assert result.stdout == "fine\n", result.stderr
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("place", ["missing/keys", ""])
+async def test_keylog_that_cannot_be_written_breaks_no_connection(
+    bind: Bind,
+    side: str,
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = str(tmp_path / place)
+    monkeypatch.setenv("SSLKEYLOGFILE", path)
+    server = await bind(alpns=[ALPN], keylog=side == "server")
+    client = await bind(keylog=side == "client")
+    for conn in await connect(client, server):
+        conn.close()
+    warned = [record for record in caplog.records if path in record.getMessage()]
+    assert len(warned) == 1
+
+
+async def test_keylog_file_is_for_its_owner_alone(
+    bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(path))
+    for conn in await connect(await bind(keylog=True), await bind(alpns=[ALPN])):
+        conn.close()
+    assert "CLIENT_TRAFFIC_SECRET_0" in path.read_text()
+    if os.name == "posix":
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_bind_that_fails_leaves_no_descriptor() -> None:
+    taken = await Endpoint.bind(bind_addrs=LOOPBACK)
+    port = taken.bound_sockets[0].port
+    addrs: list[Any] = [BindAddr(f"127.0.0.{i}", prefix_len=32) for i in range(1, 10)]
+    wrong: list[dict[str, Any]] = [
+        {"hooks": EndpointHooks()},
+        {"secret_key": taken.id},
+        {"bind_addrs": [BindAddr(f"127.0.0.{i}", prefix_len=32) for i in range(1, 18)]},
+        {"bind_addrs": [*LOOPBACK[:1], BindAddr("fe80::1%nowhere0")]},
+        {"bind_addrs": [*addrs, f"127.0.0.1:{port}"]},
+        {"relays": ["http://127.0.0.1:1"], "ca": "path"},
+    ]
+
+    def descriptors() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+
+    before = descriptors()
+    for options in wrong:
+        with pytest.raises((ConfigError, BindError)):
+            await Endpoint.bind(**{"bind_addrs": LOOPBACK, **options})
+        assert descriptors() == before, options
+    await taken.close()

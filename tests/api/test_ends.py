@@ -113,6 +113,13 @@ async def test_leaving_by_cancellation_closes_with_an_error_code(pair: Pair) -> 
     assert (await pair.server.wait_closed()).code == 1
 
 
+@pytest.fixture
+def short_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endpoints do not wait three seconds for peers that are gone."""
+    monkeypatch.setattr("iroh_fast.endpoint.CLOSE_TIMEOUT_S", 0.05)
+
+
+@pytest.mark.usefixtures("short_close")
 async def test_leaving_when_the_peer_is_gone_says_what_was_not_delivered(pair: Pair) -> None:
     pair.server_ep._driver.stop()  # no answer any more
     pair.client.linger = 0.1
@@ -123,6 +130,7 @@ async def test_leaving_when_the_peer_is_gone_says_what_was_not_delivered(pair: P
     assert pair.client.close_reason is not None
 
 
+@pytest.mark.usefixtures("short_close")
 async def test_leaving_without_lingering_does_not_wait(pair: Pair) -> None:
     pair.server_ep._driver.stop()
     pair.client.linger = 0

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -83,7 +84,9 @@ def test_demo_fails_with_a_message_when_the_peer_hashes_something_else(tmp_path:
         "import sys\n"
         "if '--serve' in sys.orig_argv:\n"
         "    import iroh_fast.cli.demo as demo\n"
-        "    demo._hash_file = lambda path: ('0' * 64, 1.0)\n"
+        "    async def wrong(path):\n"
+        "        return '0' * 64, 1.0\n"
+        "    demo._hash_file = wrong\n"
     )
     env = {**ENV, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ENV['PYTHONPATH']}"}
     result = subprocess.run(
@@ -116,3 +119,25 @@ def test_info_prints_json() -> None:
 def test_command_line_mistakes_explain_themselves() -> None:
     assert run("-m", "iroh_fast").returncode == 2
     assert "at least 1" in run("-m", "iroh_fast", "demo", "--size", "0").stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+@pytest.mark.parametrize(("name", "statuses"), [("SIGINT", {130, -2}), ("SIGTERM", {143})])
+def test_demo_ends_by_a_signal_and_leaves_nothing(
+    tmp_path: Path, name: str, statuses: set[int]
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "iroh_fast", "demo", "--size", "4000"],
+        env={**ENV, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # it is under way
+    os.killpg(process.pid, getattr(signal, name))
+    rest, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode in statuses
+    assert "Traceback" not in rest
+    assert list(tmp_path.iterdir()) == []

@@ -665,7 +665,7 @@ def test_relay_and_two_endpoints_as_users_start_them(tmp_path: Path) -> None:
                     assert done.returncode == 0, done.stderr
                     assert done.stderr == ""
                     assert done.stdout.startswith(f"HELLO\nover relay:{url}")
-                    assert server.stdout.readline().endswith("says: hello\n")
+                    assert server.stdout.readline().endswith("says: 'hello'\n")
                 finally:
                     server.kill()
         finally:

@@ -3,11 +3,14 @@
 import asyncio
 import builtins
 import copy
+import importlib
 import inspect
+import pathlib
 import pickle
 
 import pytest
 
+import iroh_fast
 from iroh_fast import errors
 from iroh_fast.errors import CloseReason, IrohError
 
@@ -62,6 +65,10 @@ CASES = [
     (errors.RelayError("x", url="https://a/", status=401), []),
     (errors.RelayClientError("handshake", "x", url="https://a/", denied_reason="no"), [errors.RelayError]),
     (errors.DialError("proxy_connect_invalid_status", "x", status=407), []),
+    (errors.RelayFrameError("x", kind="FrameTooLarge"), [errors.RelayError]),
+    (errors.WsProtocolError(code=1009), [errors.RelayError]),
+    (errors.RelayHandshakeError(), [errors.RelayError]),
+    (errors.RelayDenied(reason="no"), [errors.RelayHandshakeError]),
     (errors.PortmapError(), []),
     (errors.NotAllowed(), []),
     (errors.NotDelivered(2, 5.0), [TimeoutError]),
@@ -189,3 +196,40 @@ def test_close_reason_equality_compares_content():
     assert len({CloseReason("reset"), CloseReason("reset")}) == 1
     with pytest.raises(AttributeError):
         CloseReason("reset").code = 5
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        CloseReason("application", 5, b"bye\r\nERROR root: forged\x1b[31m"),
+        CloseReason("transport_peer", 10, b"\x00\x07\x7f\xc2\x9b31m"),
+        CloseReason("application", 5, "left\u202eright\u2028line".encode()),
+        CloseReason("transport_local", 10, text="frame\n"),
+    ],
+)
+def test_text_of_a_peer_is_shown_escaped_and_kept_as_it_was(reason):
+    for text in (str(reason), str(reason.to_error()), repr(reason.to_error())):
+        assert text.isprintable(), repr(text)
+    assert reason.to_error().close_reason.reason == reason.reason
+
+
+def test_printable_leaves_ordinary_text_alone():
+    assert errors.printable("déjà vu, 漢字 ✓") == "déjà vu, 漢字 ✓"
+    assert errors.printable("a\tb\x1b[0m") == r"a\tb\x1b[0m"
+
+
+def test_every_error_of_the_package_is_in_errors():
+    package = pathlib.Path(iroh_fast.__file__).parent
+    for path in package.rglob("*.py"):
+        if path.name not in ("__init__.py", "__main__.py"):
+            importlib.import_module(".".join(["iroh_fast", *path.relative_to(package).with_suffix("").parts]))
+
+    def below(cls):
+        for sub in cls.__subclasses__():
+            yield sub
+            yield from below(sub)
+
+    for cls in below(IrohError):
+        if cls.__module__.startswith("iroh_fast") and not cls.__name__.startswith("_"):
+            assert getattr(errors, cls.__name__) is cls
+            assert cls.__module__ == "iroh_fast.errors"

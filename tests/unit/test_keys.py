@@ -2,8 +2,10 @@
 
 import copy
 import json
+import os
 import pathlib
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -284,3 +286,34 @@ def test_secret_key_does_not_leak():
 def test_generate_gives_fresh_keys():
     keys = {SecretKey.generate() for _ in range(20)}
     assert len(keys) == 20
+
+
+def test_secret_key_load_or_create_keeps_one_key_in_a_private_file(tmp_path):
+    path = tmp_path / "key"
+    key = SecretKey.load_or_create(path)
+    assert SecretKey.load_or_create(str(path)) == key
+    assert path.read_text() == key.to_hex() + "\n"
+    assert list(tmp_path.iterdir()) == [path]
+    if os.name == "posix":
+        assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(key.to_bytes())
+    assert SecretKey.load_or_create(path) == key
+
+
+def test_secret_key_load_or_create_gives_racing_callers_the_same_key(tmp_path):
+    path = tmp_path / "key"
+    with ThreadPoolExecutor(8) as pool:
+        keys = list(pool.map(SecretKey.load_or_create, [path] * 32))
+    assert len({key.to_hex() for key in keys}) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"\xff" * 31, b"ab" * 33])
+def test_secret_key_load_or_create_refuses_a_file_of_something_else(tmp_path, data):
+    path = tmp_path / "key"
+    path.write_bytes(data)
+    with pytest.raises(KeyParsingError, match="holds no secret key"):
+        SecretKey.load_or_create(path)
+    assert path.read_bytes() == data
+    with pytest.raises(OSError):
+        SecretKey.load_or_create(tmp_path / "no" / "key")

@@ -7,7 +7,7 @@ from iroh_fast.quic._connection cimport QuicConnection
 
 cdef class Home:
     """What all waiters of one event loop share. The loop refers to it, so that whoever waits is reachable."""
-    cdef object call_soon, create_future
+    cdef object loop, call_soon, create_future
     cdef set waiting
 
 

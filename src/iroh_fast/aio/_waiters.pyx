@@ -53,6 +53,8 @@ import logging
 from asyncio import get_running_loop
 from collections import deque
 
+from iroh_fast.errors import WrongThread
+
 logger = logging.getLogger("iroh_fast.aio")
 
 cdef str HOME = "_iroh_fast_waiters"
@@ -64,6 +66,7 @@ cdef uint32_t TAKEN = (1 << W_ACCEPT_BI | 1 << W_ACCEPT_UNI | 1 << W_OPEN_BI | 1
 @cython.final
 cdef class Home:
     def __cinit__(self, loop):
+        self.loop = loop
         self.call_soon = loop.call_soon
         self.create_future = loop.create_future
         self.waiting = set()
@@ -184,6 +187,8 @@ cdef class WaitQueue:
         cdef Waiter waiter = Waiter.__new__(Waiter)
         if self.home is None:
             self.home = running_home()
+        elif get_running_loop() is not self.home.loop:
+            raise WrongThread("this object belongs to another event loop")
         waiter.pending = self.home.create_future()
         waiter.queue = self
         waiter.subject = subject

@@ -43,7 +43,7 @@ class Owner:
         if get_ident() != self.thread:
             self.wrong_thread()
         if asyncio.get_running_loop() is not self.loop:
-            raise RuntimeError("this endpoint belongs to another event loop")
+            raise WrongThread("this object belongs to another event loop")
 
     def wrong_thread(self) -> None:
         """Raise the error for a use from outside the owning thread."""

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from ..errors import WatcherEnded
 from ._waiters import WaitQueue
+from .owner import Owner
 
 __all__ = ["Source", "Watchable", "Watcher"]
 
@@ -106,11 +107,15 @@ class Source(Generic[T]):
 
 
 class Watchable(Source[T]):
-    """A value that its owner sets."""
+    """A value that its owner sets.
 
-    __slots__ = ("_ended", "_value", "_version", "_waiters")
+    Whoever waits for it must be on the loop of `owner`, where one is given.
+    """
 
-    def __init__(self, value: T) -> None:
+    __slots__ = ("_ended", "_owner", "_value", "_version", "_waiters")
+
+    def __init__(self, value: T, owner: Owner | None = None) -> None:
+        self._owner = owner
         self._value = value
         self._version = 0
         self._ended = False
@@ -147,4 +152,6 @@ class Watchable(Source[T]):
         return self._ended
 
     async def wait(self) -> None:
+        if self._owner is not None:
+            self._owner.check_loop()
         await self._waiters.wait()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -35,7 +36,30 @@ class DemoFailed(Exception):
     """The demo could not be carried out, or the data came out wrong."""
 
 
+async def _until_told(main: Coroutine[Any, Any, int]) -> int:
+    """Run `main`; SIGTERM cancels it, so that it takes away what it made."""
+    task = asyncio.ensure_future(main)
+    told = False
+
+    def stop() -> None:
+        nonlocal told
+        told = True
+        task.cancel()
+
+    try:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop)
+    except NotImplementedError:  # Windows
+        pass
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if told:
+            return 128 + signal.SIGTERM
+        raise
+
+
 def _run(main: Coroutine[Any, Any, int]) -> int:
+    main = _until_told(main)
     try:
         import uvloop
     except ImportError:
@@ -46,11 +70,14 @@ def _run(main: Coroutine[Any, Any, int]) -> int:
         return runner.run(main)
 
 
-def _hash_file(path: Path) -> tuple[str, float]:
+async def _hash_file(path: Path) -> tuple[str, float]:
     start = time.perf_counter()
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest, time.perf_counter() - start
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(16 * BLOCK):
+            digest.update(block)
+            await asyncio.sleep(0)  # so that Ctrl-C gets through
+    return digest.hexdigest(), time.perf_counter() - start
 
 
 def _rate(size: int, seconds: float) -> str:
@@ -72,7 +99,7 @@ async def _receive_file(stream: BiStream) -> None:
         seconds = time.perf_counter() - start
         if done != size:
             raise DemoFailed(f"{done} bytes came instead of the announced {size}")
-        digest, hash_seconds = _hash_file(Path(file.name))
+        digest, hash_seconds = await _hash_file(Path(file.name))
     report = {"bytes": done, "seconds": seconds, "sha256": digest, "hash_seconds": hash_seconds}
     await send.write_all(json.dumps(report).encode())
     send.finish()
@@ -122,13 +149,16 @@ async def _serve() -> int:
 
 def serve() -> int:
     """Run the second process."""
-    return _run(_serve())
+    try:
+        return _run(_serve())
+    except KeyboardInterrupt:  # of the whole group: the first process says what is to say
+        return 130
 
 
 # --- the first process --------------------------------------------------------------------
 
 
-def _make_file(path: Path, size: int) -> None:
+async def _make_file(path: Path, size: int) -> None:
     need = 2 * size + (64 << 20)
     free = shutil.disk_usage(path.parent).free
     if free < need:
@@ -139,6 +169,7 @@ def _make_file(path: Path, size: int) -> None:
     with path.open("wb") as file:
         for start in range(0, size, BLOCK):
             file.write(os.urandom(min(BLOCK, size - start)))
+            await asyncio.sleep(0)
 
 
 async def _send_file(send: SendStream, path: Path, size: int) -> None:
@@ -191,7 +222,7 @@ async def _talk(ticket: str, path: Path, size: int) -> None:
                 f"network: {size >> 20} MiB in {report['seconds']:.2f} s, "
                 f"{_rate(size, report['seconds'])}"
             )
-            digest, took = await asyncio.to_thread(_hash_file, path)
+            digest, took = await _hash_file(path)
             if report["sha256"] != digest:
                 raise DemoFailed(f"sha256 of the file is {digest}, arrived {report['sha256']}")
             print(
@@ -200,13 +231,27 @@ async def _talk(ticket: str, path: Path, size: int) -> None:
             )
 
 
+async def _end(peer: asyncio.subprocess.Process) -> int:
+    """Have the second process end, with patience only where nobody waits for us."""
+    assert peer.stdin is not None
+    peer.stdin.close()
+    try:
+        return await asyncio.wait_for(peer.wait(), 10)
+    except (TimeoutError, asyncio.CancelledError) as error:
+        peer.kill()
+        status = await peer.wait()
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        return status
+
+
 async def _demo(size: int) -> int:
     suites = build_info()["crypto"]["suites"]
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     print(f"iroh_fast {__version__} on {loop}, aes-128-gcm by {suites['aes-128-gcm']}")
     with tempfile.TemporaryDirectory(prefix="iroh-fast-demo-") as folder:
         path = Path(folder) / "data"
-        _make_file(path, size)
+        await _make_file(path, size)
         peer = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "iroh_fast", "demo", "--serve"),
@@ -221,12 +266,7 @@ async def _demo(size: int) -> int:
             print(f"second process: {ticket}")
             await _talk(ticket, path, size)
         finally:
-            peer.stdin.close()
-            try:
-                status = await asyncio.wait_for(peer.wait(), 10)
-            except TimeoutError:
-                peer.kill()
-                status = await peer.wait()
+            status = await _end(peer)
         if status:
             raise DemoFailed(f"the second process ended with status {status}")
     print("done")

@@ -25,6 +25,7 @@ cdef class DriverCore(Waker):
     cdef void schedule(self)
     cdef int take(self, const RxMessage* message, int64_t now)
     cdef void answer(self)
+    cdef void abandon(self)
     cdef bint flush(self, QuicConnection conn, int64_t now)
     cdef void settle(self, int64_t now)
     cdef void arm(self, QuicConnection conn, int64_t now)

@@ -160,7 +160,10 @@ cdef class DriverCore(Waker):
 
     cdef void schedule(self):
         self.scheduled = True
-        self.loop.call_soon(self.run_soon)
+        try:
+            self.loop.call_soon(self.run_soon)
+        except RuntimeError:          # the loop is closed, and with it all that lived on it
+            self.abandon()
 
     def run(self):
         """Flush what woke up since the last turn."""
@@ -350,6 +353,15 @@ cdef class DriverCore(Waker):
             self.set_timer(self.timers[0][0])
 
     # ------------------------------------------------------------- end
+    cdef void abandon(self):
+        """The loop was closed without `stop`: connections end, nothing can be sent any more."""
+        cdef QuicConnection c
+        self.stopped = True
+        self.endpoint.waker = None
+        for c in list(self.endpoint.connections.values()):
+            if c.close_reason is None:
+                c.close(0, b"")
+
     def stop(self):
         """Close the sockets; nothing is sent afterwards. Also when the loop is closed already."""
         cdef UdpSocket sock

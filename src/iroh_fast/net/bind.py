@@ -19,7 +19,8 @@ class BindAddr:
 
     Parameters
     ----------
-    host : IPv4 or IPv6 address as text, never a name; ``%<number>`` selects an IPv6 scope.
+    host : IPv4 or IPv6 address as text, never a name; ``%eth0`` or ``%2`` selects
+        the interface of a link-local IPv6 address.
     port : 0..65535; 0 lets the system choose.
     prefix_len : the socket serves destinations in this subnet of ``host``; 0 is everything.
     required : False lets the endpoint start when this address cannot be bound.
@@ -40,12 +41,6 @@ class BindAddr:
             raise ConfigError(
                 f"bind address {self.host!r} is not an IP address; names are not resolved"
             ) from error
-        scope = self.host.partition("%")[2]
-        if scope and not (scope.isascii() and scope.isdigit() and int(scope) < 2**32):
-            raise ConfigError(
-                f"bind address {self.host!r}: a scope is the number of an interface, "
-                "see socket.if_nametoindex()"
-            )
         if isinstance(self.port, bool) or not isinstance(self.port, int):
             raise ConfigError(f"port is an integer, not {self.port!r}")
         if not 0 <= self.port <= 65535:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
@@ -227,7 +228,8 @@ def _sockaddr(addr: BindAddr) -> tuple[Any, ...]:
     if ":" not in addr.host:
         return (addr.host, addr.port)
     host, _, scope = addr.host.partition("%")
-    return (host, addr.port, 0, int(scope) if scope else 0)
+    number = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope) if scope else 0
+    return (host, addr.port, 0, number)
 
 
 def _keylog_writer() -> Any:
@@ -235,8 +237,20 @@ def _keylog_writer() -> Any:
     if not path:
         return None
 
+    broken = False
+
     def write(line: str) -> None:
-        with open(path, "a", encoding="ascii") as file:
-            file.write(line.rstrip("\n") + "\n")
+        """Append a line; that it cannot be written must not break a connection."""
+        nonlocal broken
+        if broken:
+            return
+        try:
+            # For the owner alone: whoever has these secrets can read the connections.
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            with open(fd, "a", encoding="ascii") as file:
+                file.write(line.rstrip("\n") + "\n")
+        except OSError as error:
+            broken = True
+            logger.warning("TLS secrets are not logged: cannot write to SSLKEYLOGFILE %s: %s", path, error)
 
     return write

@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ..errors import KeyParsingError, RelayError, SignatureError
+from ..errors import KeyParsingError, RelayDenied, RelayHandshakeError, SignatureError
 from ..keys import EndpointId, PublicKey, SecretKey
 
 if TYPE_CHECKING:
@@ -58,37 +58,6 @@ _CHALLENGE, _CLIENT_AUTH, _CONFIRMS, _DENIES = range(4)
 
 Exporter: TypeAlias = "Callable[[bytes, bytes, int], bytes | None]"
 """Exports keying material: (label, context, length) to bytes, or None when it cannot."""
-
-
-class RelayHandshakeError(RelayError):
-    """The other side broke the authentication handshake of a relay; drop the connection."""
-
-    _default = "relay handshake failed"
-
-
-class RelayDenied(RelayHandshakeError):
-    """The relay refuses to serve this endpoint.
-
-    Attributes
-    ----------
-    reason : str
-        What the relay said.
-    """
-
-    _default = "the relay denied access"
-    reason: str
-
-    def __init__(self, message: str | None = None, *, reason: str = "") -> None:
-        super().__init__(
-            f"the relay denied access: {printable(reason)}" if message is None and reason else message
-        )
-        self.reason = reason
-
-
-def printable(text: str, limit: int = 200) -> str:
-    """Text of a peer for messages and logs: control characters escaped, and cut."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:limit])
-    return shown + "..." if len(text) > limit else shown
 
 
 def choose_protocol(offered: str) -> tuple[str, int] | None:

@@ -1,0 +1,229 @@
+"""Relays, servers on the way to them, address lookup, port mapping."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from .base import IrohError, printable
+
+__all__ = [
+    "AddressLookupError",
+    "DialError",
+    "DialErrorKind",
+    "PortmapError",
+    "RelayClientError",
+    "RelayDenied",
+    "RelayError",
+    "RelayErrorKind",
+    "RelayFrameError",
+    "RelayHandshakeError",
+    "WsProtocolError",
+]
+
+
+class AddressLookupError(IrohError):
+    """An address lookup service failed.
+
+    Attributes
+    ----------
+    provenance : str
+        Name of the service.
+    """
+
+    _default = "address lookup failed"
+    provenance: str
+
+    def __init__(self, message: str | None = None, *, provenance: str = "") -> None:
+        super().__init__(message)
+        self.provenance = provenance
+
+
+class RelayError(IrohError):
+    """A relay server could not be used.
+
+    Attributes
+    ----------
+    url : str
+        The relay.
+    status : int or None
+        HTTP status it answered, when it got that far.
+    """
+
+    _default = "relay error"
+    url: str
+    status: int | None
+
+    def __init__(self, message: str | None = None, *, url: str = "", status: int | None = None) -> None:
+        super().__init__(message)
+        self.url = url
+        self.status = status
+
+
+DialErrorKind = Literal[
+    "invalid_tls_servername",
+    "dns",
+    "timeout",
+    "io",
+    "tls",
+    "closed",
+    "proxy_invalid_url",
+    "proxy_invalid_target_port",
+    "proxy_invalid_tls_servername",
+    "proxy_connect",
+    "proxy_connect_invalid_status",
+]
+"""The step of dialling a server that failed; see `DialError`."""
+
+
+class DialError(IrohError):
+    """No stream to a server could be opened: name, address, TLS or proxy.
+
+    Attributes
+    ----------
+    kind : DialErrorKind
+        The step that failed.
+    status : int or None
+        HTTP status that a proxy answered.
+    """
+
+    _default = "cannot connect"
+    kind: DialErrorKind
+    status: int | None
+
+    def __init__(
+        self, kind: DialErrorKind, message: str | None = None, *, status: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+
+
+RelayErrorKind = Literal[
+    "invalid_relay_url",
+    "invalid_auth_token",
+    "invalid_tls_servername",
+    "dns",
+    "timeout",
+    "io",
+    "tls",
+    "no_local_addr",
+    "proxy_invalid_url",
+    "proxy_invalid_target_port",
+    "proxy_invalid_tls_servername",
+    "proxy_connect",
+    "proxy_connect_invalid_status",
+    "unexpected_upgrade_status",
+    "bad_version_header",
+    "websocket",
+    "handshake",
+    "protocol",
+    "closed",
+    "ping_timeout",
+    "send_timeout",
+    "network_changed",
+]
+"""What went wrong with a relay; see `RelayClientError`."""
+
+
+class RelayClientError(RelayError):
+    """A relay could not be reached, refused us, or its connection ended.
+
+    Attributes
+    ----------
+    kind : RelayErrorKind
+        The step that failed.  From dialling: everything up to ``"handshake"``.  From a
+        connection that was up: ``"protocol"`` the relay broke the protocol, ``"closed"`` it
+        ended the connection, ``"ping_timeout"`` it did not answer, ``"send_timeout"`` it did
+        not read, ``"network_changed"`` our address is gone, or ``"io"``.
+    denied_reason : str or None
+        What the relay said when it refused this endpoint.
+    url, status :
+        As in `RelayError`.
+    """
+
+    kind: RelayErrorKind
+    denied_reason: str | None
+
+    def __init__(
+        self,
+        kind: RelayErrorKind,
+        message: str | None = None,
+        *,
+        url: str = "",
+        status: int | None = None,
+        denied_reason: str | None = None,
+    ) -> None:
+        super().__init__(message, url=url, status=status)
+        self.kind = kind
+        self.denied_reason = denied_reason
+
+
+class RelayFrameError(RelayError):
+    """What the peer sent is no frame of the relay protocol, or a frame cannot be sent.
+
+    The connection it came from has to be dropped: there is no rule to skip frames.
+
+    Attributes
+    ----------
+    kind : str
+        ``UnexpectedEnd``, ``UnknownFrameType``, ``InvalidFrameType``, ``FrameTooLarge``,
+        ``InvalidFrame``, ``InvalidPublicKey``, ``FrameNotAllowedInVersion``,
+        ``InvalidProtocolMessageEncoding`` or, only when encoding, ``EmptyPacket``.
+    """
+
+    _default = "not a frame of the relay protocol"
+    kind: str
+
+    def __init__(self, message: str | None = None, *, kind: str = "InvalidFrame") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class WsProtocolError(RelayError):
+    """The peer broke the rules of RFC 6455.
+
+    Attributes
+    ----------
+    code : int
+        Close code that fits: 1002 protocol error, 1009 message too big.
+    """
+
+    _default = "the peer broke the rules of WebSocket"
+    code: int
+
+    def __init__(self, message: str | None = None, *, code: int = 1002) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RelayHandshakeError(RelayError):
+    """The other side broke the authentication handshake of a relay; drop the connection."""
+
+    _default = "relay handshake failed"
+
+
+class RelayDenied(RelayHandshakeError):
+    """The relay refuses to serve this endpoint.
+
+    Attributes
+    ----------
+    reason : str
+        What the relay said.
+    """
+
+    _default = "the relay denied access"
+    reason: str
+
+    def __init__(self, message: str | None = None, *, reason: str = "") -> None:
+        super().__init__(
+            f"the relay denied access: {printable(reason)}"
+            if message is None and reason
+            else message
+        )
+        self.reason = reason
+
+
+class PortmapError(IrohError):
+    """No port mapping could be had from the gateway."""
+
+    _default = "port mapping failed"
