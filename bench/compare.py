@@ -87,11 +87,13 @@ class Rival:
     imports: str = ""  # what a user's program begins with; packages may load the rest on demand
     default: bool = True
     kind: str = "rival"
+    program: str = ""  # environment variable with a native program that speaks the same lines
 
 
 FAST, OFFICIAL = ("fast.py",), ("official.py",)
 PATCHED = ("official.py", "--memmove")
 SEALED = ("machine_limit.py", "--sealed")
+RUST_PEER = "IROH_FAST_RUST_PEER"
 RIVALS = {
     rival.name: rival
     for rival in [
@@ -118,6 +120,15 @@ RIVALS = {
             PATCHED,
             PATCHED,
             WITHOUT_IMPORT,
+        ),
+        Rival(
+            "rust",
+            f"native program on the Rust library, given by ${RUST_PEER}",
+            ("bench",),
+            ("bench",),
+            WITHOUT_IMPORT,
+            default=bool(os.environ.get(RUST_PEER)),
+            program=RUST_PEER,
         ),
         Rival(
             "aioquic",
@@ -249,16 +260,21 @@ class Pair:
         for child in self.children:
             await asyncio.shield(child.kill())
 
+    def command(self, side: str, script: tuple[str, ...], cpu: int | None) -> list[str]:
+        if self.rival.program:
+            program = os.environ.get(self.rival.program)
+            if not program:
+                raise Failed(f"{self.rival.name}: set {self.rival.program} to the program")
+            return [*([] if cpu is None else ["taskset", "-c", str(cpu)]), program, *script, side]
+        pinned = [] if cpu is None else ["--cpu", str(cpu)]
+        name, *options = script
+        python = [sys.executable, str(BENCH / "rivals" / name)]
+        return [*python, side, *options, "--loop", self.loop, *pinned]
+
     async def start(self, side: str, script: tuple[str, ...], cpu: int) -> Child:
-        pinned = [] if self.cpus is None else ["--cpu", str(self.cpus[cpu])]
         errors = tempfile.TemporaryFile()
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            str(BENCH / "rivals" / script[0]),
-            side,
-            *script[1:],
-            *["--loop", self.loop],
-            *pinned,
+            *self.command(side, script, None if self.cpus is None else self.cpus[cpu]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

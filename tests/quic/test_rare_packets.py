@@ -206,6 +206,27 @@ def test_frame_of_servers_from_a_client(hostile: Hostile, frame: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (bytes.fromhex("0d00000b000008000d000400020807"), PROTOCOL_VIOLATION),
+        (b"\x18\0\0\x01\0", 0x10A),
+        (b"\x08\0\0\x02\0\0", 0x10A),
+        (b"\x63\0\0\0", 0x10A),
+    ],
+    ids=["CertificateRequest", "KeyUpdate", "EncryptedExtensions", "unknown"],
+)
+def test_tls_message_of_a_server_after_the_handshake(
+    hostile: Hostile, message: bytes, code: int
+) -> None:
+    """RFC 9001 §4.4, §6: nothing but tickets."""
+    p, c, attacker = hostile(as_client=False)
+    sent = [f for f in attacker.frames(p.server.sent) if f["type"] == 0x06]
+    end = max((f["offset"] + len(f["data"]) for f in sent), default=0)
+    attacker.send(b"\x06" + vi(end) + vi(len(message)) + message)
+    assert c.close_reason.code == code
+
+
+@pytest.mark.parametrize(
     "frame",
     [
         b"\x04\x00\x00\x00",

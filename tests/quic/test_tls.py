@@ -647,6 +647,16 @@ FROM_CLIENT = {
         109,
         "peer misbehaved: MissingQuicTransportParameters",
     ),
+    "compression": (
+        replace_message(1, lambda m: with_length(1, m[4:].replace(b"\x01\x00", b"\x02\x00\x01", 1))),
+        47,
+        "peer is incompatible: NullCompressionRequired",
+    ),
+    "early data with content": (
+        replace_extension(42, b"x"),
+        50,
+        "received corrupt message of type EarlyDataExtension",
+    ),
     "no version": (
         replace_extension(43, None),
         70,
@@ -726,6 +736,21 @@ FROM_SERVER = {
         replace_extension(0x1234, b"", 2),
         110,
         "peer misbehaved: UnsolicitedServerHelloExtension",
+    ),
+    "known extension in the wrong hello": (
+        replace_extension(16, b"\0\x02\x01a", 2),
+        47,
+        "peer misbehaved: UnsolicitedServerHelloExtension",
+    ),
+    "known extension in the wrong flight": (
+        replace_extension(43, b"\x03\x04", 8),
+        47,
+        "peer misbehaved: UnsolicitedEncryptedExtension",
+    ),
+    "unknown extension in the flight": (
+        replace_extension(0x1234, b"", 8),
+        110,
+        "peer misbehaved: UnsolicitedEncryptedExtension",
     ),
     "unsolicited psk": (
         replace_extension(41, b"\0\0", 2),
@@ -817,6 +842,12 @@ def test_post_handshake_messages_are_unexpected(kind: int) -> None:
             target.receive(3, with_length(kind, b"\0"))
         assert failure.value.description == 10
         assert failure.value.reason.startswith("received unexpected message: got ")
+        # RFC 9001 §4.4, §6: authentication after the handshake violates QUIC, all else is an alert.
+        violation = kind == 13 and not at_server
+        assert failure.value.code == (0x0A if violation else 0x10A)
+        with pytest.raises(TlsAlert) as again:
+            target.receive(3, with_length(4, b""))
+        assert again.value.code == failure.value.code
 
 
 def test_post_handshake_ticket_to_a_server_is_unexpected() -> None:
@@ -886,6 +917,7 @@ def test_total_size_is_bounded() -> None:
         (bytes.fromhex("00015180 00000000 00 0000 0000"), 50),  # empty ticket
         (bytes.fromhex("00093a81 00000000 00 000141 0000"), 47),  # more than seven days
         (bytes.fromhex("00015180 00000000 00 000141 0008002a000400000001"), 47),
+        (bytes.fromhex("00015180 00000000 00 000141 0008002a000400000000"), 47),
         (bytes.fromhex("00015180 00000000 00 000141 0007002a0003000000"), 50),
         (bytes.fromhex("00015180 00000000 00 000141"), 50),
     ],
@@ -896,6 +928,20 @@ def test_bad_ticket_is_refused(body: bytes, description: int) -> None:
     with pytest.raises(TlsAlert) as failure:
         client.receive(3, with_length(4, body))
     assert failure.value.description == description
+    # RFC 9001 §4.6.1: a QUIC server says 0xffffffff or nothing.
+    violation = bytes.fromhex("002a0004") in body
+    assert failure.value.code == (0x0A if violation else 0x100 + description)
+
+
+def test_tickets_too_large_to_keep_are_ignored() -> None:
+    tickets: list[ResumptionTicket] = []
+    client, server = make_client(on_ticket=tickets.append), make_server()
+    handshake(client, server)
+    for size in (5000, 100):
+        identity = bytes(size)
+        body = bytes.fromhex("00015180 00000000 00") + size.to_bytes(2, "big") + identity + b"\0\0"
+        client.receive(3, with_length(4, body))
+    assert [len(t.identity) for t in tickets] == [100]
 
 
 def test_tickets_are_taken_in_limited_number() -> None:

@@ -38,6 +38,7 @@ import logging
 
 from iroh_fast.errors import CloseReason
 from iroh_fast.quic.parameters import ParameterError, TransportParameters
+from iroh_fast.quic.tls.alerts import TlsAlert
 
 logger = logging.getLogger("iroh_fast.quic")
 
@@ -90,17 +91,14 @@ cdef int tls_feed(QuicConnection conn, int level) noexcept:
             tls_drain(conn)
             if conn.err:
                 return -1
-    except Exception as e:
-        description = getattr(e, "description", None)
-        if description is None:
-            logger.exception("connection %d: TLS failed", conn.stable_id)
-            conn.close_text = "internal error"
-            return conn.fail(INTERNAL_ERROR, NULL, 0)
+    except TlsAlert as alert:
         # The alert may come with output (nothing but the close follows).
-        conn.close_text = e.reason
-        # Some messages are an error of QUIC, not of TLS (RFC 9001 §4.4).
-        code = getattr(e, "transport_code", None)
-        return conn.fail(0x100 + <uint64_t>description if code is None else <uint64_t>code, NULL, 0)
+        conn.close_text = alert.reason
+        return conn.fail(<uint64_t>alert.code, NULL, 0)
+    except Exception:
+        logger.exception("connection %d: TLS failed", conn.stable_id)
+        conn.close_text = "internal error"
+        return conn.fail(INTERNAL_ERROR, NULL, 0)
 
 
 cdef void tls_drain(QuicConnection conn):

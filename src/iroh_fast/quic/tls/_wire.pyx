@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memset
 
-from .alerts import NO_ALPN, Alert, TlsAlert, corrupt, incompatible, misbehaved
+from .alerts import NO_ALPN, Alert, QuicViolation, TlsAlert, corrupt, incompatible, misbehaved
 
 # Handshake types
 CLIENT_HELLO = 1
@@ -398,6 +398,15 @@ cdef int read_psks(ClientHello hello, Extensions* e) except -1:
 
 
 # ------------------------------------------------------------- what a client reads
+cdef int check_places(Extensions* e, uint32_t allowed, str what) except -1:
+    """RFC 8446 §4.2: an answer to nothing is unsupported, one that we know in the wrong message illegal."""
+    if e.others:
+        misbehaved(what, Alert.UNSUPPORTED_EXTENSION)
+    if e.present & ~allowed:
+        misbehaved(what, Alert.ILLEGAL_PARAMETER)
+    return 0
+
+
 def read_server_hello(bytes message, bytes retry_random, tuple suites, bint psk_offered):
     """Read a ServerHello; (suite, share, whether the PSK was chosen)."""
     cdef Span s, random, session_id
@@ -420,8 +429,7 @@ def read_server_hello(bytes message, bytes retry_random, tuple suites, bint psk_
         misbehaved("IncorrectSessionId")
     if compression != 0:
         misbehaved("SelectedUnofferedCompression")
-    if e.others or e.present & ~<uint32_t>(1 << KEY_SHARE | 1 << PSK | 1 << VERSIONS):
-        misbehaved("UnsolicitedServerHelloExtension", Alert.UNSUPPORTED_EXTENSION)
+    check_places(&e, 1 << KEY_SHARE | 1 << PSK | 1 << VERSIONS, "UnsolicitedServerHelloExtension")
     if e.found[VERSIONS].size != 2 or e.found[VERSIONS].at[0] != 3 or e.found[VERSIONS].at[1] != 4:
         incompatible("ServerDoesNotSupportTls12Or13", Alert.PROTOCOL_VERSION)
     if suite not in suites:
@@ -449,9 +457,8 @@ def read_encrypted_extensions(bytes message, tuple offered, bint early_offered):
     body(message, &s)
     read_extensions(&s, &e)
     # A server may list its groups (RFC 8446 §4.2.7); they are ignored.
-    if e.others or e.present & ~<uint32_t>(1 << GROUPS | 1 << ALPN | 1 << CLIENT_TYPE | 1 << SERVER_TYPE
-                                           | 1 << EARLY_DATA | 1 << PARAMETERS):
-        misbehaved("UnsolicitedEncryptedExtension", Alert.UNSUPPORTED_EXTENSION)
+    check_places(&e, 1 << GROUPS | 1 << ALPN | 1 << CLIENT_TYPE | 1 << SERVER_TYPE | 1 << EARLY_DATA | 1 << PARAMETERS,
+                 "UnsolicitedEncryptedExtension")
     if e.found[ALPN].at == NULL:
         raise TlsAlert(Alert.NO_APPLICATION_PROTOCOL, NO_ALPN)
     names = read_alpns(&e.found[ALPN])
@@ -509,8 +516,8 @@ def read_ticket(bytes message):
         if early.size != 4:
             corrupt("EarlyDataExtension")
         allowed = number(early, 4)
-        if allowed != 0 and allowed != MAX_EARLY_DATA:
-            misbehaved("InvalidMaxEarlyDataSize")
+        if allowed != MAX_EARLY_DATA:              # RFC 9001 §4.6.1
+            raise QuicViolation(Alert.ILLEGAL_PARAMETER, "peer misbehaved: InvalidMaxEarlyDataSize")
     return lifetime, age_add, copy(&nonce), copy(&identity), allowed
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final, NoReturn
 
-__all__ = ["Alert", "TlsAlert", "corrupt", "incompatible", "misbehaved"]
+__all__ = ["Alert", "QuicViolation", "TlsAlert", "corrupt", "incompatible", "misbehaved"]
+
+
+PROTOCOL_VIOLATION: Final = 0x0A  # RFC 9000 §20.1
 
 
 class Alert(IntEnum):
@@ -35,7 +38,10 @@ class TlsAlert(Exception):
     Attributes
     ----------
     description : int
-        TLS alert number; the connection closes with code 0x100 + description.
+        TLS alert number.
+    code : int
+        What the connection closes with: 0x100 + description, but for violations of QUIC's own
+        rules about TLS.
     reason : str
         Text for the close frame, worded as iroh's TLS library does.
     """
@@ -43,10 +49,23 @@ class TlsAlert(Exception):
     def __init__(self, description: int, reason: str) -> None:
         super().__init__(description, reason)
         self.description = int(description)
+        self.code = 0x100 + self.description
         self.reason = reason
+
+    def again(self) -> TlsAlert:
+        """The same without its traceback."""
+        return type(self)(self.description, self.reason)
 
     def __str__(self) -> str:
         return f"{self.reason} (alert {self.description})"
+
+
+class QuicViolation(TlsAlert):
+    """TLS as such would allow it, QUIC does not: the connection closes with PROTOCOL_VIOLATION."""
+
+    def __init__(self, description: int, reason: str) -> None:
+        super().__init__(description, reason)
+        self.code = PROTOCOL_VIOLATION
 
 
 # INTEROP: reason texts are those rustls puts into the close frame.

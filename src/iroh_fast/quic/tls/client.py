@@ -46,6 +46,7 @@ from .sessions import ResumptionTicket
 __all__ = ["RawKeyClient"]
 
 MAX_TICKETS_RECEIVED = 16  # per connection; later ones are ignored
+MAX_TICKET_BYTES = 4096  # with the parameters it stands for; larger ones are not worth keeping
 
 
 class RawKeyClient(RawKeySession):
@@ -257,6 +258,8 @@ class RawKeyClient(RawKeySession):
             return
         assert self.suite is not None and self.alpn is not None
         assert self.peer_public_key is not None and self.peer_transport_parameters is not None
+        if len(identity) + len(self.peer_transport_parameters) > MAX_TICKET_BYTES:
+            return
         self._on_ticket(
             ResumptionTicket(
                 peer=self.peer_public_key,

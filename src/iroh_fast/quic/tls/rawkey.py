@@ -12,7 +12,7 @@ what they share, `factory` makes them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from nacl.bindings import crypto_scalarmult
 
@@ -94,15 +94,8 @@ class RawKeySession(Session):
 
     def _check_kind(self, kind: int) -> None:
         if kind not in self._expected:
-            self._unexpected(kind)
-
-    def _unexpected(self, kind: int) -> NoReturn:
-        got = MESSAGE_NAMES.get(kind, f"Unknown({kind})")
-        expected = " or ".join(MESSAGE_NAMES[k] for k in self._expected) or "nothing"
-        raise TlsAlert(
-            Alert.UNEXPECTED_MESSAGE,
-            f"received unexpected message: got {got} when expecting {expected}",
-        )
+            names = " or ".join([MESSAGE_NAMES[due] for due in self._expected])
+            self._unexpected(kind, names or "nothing")
 
     def _forget(self) -> None:
         self._handshake = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from ._schedule import (
     AES_128_GCM_SHA256,
@@ -11,7 +11,8 @@ from ._schedule import (
     CHACHA20_POLY1305_SHA256,
     KDF,
 )
-from .alerts import Alert, TlsAlert, corrupt, misbehaved
+from ._wire import CERTIFICATE_REQUEST, MESSAGE_NAMES
+from .alerts import Alert, QuicViolation, TlsAlert, corrupt, misbehaved
 
 __all__ = [
     "DEFAULT_SUITES",
@@ -131,11 +132,11 @@ class Session:
             The handshake failed. The session is dead: every later call raises the same.
         """
         if self._alert is not None:
-            raise TlsAlert(self._alert.description, self._alert.reason)
+            raise self._alert.again()
         try:
             self._receive(epoch, bytes(data))
         except TlsAlert as alert:
-            self._alert = TlsAlert(alert.description, alert.reason)  # without the traceback
+            self._alert = alert.again()
             self._partial = b""
             self._forget()
             raise
@@ -198,6 +199,14 @@ class Session:
 
     def _check_kind(self, kind: int) -> None:
         """Refuse a message that is not due, as soon as its first byte is known."""
+
+    def _unexpected(self, kind: int, expected: str) -> NoReturn:
+        got = MESSAGE_NAMES.get(kind, f"Unknown({kind})")
+        reason = f"received unexpected message: got {got} when expecting {expected}"
+        if self.complete and self.is_client and kind == CERTIFICATE_REQUEST:
+            # Authentication after the handshake (RFC 9001 §4.4)
+            raise QuicViolation(Alert.UNEXPECTED_MESSAGE, reason)
+        raise TlsAlert(Alert.UNEXPECTED_MESSAGE, reason)
 
     def _forget(self) -> None:
         """Drop what only a handshake in progress needs."""

@@ -219,7 +219,7 @@ class X509TlsSession(Session):
 
     def _check_kind(self, kind: int) -> None:
         if self.complete and not (self.is_client and kind == NEW_SESSION_TICKET):
-            raise TlsAlert(Alert.UNEXPECTED_MESSAGE, "received unexpected message")
+            self._unexpected(kind, "NewSessionTicket" if self.is_client else "nothing")
 
     def _negotiated(self, context: engine.Context) -> None:
         """Take over what the peer's extensions say."""
