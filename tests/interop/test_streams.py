@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
+import time
 
 import pytest
 
@@ -374,3 +376,17 @@ async def test_dropped_handles_end_streams(link: Link) -> None:
     assert await ours.recv.read_to_end(100) == b"last words"
     await link.peer.call("drop", handle=theirs["recv"])
     assert await ours.send.stopped() == 0
+
+
+async def test_round_trip_time_at_light_load(link: Link) -> None:
+    """The real peer acknowledges our acknowledgements too, late: that must not count as time on the path."""
+    await link.call("echo")
+    send, recv = await link.ours.open_bi()
+    took = []
+    for _ in range(60):
+        start = time.perf_counter()
+        await send.write_all(b"ping" * 16)
+        await recv.readexactly(64)
+        took.append(time.perf_counter() - start)
+        await asyncio.sleep(0.03)  # longer than acknowledgements are held back
+    assert link.ours.rtt < 8 * statistics.median(took)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 from impostor import Impostor, vi
-from sim import CALM, MS, Transfer, calm, derive, transfer
+from sim import CALM, MS, SECOND, Transfer, calm, derive, transfer
 
 PING = b"\x01"
 PATH_ACK = 0x3E
@@ -107,11 +107,11 @@ def test_no_persistent_congestion_when_something_between_arrived(make_pair):
     assert server.path_info(0)["cwnd"] > 2 * 1200
 
 
-def late_packets(make_pair, count, late, controller="cubic"):
+def late_packets(make_pair, count, late, controller="cubic", **options):
     """The first `count` packets of a flight arrive `late` ns behind the others. (pair, client, its window before)."""
     pair = make_pair(
         latency=10 * MS,
-        transport=calm(congestion_controller=controller, stream_receive_window=1 << 24),
+        transport=calm(congestion_controller=controller, stream_receive_window=1 << 24, **options),
     )
     client, server = pair.connect()
     transfer(pair, client, server, bytes(3_000_000))
@@ -192,3 +192,16 @@ def test_reordering_threshold_shrinks_again(make_pair):
     # a quarter of the round trip of 20 ms is waited in the beginning, and no more in the end
     assert set(detected[:10]) == {25 * MS}
     assert max(detected[-2:]) < 25 * MS
+
+
+def test_calm_connection_after_a_storm_works_as_before(make_pair):
+    """What reordering made us remember is given back after seconds without traffic, and nothing is lost by that."""
+    pair, client, _ = late_packets(
+        make_pair, 400, 2 * MS, default_path_keep_alive_interval=5.0, keep_alive_interval=5.0
+    )
+    server = pair.server.accepted[0]
+    for _ in range(3):
+        pair.run_for(20 * SECOND)
+        assert transfer(pair, client, server, bytes(500_000)) < 1 * SECOND
+        assert transfer(pair, server, client, bytes(500_000)) < 1 * SECOND
+    assert client.close_reason is None and server.close_reason is None

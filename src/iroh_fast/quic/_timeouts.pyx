@@ -15,7 +15,7 @@ from iroh_fast.quic._loss cimport detect_losses, discard_path, log_metrics, loss
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
 from iroh_fast.quic._path_table cimport abandon_path, challenge_path, irreplaceable, open_paths, pto_max
 from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe
-from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._recovery cimport PnSpace, space_trim
 from iroh_fast.quic._routing cimport probe_unanswered
 from iroh_fast.quic._rtt cimport rtt_pto_base
 from iroh_fast.quic._time cimport MS, NEVER
@@ -216,8 +216,14 @@ cdef void expire(QuicConnection conn, int which) noexcept:
     elif which == TIMER_KEEP_ALIVE:
         while path != NULL:
             if not path.abandoned:
-                path.ping_due = True
+                beat(path)
             path = path.next
+
+
+cdef void beat(Path* path) noexcept nogil:
+    """Nothing happened for seconds: show that we are there, and keep only what such a path needs."""
+    space_trim(&path.sp)
+    path.ping_due = True
 
 
 cdef void expire_path_timers(QuicConnection conn, Path* path) noexcept nogil:
@@ -247,7 +253,7 @@ cdef void expire_path_timer(QuicConnection conn, Path* path, int which) noexcept
         abandon_path(conn, path, PATH_UNSTABLE_OR_POOR)
     elif which == TIMER_HEARTBEAT:
         if not path.abandoned:
-            path.ping_due = True
+            beat(path)
     elif which == TIMER_SILENCE:
         if not path.abandoned:
             challenge_path(conn, path)
