@@ -149,6 +149,8 @@ def extensions() -> list[Extension]:
                 name,
                 [str(pyx.relative_to(ROOT))],
                 depends=[str(h.relative_to(ROOT)) for h in sorted(pyx.parent.glob("native/*.h"))],
+                # A .pxd names its C header as seen from the package, whoever uses it.
+                include_dirs=[str((SRC / "iroh_fast").relative_to(ROOT))],
                 define_macros=list(MACROS),
                 extra_compile_args=list(compile_args),
                 extra_link_args=list(link_args),

@@ -3,6 +3,32 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
+cdef extern from "native/relay_ws.h" nogil:
+    ctypedef struct ws_head:
+        uint64_t len
+        uint32_t mask
+        uint8_t opcode
+        uint8_t fin
+
+    enum:
+        WS_CONTINUATION
+        WS_TEXT
+        WS_BINARY
+        WS_CLOSE
+        WS_PING
+        WS_PONG
+        WS_E_SEQUENCE
+        WS_E_CLOSE
+        WS_E_TOO_BIG
+
+    int ws_parse(const uint8_t* p, size_t n, int want_mask, ws_head* h)
+    int ws_put_head(uint8_t* p, int opcode, size_t length, int masked)
+    uint32_t ws_mask_at(uint32_t mask, size_t offset)
+    void ws_xor(uint8_t* dst, const uint8_t* src, size_t n, uint32_t mask)
+    int relay_varint(const uint8_t* p, size_t n, uint64_t* value)
+    uint64_t relay_hash(const uint64_t* seed, const uint8_t* key)
+
+
 cdef enum:
     FT_CHALLENGE = 0
     FT_CLIENT_AUTH = 1

@@ -17,7 +17,8 @@ from relay_peer import RawClient, config, connected, until, upgraded, where
 
 from iroh_fast import PublicKey, SecretKey
 from iroh_fast._relay import build_message, decode_frame
-from iroh_fast.relay.server._forward import HEALTH_DUPLICATE, HEALTH_RESTORED, TokenBucket
+from iroh_fast.relay.server._bucket import TokenBucket
+from iroh_fast.relay.server._forward import HEALTH_DUPLICATE, HEALTH_RESTORED
 from iroh_fast.relay.server.config import RelayTlsConfig
 from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.relay.wire import ClientHandshake

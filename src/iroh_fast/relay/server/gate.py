@@ -11,7 +11,8 @@ from ...keys import EndpointId, PublicKey
 from ...web.http import HttpProtocol, Request, Response, query_pairs
 from ...web.limits import Admission, Seldom
 from ..wire import AUTH_HEADER, Exporter, RelayHandshakeError, ServerHandshake, accept_value
-from ._forward import Forwarder, RelayConnection, RelayProtocol
+from ._connection import RelayConnection, RelayProtocol
+from ._forward import Forwarder
 from .access import AccessControl, AccessRequest, Decision
 from .metrics import UniqueKeys
 from .routes import SECURITY_HEADERS, Upgrade, auth_token

@@ -1,0 +1,6 @@
+"""What waits for clients."""
+
+from typing import final
+
+@final
+class Outbox: ...

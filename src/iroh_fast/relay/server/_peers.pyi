@@ -1,0 +1,6 @@
+"""The keys that are connected."""
+
+from typing import final
+
+@final
+class PeerTable: ...
