@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Iterable
+from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from ._check import check_code
-from .aio._waiters import wait_read, wait_reset, wait_stopped, wait_write
+from .aio._waiters import Turn, wait_read, wait_reset, wait_stopped, wait_write
 from .aio.owner import get_ident
 from .errors import FinishedEarly, StreamClosed, StreamTooLong
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BiStream", "ConnectionLike", "RecvStream", "SendStream", "StreamId", "UnorderedChunks"]
 
-_UNFINISHED = ("ready", "stopped")  # send states in which the peer waits for an end
 READ_SIZE = 65536  # the size of the chunks in which the core hands over stream data
 
 
@@ -97,24 +97,37 @@ class StreamId(int):
         return "uni" if self & 2 else "bi"
 
 
+def _peer(conn: ConnectionLike) -> str:
+    """Who is at the other end, as far as known."""
+    try:
+        return f"{conn.remote_id:short}"
+    except RuntimeError:
+        return "?"
+
+
 class SendStream:
     """The sending half of a stream.
 
-    Letting go of the last reference finishes the stream.  Used as ``async with``, leaving
-    the block finishes it, or resets it with code 0 when an exception passes through.
+    Letting go of the last reference of a stream that was not finished resets it with code 0:
+    what is not complete must not look complete.  Used as ``async with``, leaving the block
+    finishes it, or resets it with code 0 when an exception passes through.
+
+    Tasks that write to one stream at the same time are served one after the other, first
+    come, first served; what one call writes is never torn apart.
     """
 
-    __slots__ = ("__weakref__", "_conn", "_owner", "_q")
+    __slots__ = ("__weakref__", "_conn", "_owner", "_q", "_turn")
 
     def __init__(self, conn: ConnectionLike, q: QuicStream) -> None:
         self._q = q
         self._conn = conn
         self._owner = conn._owner
+        self._turn: Turn | None = None  # of the calls that had to wait
 
     def __del__(self) -> None:
         try:
             q = self._q
-            if q.send_state in _UNFINISHED:
+            if q.send_state == "ready":
                 self._owner.defer(q.drop_send)
         except AttributeError:  # the constructor failed
             pass
@@ -145,12 +158,15 @@ class SendStream:
             self._owner.wrong_thread()
         self._q.priority = value
 
-    async def write(self, data: Buffer, /) -> int:
+    async def write(self, data: Buffer, /, *, copy: bool = True) -> int:
         """Send the beginning of `data`, waiting until at least one byte fits.
 
         Parameters
         ----------
         data : any C-contiguous buffer; ``bytes`` are kept by reference, others copied.
+        copy : False sends other buffers without a copy too.  They stay pinned (a bytearray
+            cannot be resized) until the peer acknowledged the data, and must not be changed
+            so long: see :meth:`stopped`.
 
         Returns
         -------
@@ -169,44 +185,84 @@ class SendStream:
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
-        q = self._q
-        taken = q.write(data)
-        if not taken and memoryview(data).nbytes:
-            while not taken:
-                await wait_write(q)
-                taken = q.write(data)
-        return taken
+        turn = self._turn
+        if turn is None or not turn.taken:
+            taken = self._q.write(data, 0, copy)
+            if taken:
+                return taken
+        if not memoryview(data).nbytes:
+            return 0
+        return await self._write_some(data, copy)
 
-    async def write_all(self, data: Buffer, /) -> None:
+    async def write_all(self, data: Buffer, /, *, copy: bool = True) -> None:
         """Send all of `data`, waiting for window as needed.
 
-        Raises as :meth:`write`.  Not cancel-safe: an unknown part may have been sent.
+        Parameters and errors as for :meth:`write`.  Not cancel-safe: an unknown part may have
+        been sent.
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
-        taken = self._q.write(data)
+        turn = self._turn
+        taken = self._q.write(data, 0, copy) if turn is None or not turn.taken else 0
         if taken != (len(data) if type(data) is bytes else memoryview(data).nbytes):
-            await self._write_rest(data, taken)
+            await self._write_rest((data,), taken, copy)
 
-    async def _write_rest(self, data: Buffer, done: int) -> None:
-        q = self._q
-        size = memoryview(data).nbytes
-        while done < size:
-            taken = q.write(data, done)
-            if taken:
-                done += taken
-            else:
-                await wait_write(q)
-
-    async def writelines(self, buffers: Iterable[Buffer], /) -> None:
-        """Send several buffers one after the other; like :meth:`write_all` for each."""
+    async def writelines(self, buffers: Iterable[Buffer], /, *, copy: bool = True) -> None:
+        """Send several buffers one after the other, as if they were one: see :meth:`write_all`."""
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
-        write = self._q.write
-        for data in buffers:
-            taken = write(data)
-            if taken != (len(data) if type(data) is bytes else memoryview(data).nbytes):
-                await self._write_rest(data, taken)
+        rest = iter(buffers)
+        turn = self._turn
+        if turn is None or not turn.taken:
+            write = self._q.write
+            for data in rest:
+                taken = write(data, 0, copy)
+                if taken != (len(data) if type(data) is bytes else memoryview(data).nbytes):
+                    break
+            else:
+                return
+            await self._write_rest(chain((data,), rest), taken, copy)
+        else:
+            await self._write_rest(rest, 0, copy)
+
+    async def _my_turn(self) -> Turn:
+        turn = self._turn
+        if turn is None:
+            turn = self._turn = Turn()
+        if not turn.take():
+            await turn.wait()
+        return turn
+
+    def _next_turn(self, turn: Turn) -> None:
+        if not turn.release():
+            self._turn = None
+
+    async def _write_some(self, data: Buffer, copy: bool) -> int:
+        q = self._q
+        turn = await self._my_turn()
+        try:
+            while not (taken := q.write(data, 0, copy)):
+                await wait_write(q)
+            return taken
+        finally:
+            self._next_turn(turn)
+
+    async def _write_rest(self, buffers: Iterable[Buffer], done: int, copy: bool) -> None:
+        """Write `buffers`, of the first of which `done` bytes are gone, before anybody else."""
+        q = self._q
+        turn = await self._my_turn()
+        try:
+            for data in buffers:
+                size = memoryview(data).nbytes
+                while done < size:
+                    taken = q.write(data, done, copy)
+                    if taken:
+                        done += taken
+                    else:
+                        await wait_write(q)
+                done = 0
+        finally:
+            self._next_turn(turn)
 
     def finish(self) -> None:
         """Say that no more data follows.  Does not wait, not even for delivery.
@@ -279,7 +335,8 @@ class SendStream:
             pass
 
     def __repr__(self) -> str:
-        return f"<SendStream {self._q.id} {self._q.send_state}>"
+        q = self._q
+        return f"<SendStream {q.id} to {_peer(self._conn)} {q.send_state} {q.bytes_written} bytes>"
 
 
 class RecvStream:
@@ -393,8 +450,8 @@ class RecvStream:
         Returns
         -------
         int
-            Bytes written to `buffer`; 0 at the end of the stream.  Raises and cancels as
-            :meth:`read`.
+            Bytes written to `buffer`; 0 at the end of the stream, and at once when `buffer` is
+            empty.  Raises and cancels as :meth:`read`.
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
@@ -409,6 +466,37 @@ class RecvStream:
         while (size := q.readinto(buffer)) < 0:
             await wait_read(q)
         return size
+
+    async def readinto_exactly(self, buffer: Buffer, /) -> None:
+        """Fill memory of the caller.
+
+        Raises
+        ------
+        FinishedEarly : the stream ended before; ``.partial`` has what there was.
+        StreamReset, StreamClosed, ConnectionLost, ZeroRttRejected
+
+        Notes
+        -----
+        Cancel-safe: bytes taken so far stay in this object for the next read.
+        """
+        with memoryview(buffer) as whole, whole.cast("B") as view:
+            size, done = len(view), 0
+            try:
+                while done < size:
+                    with view[done:] as rest:
+                        taken = await self.readinto(rest)
+                    if not taken:
+                        break
+                    done += taken
+            except BaseException:
+                if done:
+                    kept = self._kept
+                    if kept is None:
+                        kept = self._kept = deque()
+                    kept.appendleft(bytes(view[:done]))
+                raise
+            if done < size:
+                raise FinishedEarly(bytes(view[:done]), size)
 
     async def readexactly(self, n: int, /) -> bytes:
         """Read exactly `n` bytes.
@@ -586,7 +674,7 @@ class RecvStream:
             state = "stopped"
         else:
             state = "ended" if q.recv_finished else "open"
-        return f"<RecvStream {q.id} {state}>"
+        return f"<RecvStream {q.id} from {_peer(self._conn)} {state} {self.bytes_read} bytes>"
 
 
 class UnorderedChunks:
@@ -651,4 +739,8 @@ class BiStream(NamedTuple):
         self.recv._leave()
 
     def __repr__(self) -> str:
-        return f"<BiStream {self.send._q.id}>"
+        send, recv = self.send, self.recv
+        return (
+            f"<BiStream {send._q.id} with {_peer(send._conn)} {send._q.send_state}"
+            f" {send._q.bytes_written} bytes out {recv.bytes_read} in>"
+        )

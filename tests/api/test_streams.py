@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import hashlib
+import itertools
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -580,12 +581,14 @@ async def test_stream_iterators_end_on_graceful_close_and_raise_on_others(
 # --- lifetimes
 
 
-async def test_dropped_send_stream_finishes(pair: Pair) -> None:
+async def test_dropped_send_stream_does_not_look_complete(pair: Pair) -> None:
     send, recv = await open_uni(pair)
     await send.write_all(b"data")
     del send
     gc.collect()
-    assert await recv.read_to_end(10) == b"data"
+    with pytest.raises(StreamReset) as caught:
+        await recv.read_to_end(10)
+    assert caught.value.code == 0
 
 
 async def test_dropped_recv_stream_stops_the_peer(pair: Pair) -> None:
@@ -718,3 +721,133 @@ async def test_stopped_returns_after_an_acknowledged_reset(make_pair: MakePair) 
             pass
     await asyncio.sleep(0.05)
     assert await asyncio.wait_for(send.stopped(), 5) is None
+
+
+async def test_concurrent_writes_are_not_torn(make_pair: MakePair) -> None:
+    pair = await make_pair(transport=QuicTransportConfig(send_window=60_000))
+    send, recv = await open_uni(pair)
+
+    async def write(letter: bytes, how: int) -> None:
+        for _ in range(10):
+            if how == 0:
+                await send.write_all(letter * 30_000)
+            else:
+                await send.writelines([letter * 10_000, letter * 15_000, letter * 5_000])
+            for _ in range(how):
+                await asyncio.sleep(0)
+
+    writers = [asyncio.create_task(write(bytes([97 + k]), k % 3)) for k in range(4)]
+    runs: list[tuple[int, int]] = []
+    left = 4 * 10 * 30_000
+    while left:
+        data = await recv.read(7_000)
+        left -= len(data)
+        for letter, part in itertools.groupby(data):
+            n = sum(1 for _ in part)
+            if runs and runs[-1][0] == letter:
+                runs[-1] = (letter, runs[-1][1] + n)
+            else:
+                runs.append((letter, n))
+        await asyncio.sleep(0)
+    await asyncio.gather(*writers)
+    assert all(n % 30_000 == 0 for _, n in runs)
+
+
+async def test_cancelling_a_writer_lets_the_next_one_go_on(make_pair: MakePair) -> None:
+    pair = await make_pair(transport=QuicTransportConfig(stream_receive_window=100_000))
+    send, recv = await open_uni(pair)
+    first, second, third = (asyncio.create_task(send.write_all(bytes([k]) * 200_000)) for k in range(3))
+    await asyncio.sleep(0.02)
+    second.cancel()
+    first.cancel()
+    data = bytearray()
+    while not third.done() or len(data) < data.count(0) + 200_000:
+        data += await asyncio.wait_for(recv.read(), 5)
+    await third
+    assert data.count(1) == 0
+    assert data == bytes(data.count(0)) + b"\2" * 200_000
+    assert await send.write(b"free") == 4
+
+
+async def test_cancelled_writer_passes_the_room_to_another_stream(make_pair: MakePair) -> None:
+    pair = await make_pair(transport=QuicTransportConfig(send_window=40_000))
+    sends = [(await open_uni(pair)) for _ in range(12)]
+    tasks = [asyncio.create_task(send.write_all(bytes(100_000))) for send, _ in sends]
+    readers = [asyncio.create_task(recv.read_to_end(200_000)) for _, recv in sends]
+    await asyncio.sleep(0)
+    for k in (0, 1, 2, 5, 7, 11):
+        await asyncio.sleep(0.001)
+        tasks[k].cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    for (send, _), result in zip(sends, done):
+        if result is None:
+            send.finish()
+        else:
+            send.reset(0)
+    got = await asyncio.gather(*readers, return_exceptions=True)
+    for result, data in zip(done, got):
+        assert isinstance(data, StreamReset) if result else data == bytes(100_000)
+    assert sum(result is None for result in done) >= 6
+
+
+async def test_readinto_of_nothing_returns_at_once(pair: Pair) -> None:
+    _, recv = await open_uni(pair)
+    assert await asyncio.wait_for(recv.readinto(bytearray()), 1) == 0
+
+
+async def test_readinto_exactly(pair: Pair) -> None:
+    send, recv = await open_uni(pair)
+    data = random.Random(1).randbytes(300_000)
+    buffer = bytearray(200_000)
+    task = asyncio.create_task(recv.readinto_exactly(buffer))
+    await send.write_all(data[:50_000])
+    await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await send.write_all(data[50_000:])
+    send.finish()
+    await recv.readinto_exactly(buffer)
+    assert buffer == data[:200_000]
+    with pytest.raises(FinishedEarly) as caught:
+        await recv.readinto_exactly(buffer)
+    assert caught.value.partial == data[200_000:]
+    await recv.readinto_exactly(bytearray())
+
+
+async def test_write_without_a_copy_pins_the_buffer(pair: Pair) -> None:
+    send, recv = await open_uni(pair)
+    data = bytearray(random.Random(2).randbytes(100_000))
+    kept = bytes(data)
+    await send.write_all(data, copy=False)
+    with pytest.raises(BufferError):
+        data.append(1)
+    send.finish()
+    assert await recv.read_to_end(100_000) == kept
+    assert await send.stopped() is None
+    data.append(1)
+
+
+async def test_errors_of_streams_are_those_of_sockets(pair: Pair) -> None:
+    send, recv = await open_uni(pair)
+    recv.stop(4)
+    with pytest.raises(BrokenPipeError):
+        while True:
+            await send.write_all(b"more")
+            await asyncio.sleep(0.001)
+    send, recv = await open_uni(pair)
+    send.reset(5)
+    with pytest.raises(ConnectionResetError):
+        while True:
+            await recv.read()
+
+
+async def test_reprs_say_peer_state_and_bytes(pair: Pair) -> None:
+    ours, theirs = await open_bi(pair)
+    await ours.send.write_all(b"abc")
+    assert await theirs.recv.readexactly(3) == b"abc"
+    peer = f"{pair.client.remote_id:short}"
+    assert repr(ours.send) == f"<SendStream 0 to {peer} ready 4 bytes>"
+    assert repr(ours.recv) == f"<RecvStream 0 from {peer} open 0 bytes>"
+    assert repr(ours) == f"<BiStream 0 with {peer} ready 4 bytes out 0 in>"
+    assert "open 4 bytes" in repr(theirs.recv)

@@ -716,3 +716,32 @@ def test_receive_buffer_out_of_memory_stays_consistent(offset: int, unordered: b
             covered += len(piece)
         assert covered == 50_000 and restored == SOURCE[:50_000]
     assert failures
+
+
+def test_one_gap_is_one_gap_whatever_waits_behind_it() -> None:
+    """64 MiB and more may wait for one lost packet where windows are large."""
+    buffer, packet = ReceiveBufferModel(), bytes(1200)
+    n = (72 << 20) // 1200
+    for k in range(1, n):
+        buffer.insert(k * 1200, packet)
+        if k % 9973 == 0:
+            assert buffer.gaps == 1
+    buffer.insert(0, packet)
+    assert buffer.gaps == 0
+    assert buffer.readable == n * 1200
+
+
+@examples
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 8), st.sampled_from("iiiitu")), max_size=80))
+def test_gaps_are_counted(ops: list[tuple[int, int, str]]) -> None:
+    buffer = ReceiveBufferModel()
+    for start, n, what in ops:
+        if what == "i":
+            buffer.insert(start, SOURCE[start : start + n])
+        elif what == "t":
+            buffer.take(n)
+        else:
+            buffer.take_unordered(n)
+        buffer.layout()  # raises when the count is wrong
+    buffer.discard()
+    assert buffer.gaps == 0

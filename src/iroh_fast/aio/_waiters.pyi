@@ -41,6 +41,9 @@ class WaitQueue:
     def wake_all(self) -> None: ...
 
 @final
+class RoomQueue(WaitQueue): ...
+
+@final
 class Turn(WaitQueue):
     @property
     def taken(self) -> bool: ...

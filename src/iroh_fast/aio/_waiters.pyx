@@ -47,7 +47,8 @@ from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._codes cimport (
     N_WAITS, ST_DRAINED, W_ACCEPT_BI, W_ACCEPT_UNI, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_OPEN_BI, W_OPEN_UNI,
     W_PATHS)
-from iroh_fast.quic._streams cimport EV_READ, EV_RESET, EV_STOP, EV_WRITE, QuicStream
+from iroh_fast.quic._stream cimport EV_READ, EV_RESET, EV_STOP, EV_WRITE
+from iroh_fast.quic._streams cimport QuicStream
 
 import logging
 from asyncio import get_running_loop
@@ -246,6 +247,17 @@ cdef class WaitQueue:
 
 
 @cython.final
+cdef class RoomQueue(WaitQueue):
+    """Writers of a stream: room that one was given and does not use goes to the next stream."""
+
+    cdef void gave_up(self, Waiter waiter):
+        (<QuicStream>waiter.subject).give_up_writing()
+
+    cdef void returned(self, Waiter waiter):
+        (<QuicStream>waiter.subject).give_up_writing()
+
+
+@cython.final
 cdef class Turn(WaitQueue):
     """A lock: who holds it is alone, the others follow in order."""
 
@@ -414,7 +426,8 @@ cdef class StreamWaiters:
         if events & EV_READ and self.read is not None:
             self.read.wake_all()
         if events & EV_WRITE and self.write is not None:
-            self.write.wake_all()
+            while self.write.hand(None):
+                pass
         if events & EV_STOP and self.stop is not None:
             self.stop.wake_all()
         if events & EV_RESET and self.reset is not None:
@@ -427,18 +440,21 @@ cdef inline StreamWaiters stream_waiters(QuicStream stream):
     return <StreamWaiters>stream.waiters
 
 
+cdef Home home_of(QuicStream stream):
+    cdef QuicConnection conn = <QuicConnection>stream.connection
+    return running_home() if conn.waiters is None else (<ConnectionWaiters>conn.waiters).home
+
+
 cdef WaitQueue new_queue(QuicStream stream):
     cdef WaitQueue queue = WaitQueue.__new__(WaitQueue)
-    cdef QuicConnection conn = <QuicConnection>stream.connection
-    if conn.waiters is not None:
-        queue.home = (<ConnectionWaiters>conn.waiters).home
+    queue.home = home_of(stream)
     return queue
 
 
 def wait_read(QuicStream stream):  # hot
     """Data, end or reset arrived, or the connection ended."""
     cdef StreamWaiters waiters
-    if stream.table.closed or stream.rejected:
+    if stream.over():
         return over()
     waiters = stream_waiters(stream)
     if waiters.read is None:
@@ -449,18 +465,19 @@ def wait_read(QuicStream stream):  # hot
 def wait_write(QuicStream stream):
     """Room to write again, stopped, or the connection ended."""
     cdef StreamWaiters waiters
-    if stream.table.closed or stream.rejected:
+    if stream.over():
         return over()
     waiters = stream_waiters(stream)
     if waiters.write is None:
-        waiters.write = new_queue(stream)
-    return waiters.write.join(None)
+        waiters.write = RoomQueue.__new__(RoomQueue)
+        waiters.write.home = home_of(stream)
+    return waiters.write.join(stream)
 
 
 def wait_stopped(QuicStream stream):
     """Stopped by the peer, everything acknowledged, or the connection ended."""
     cdef StreamWaiters waiters
-    if stream.table.closed or stream.rejected:
+    if stream.over():
         return over()
     waiters = stream_waiters(stream)
     if waiters.stop is None:
@@ -471,7 +488,7 @@ def wait_stopped(QuicStream stream):
 def wait_reset(QuicStream stream):
     """FIN or RESET_STREAM arrived, or the connection ended."""
     cdef StreamWaiters waiters
-    if stream.table.closed or stream.rejected:
+    if stream.over():
         return over()
     waiters = stream_waiters(stream)
     if waiters.reset is None:
@@ -483,7 +500,7 @@ def wait_reset(QuicStream stream):
 cdef void deliver(QuicConnection conn):  # hot
     cdef uint32_t events = 0
     cdef QuicStream stream
-    if conn.streams.ev_head != NULL:
+    if conn.streams.table.reported.head != NULL:
         while (stream := conn.streams.next_event(&events)) is not None:
             if stream.waiters is not None:
                 (<StreamWaiters>stream.waiters).tell(events)

@@ -27,8 +27,10 @@ class StreamError(IrohError):
     _default = "stream error"
 
 
-class StreamReset(StreamError):
+class StreamReset(StreamError, ConnectionResetError):
     """The peer abandoned sending on this stream (RFC 9000 §19.4).
+
+    Also a ``ConnectionResetError``: code written for sockets catches it.
 
     Attributes
     ----------
@@ -43,8 +45,10 @@ class StreamReset(StreamError):
         self.code = code
 
 
-class StreamStopped(StreamError):
+class StreamStopped(StreamError, BrokenPipeError):
     """The peer no longer wants to receive on this stream (RFC 9000 §19.5).
+
+    Also a ``BrokenPipeError``: code written for sockets catches it.
 
     Attributes
     ----------

@@ -163,15 +163,15 @@ cdef class QuicConnection(StreamOwner):
 
     cdef uint32_t take_events(self) noexcept nogil:
         """What happened since the last call, as bits 1 << W_...; the streams' own events are apart."""
-        cdef uint32_t events = self.dirty_events | (self.streams.events << W_ACCEPT_BI)
+        cdef uint32_t events = self.dirty_events | (self.streams.table.events << W_ACCEPT_BI)
         self.dirty_events = 0
-        self.streams.events = 0
+        self.streams.table.events = 0
         return events
 
     @property
     def unconfirmed_streams(self):
         """Streams that were finished and are not wholly acknowledged; WAIT_FINISHED when there are none any more."""
-        return self.streams.unconfirmed
+        return self.streams.table.unconfirmed
 
     def poll_events(self):
         """What happened since the last call, for hosts without a driver.
@@ -370,16 +370,12 @@ cdef class QuicConnection(StreamOwner):
         for i, value in enumerate((bidi, uni)):
             if value is None:
                 continue
-            if value > self.streams.concurrent[i]:
-                self.streams.max_remote[i] += value - self.streams.concurrent[i]
-                self.streams.max_streams_unsent[i] = True
-            self.streams.concurrent[i] = value
+            self.streams.set_concurrent(i, value)
         self.host.wake(self)
 
     def set_receive_window(self, uint64_t window):
         """Change how much unread data the whole connection may hold."""
-        self.streams.receive_window = window
-        self.streams.credit(0)
+        self.streams.set_receive_window(window)
         self.host.wake(self)
 
     def path_ids(self):

@@ -99,7 +99,7 @@ cdef bint level_due(QuicConnection conn, Path* path, int level) noexcept nogil:
         return stage.live and keys_can_seal(&conn.keys, level) and (stage.sp.ack_now or stage.sp.loss_probes > 0 or sendbuf_has_pending(&stage.tx))
     if level == LEVEL_0RTT:
         return not keys_can_seal(&conn.keys, LEVEL_1RTT) and keys_can_seal(&conn.keys, LEVEL_0RTT) and (
-            conn.streams.ready_head != NULL or conn.dgram_tx.count > 0 or conn.streams.has_control())
+            conn.streams.has_data() or conn.dgram_tx.count > 0 or conn.streams.has_control())
     return keys_can_seal(&conn.keys, LEVEL_1RTT) and (general_due(conn) or acks_due(conn, path, True) or path_frames_due(conn, path))
 
 

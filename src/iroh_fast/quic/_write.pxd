@@ -26,7 +26,7 @@ cdef inline bint path_frames_due(QuicConnection conn, Path* path) noexcept nogil
 
 cdef inline bint general_due(QuicConnection conn) noexcept nogil:
     """Whether there is anything that any path may carry."""
-    return (conn.pending_head != NULL or conn.streams.ready_head != NULL or conn.dgram_tx.count > 0 or conn.streams.has_control()
+    return (conn.pending_head != NULL or conn.streams.has_data() or conn.dgram_tx.count > 0 or conn.streams.has_control()
             or sendbuf_has_pending(&conn.data_crypto_tx))
 
 cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,

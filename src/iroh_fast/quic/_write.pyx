@@ -30,6 +30,7 @@ from iroh_fast.quic._routing cimport carries_own_acks
 from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._sent cimport (
     FrameRec, REC_ACK, REC_ELICITING, REC_USED, SentRec, frame_rec, frame_recs_free, sent_at)
+from iroh_fast.quic._stream cimport StreamTable
 from iroh_fast.quic._time cimport MS, ns_from_us
 from iroh_fast.quic._validation cimport next_challenge
 
@@ -226,12 +227,34 @@ cdef void write_abandon(QuicConnection conn, Path* path, Packet* packet) noexcep
     path.stats.tx_frames[frame_index(FT_PATH_ABANDON)] += 1
 
 
+cdef void write_datagrams(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:  # hot
+    """As many of the waiting datagrams as fit."""
+    cdef uint32_t n
+    while conn.dgram_tx.count:
+        n = queue_peek(&conn.dgram_tx)
+        if <Py_ssize_t>(n + 1 + varint_size(n)) > packet.end - packet.at:
+            if n + 1 + varint_size(n) + (packet.payload - packet.start) + TAG_LEN > path.r.mtud.current:
+                # Too large even for an empty packet: the path's MTU fell below it.
+                queue_pop(&conn.dgram_tx, NULL)
+                continue
+            break
+        packet.at = put_datagram_header(packet.at, n)
+        queue_pop(&conn.dgram_tx, packet.at)
+        packet.at += n
+        packet.sent.flags |= REC_ELICITING
+        path.stats.tx_frames[IDX_DATAGRAM] += 1
+        if conn.datagram_blocked:
+            conn.datagram_blocked = False
+            conn.happened(W_DATAGRAM_SPACE)
+
+
 cdef void write_general(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:  # hot
-    """Control frames, datagrams and stream data, in this order."""
+    """Control frames, then datagrams and stream data; when both wait they take turns in being first."""
+    cdef StreamTable* table = &conn.streams.table
+    cdef bint both
     cdef FrameRec* record
     cdef uint8_t* before
     cdef bint skip
-    cdef uint32_t n
     if conn.data_crypto_tx.end and sendbuf_has_pending(&conn.data_crypto_tx) and packet.level == LEVEL_1RTT:
         write_crypto(conn, packet, &conn.data_crypto_tx, &path.stats)
     while conn.pending_head != NULL and has_room(packet, MAX_CONTROL_FRAME) and packet.level == LEVEL_1RTT:
@@ -252,24 +275,14 @@ cdef void write_general(QuicConnection conn, Path* path, Packet* packet) noexcep
         packet.sent.flags |= REC_ELICITING
     if conn.streams.has_control():
         packet.at = conn.streams.write_control(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
-    while conn.dgram_tx.count:
-        n = queue_peek(&conn.dgram_tx)
-        if <Py_ssize_t>(n + 1 + varint_size(n)) > packet.end - packet.at:
-            if n + 1 + varint_size(n) + (packet.payload - packet.start) + TAG_LEN > path.r.mtud.current:
-                # Too large even for an empty packet: the path's MTU fell below it.
-                queue_pop(&conn.dgram_tx, NULL)
-                continue
-            break
-        packet.at = put_datagram_header(packet.at, n)
-        queue_pop(&conn.dgram_tx, packet.at)
-        packet.at += n
-        packet.sent.flags |= REC_ELICITING
-        path.stats.tx_frames[IDX_DATAGRAM] += 1
-        if conn.datagram_blocked:
-            conn.datagram_blocked = False
-            conn.happened(W_DATAGRAM_SPACE)
-    if conn.streams.ready_head != NULL and (conn.dgram_tx.count == 0 or packet.at == packet.payload):
+    both = conn.dgram_tx.count > 0 and conn.streams.has_data()
+    if not (both and table.streams_turn):
+        write_datagrams(conn, path, packet)
+    if conn.streams.has_data():
         packet.at = conn.streams.write_data(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
+    if both and table.streams_turn:
+        write_datagrams(conn, path, packet)
+    table.streams_turn = both and not table.streams_turn
 
 
 cdef void requeue_oldest(QuicConnection conn, Path* path, PnSpace* space, int level) noexcept nogil:

@@ -1,0 +1,19 @@
+"""Flow control: what may be received, what may be sent, and whose turn it is to write."""
+
+from libc.stdint cimport uint64_t
+
+from iroh_fast.quic._stream cimport Stream, StreamTable
+
+
+# receiving
+cdef int flow_received(StreamTable* table, Stream* stream, uint64_t end) noexcept nogil      # 0 or an error code
+cdef void flow_read(StreamTable* table, Stream* stream, uint64_t n) noexcept nogil
+cdef void flow_forget(StreamTable* table, Stream* stream) noexcept nogil     # the rest of the stream is not wanted
+cdef void flow_credit(StreamTable* table, uint64_t n) noexcept nogil
+# sending
+cdef uint64_t flow_room(StreamTable* table, Stream* stream) noexcept nogil   # bytes that may be written now
+cdef void flow_written(StreamTable* table, Stream* stream, uint64_t n) noexcept nogil
+cdef void flow_block(StreamTable* table, Stream* stream, uint64_t wanted) noexcept nogil
+cdef void flow_give_up(StreamTable* table, Stream* stream) noexcept nogil    # nobody wants to write any more
+cdef void flow_stream_room(StreamTable* table, Stream* stream) noexcept nogil    # peer_max rose
+cdef void flow_unblock(StreamTable* table) noexcept nogil                    # room of the connection appeared

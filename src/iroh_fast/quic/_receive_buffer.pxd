@@ -1,0 +1,49 @@
+"""The receiving half's bytes, put into order."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef enum:
+    RECVBUF_CHUNK = 65536
+    RECVBUF_FIRST_CHUNK = 2048
+    RECVBUF_MAX_GAPS = 4096
+
+cdef struct Chunk:
+    PyObject* obj                 # bytes of `cap`, filled in place
+    uint8_t* base
+    uint32_t cap, rd, wr
+    Chunk* next
+
+cdef struct Piece:                # out of order: [start, start+len)
+    uint64_t start, len
+    uint8_t* data                 # NULL once handed out by an unordered read
+    uint32_t cap
+    Piece* prev
+    Piece* next
+
+cdef struct RecvBuf:
+    Chunk* first
+    Chunk* last
+    uint64_t read                 # offset of the next byte for an ordered reader
+    uint64_t tail                 # end of the contiguous data
+    Piece* pieces                 # sorted, disjoint, all above tail
+    Piece* pieces_last
+    int n_pieces
+    int n_gaps                    # pieces that do not begin where the one before ends
+    uint32_t next_cap             # size of the next chunk, doubles up to RECVBUF_CHUNK
+    bint unordered
+    Piece** index                 # the same pieces as an array from index_head on, for binary search
+    int index_head, index_cap
+
+cdef inline uint64_t recvbuf_readable(const RecvBuf* b) noexcept nogil:
+    return b.tail - b.read
+
+cdef void recvbuf_init(RecvBuf* b) noexcept nogil
+cdef void recvbuf_free(RecvBuf* b) noexcept nogil                      # takes the GIL itself
+# Copies; duplicates and overlaps are resolved. 0, -1 out of memory, -2 more than RECVBUF_MAX_GAPS gaps.
+cdef int recvbuf_insert(RecvBuf* b, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil
+cdef bytes recvbuf_take(RecvBuf* b, size_t maximum)                    # b"" when nothing is readable; whole chunks without a copy
+cdef size_t recvbuf_read_into(RecvBuf* b, uint8_t* dst, size_t n) noexcept nogil
+cdef object recvbuf_take_unordered(RecvBuf* b, size_t maximum)         # (offset, bytes) or None
+cdef void recvbuf_discard(RecvBuf* b) noexcept nogil                   # drop all data, keep offsets
