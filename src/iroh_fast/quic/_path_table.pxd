@@ -7,7 +7,13 @@ from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._paths cimport Path, Route
 
 
-cdef Path* find_path(QuicConnection conn, uint32_t id) noexcept nogil
+# NULL when there is no such path.
+cdef inline Path* find_path(QuicConnection conn, uint32_t id) noexcept nogil:
+    if conn.last_path != NULL and conn.last_path.id == id:
+        return conn.last_path
+    return search_path(conn, id)
+
+cdef Path* search_path(QuicConnection conn, uint32_t id) noexcept nogil
 cdef int64_t pto_max(QuicConnection conn) noexcept nogil
 cdef int open_paths(QuicConnection conn) noexcept nogil
 cdef bint last_open(QuicConnection conn, Path* path) noexcept nogil

@@ -34,11 +34,8 @@ cdef enum:
 ABANDON_REASONS = {APPLICATION_ABANDON_PATH: "application", PATH_UNSTABLE_OR_POOR: "timed out"}
 
 
-cdef Path* find_path(QuicConnection conn, uint32_t id) noexcept nogil:
-    cdef Path* path = conn.last_path
-    if path != NULL and path.id == id:
-        return path
-    path = conn.paths
+cdef Path* search_path(QuicConnection conn, uint32_t id) noexcept nogil:
+    cdef Path* path = conn.paths
     while path != NULL and path.id != id:
         path = path.next
     if path != NULL:

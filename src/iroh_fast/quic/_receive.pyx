@@ -5,7 +5,7 @@ Sources: RFC 9000 §5.2, §9, §12, §17, RFC 9001 §5.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet cimport LongHeader, parse_long_header
@@ -23,8 +23,9 @@ from iroh_fast.quic._keys cimport (
     keys_can_open, keys_follow, keys_open, keys_phase_news, keys_unmask)
 from iroh_fast.quic._levels cimport Level, drop_level
 from iroh_fast.quic._loss cimport discard_oldest, drop_space
+from iroh_fast.quic._packets cimport space_of
 from iroh_fast.quic._path_table cimport add_path, addr_bytes, challenge_path, find_path, path_established
-from iroh_fast.quic._paths cimport CID_LEN, MAX_DRAINING, Path, ip_known, same_addr, same_ip
+from iroh_fast.quic._paths cimport CID_LEN, CidSet, MAX_DRAINING, Path, RemoteCid, ip_known, same_addr, same_ip
 from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_received, space_on_processed
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
 from iroh_fast.quic._trace cimport log_packet
@@ -34,12 +35,18 @@ cdef enum:
     MAX_EARLY_DATAGRAMS = 10      # 1-RTT datagrams kept until the keys exist
 
 
+cdef struct Arrival:              # what came with a datagram
+    const UdpAddr* src
+    const UdpAddr* dst
+    int ecn
+    size_t size
+
+
 cdef void receive_datagram(QuicConnection conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst,
                            int ecn, int64_t now, uint32_t path_id, bint routed) noexcept:
     """Process one datagram, in place. `path_id` is what its first destination id stands for."""
     cdef Path* path
-    cdef size_t used, total = n
-    cdef const uint8_t* first = data
+    cdef Arrival arrival
     conn.now = now
     if conn.state >= ST_DRAINING:
         return
@@ -50,32 +57,39 @@ cdef void receive_datagram(QuicConnection conn, uint8_t* data, size_t n, const U
         path.r.received += n
         path.stats.rx_datagrams += 1
         path.stats.rx_bytes += n
-    while n > 0 and conn.err == 0 and conn.state < ST_DRAINING:
-        if data != first and not same_destination(first, data, n):
-            break
-        if not data[0] & 0x80:
-            if keys_can_open(&conn.keys, LEVEL_1RTT):
-                receive_short(conn, data, n, src, dst, ecn, path_id)
-            elif conn.state == ST_HANDSHAKE and path_id == 0:
-                if conn.early_datagrams is None:
-                    conn.early_datagrams = []
-                if len(conn.early_datagrams) < MAX_EARLY_DATAGRAMS:
-                    conn.early_datagrams.append((
-                        PyBytes_FromStringAndSize(<char*>data, n), addr_bytes(src), addr_bytes(dst), ecn))
-            break
-        if path_id != 0:
-            # INTEROP: iroh closes on long headers for other paths; a stale coalesced packet is no reason to.
-            break
-        if receive_long(conn, data, n, src, dst, ecn, total, &used) < 0:
-            break
-        data += used
-        n -= used
+    arrival.src = src
+    arrival.dst = dst
+    arrival.ecn = ecn
+    arrival.size = n
+    receive_packets(conn, data, n, &arrival, path_id)
     if conn.early_datagrams is not None and conn.handshake_done and conn.err == 0:
         replay_early(conn)
     if recvbuf_readable(&conn.data_crypto_rx) and conn.err == 0 and conn.state < ST_CLOSING:
         tls_feed(conn, LEVEL_1RTT)
     if conn.failed:
         end_failed(conn)
+
+
+cdef void receive_packets(QuicConnection conn, uint8_t* data, size_t n, const Arrival* arrival, uint32_t path_id) noexcept:
+    """The packets of one datagram (RFC 9000 §12.2)."""
+    cdef const uint8_t* first = data
+    cdef size_t used
+    while n > 0 and conn.err == 0 and conn.state < ST_DRAINING:
+        if data != first and not same_destination(first, data, n):
+            return
+        if not data[0] & 0x80:
+            if keys_can_open(&conn.keys, LEVEL_1RTT):
+                receive_short(conn, data, n, arrival, path_id)
+            elif conn.state == ST_HANDSHAKE and path_id == 0:
+                keep_early(conn, data, n, arrival)
+            return
+        if path_id != 0:
+            # INTEROP: iroh closes on long headers for other paths; a stale coalesced packet is no reason to.
+            return
+        if receive_long(conn, data, n, arrival, &used) < 0:
+            return
+        data += used
+        n -= used
 
 
 cdef bint same_destination(const uint8_t* first, const uint8_t* data, size_t n) noexcept nogil:
@@ -88,138 +102,173 @@ cdef bint same_destination(const uint8_t* first, const uint8_t* data, size_t n) 
     return len == CID_LEN and n > 1 + CID_LEN and memcmp(data + 1, first + 6, CID_LEN) == 0
 
 
-cdef object replay_early(QuicConnection conn):
-    """Process 1-RTT datagrams that arrived before their keys."""
+# ---------------------------------------------------------------- 1-RTT packets before their keys
+cdef void keep_early(QuicConnection conn, const uint8_t* data, size_t n, const Arrival* arrival) noexcept:
+    if conn.early_datagrams is None:
+        conn.early_datagrams = []
+    if len(conn.early_datagrams) < MAX_EARLY_DATAGRAMS:
+        conn.early_datagrams.append((PyBytes_FromStringAndSize(<char*>data, n), addr_bytes(arrival.src),
+                                     addr_bytes(arrival.dst), arrival.ecn))
+
+
+cdef void replay_early(QuicConnection conn) noexcept:
     cdef list kept = conn.early_datagrams
-    cdef bytes d, s, t
-    cdef UdpAddr src, dst
+    cdef bytes data, src, dst
+    cdef UdpAddr addresses[2]
+    cdef Arrival arrival
     cdef bytearray copy
     conn.early_datagrams = None
-    if kept is None:
-        return
-    for d, s, t, ecn in kept:
+    for data, src, dst, ecn in kept:
         if conn.err or conn.state >= ST_CLOSING:
             return
-        copy = bytearray(d)
-        memcpy(&src, PyBytes_AS_STRING(s), sizeof(UdpAddr))
-        memcpy(&dst, PyBytes_AS_STRING(t), sizeof(UdpAddr))
-        receive_short(conn, <uint8_t*><char*>copy, len(copy), &src, &dst, ecn, 0)
+        copy = bytearray(data)
+        memcpy(&addresses[0], PyBytes_AS_STRING(src), sizeof(UdpAddr))
+        memcpy(&addresses[1], PyBytes_AS_STRING(dst), sizeof(UdpAddr))
+        arrival.src = &addresses[0]
+        arrival.dst = &addresses[1]
+        arrival.ecn = ecn
+        arrival.size = <size_t>len(copy)
+        receive_short(conn, <uint8_t*><char*>copy, arrival.size, &arrival, 0)
 
 
-cdef int receive_long(QuicConnection conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
-                      size_t total, size_t* used) noexcept:
+# ---------------------------------------------------------------- long headers
+cdef int receive_long(QuicConnection conn, uint8_t* data, size_t n, const Arrival* arrival, size_t* used) noexcept:
     """One long-header packet. 0 with its length in `used`, or -1 to drop the rest of the datagram."""
     cdef LongHeader header
-    cdef Level* stage
-    cdef PnSpace* space
     cdef Path* path = find_path(conn, 0)
+    cdef PnSpace* space
     cdef Opened packet
-    cdef uint64_t pn
-    cdef int level
-    cdef int64_t before
-    cdef bint eliciting = False, probing = True, retried
+    cdef int level, rc
     if path == NULL or parse_long_header(data, n, &header) < 0:
         return -1
     used[0] = header.packet_len
-    if header.type == -1:
-        if conn.is_client and header.version == 0:
-            on_version_negotiation(conn, data, n, &header)
+    if header.type == -1 or header.type == 3:
+        receive_unprotected(conn, path, data, n, &header, arrival)
         return -1
-    if header.type == 3:
-        if conn.is_client:
-            retried = conn.used_retry
-            on_retry(conn, data, n, header.scid, header.scid_len, header.token, header.token_len)
-            if conn.used_retry and not retried:
-                # The token is for the address this came from: the other candidates would refuse it.
-                path.r.remote = src[0]
-                conn.n_dial = 0
-        return -1
-    if header.type == 1:
-        if conn.is_client:
-            return 0
-        level = LEVEL_0RTT
-        space = &path.sp
-    else:
-        level = LEVEL_INITIAL if header.type == 0 else LEVEL_HANDSHAKE
-        stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-        if not stage.live:
-            return 0
-        space = &stage.sp
-    if not keys_can_open(&conn.keys, level):
+    level = LEVEL_0RTT if header.type == 1 else LEVEL_INITIAL if header.type == 0 else LEVEL_HANDSHAKE
+    if not long_is_expected(conn, level, &header, arrival):
         return 0
-    if level == LEVEL_INITIAL and (header.token_len if conn.is_client else total < MIN_DATAGRAM):
-        # RFC 9000 §17.2.2, §14.1: servers send no tokens, clients pad.
+    space = space_of(conn, path, level)
+    if keys_unmask(&conn.keys, level, data, header.packet_len, header.pn_offset, <uint64_t>(space.received.largest + 1),
+                   &packet) < 0 or space_is_duplicate(space, packet.pn):
         return 0
-    # Once known, the peer's handshake id does not change (RFC 9000 §7.2).
-    if conn.server_scid_known and level != LEVEL_0RTT and (
-            header.scid_len != conn.dcid0_len or memcmp(header.scid, conn.dcid0, header.scid_len) != 0):
-        return 0
-    if keys_unmask(&conn.keys, level, data, header.packet_len, header.pn_offset, <uint64_t>(space.received.largest + 1), &packet) < 0:
-        return 0
-    pn = packet.pn
-    if space_is_duplicate(space, pn):
-        return 0
-    if keys_open(&conn.keys, level, 0, data, header.packet_len, header.pn_offset, &packet) < 0:
-        return 0
+    rc = keys_open(&conn.keys, level, 0, data, header.packet_len, header.pn_offset, &packet)
+    if rc < 0:
+        return integrity_limit(conn) if rc == KEYS_LIMIT else 0
     if data[0] & 0x0c:
-        if conn.got_first_packet:
-            conn.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0)
-        return -1
-    # --- authenticated
+        # INTEROP: like iroh, a first packet with reserved bits is dropped: anybody can make one.
+        return conn.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0) if conn.got_first_packet else -1
     if conn.qlog is not None:
-        log_packet(conn, False, level, 0, pn, header.packet_len, packet.payload, packet.size)
+        log_packet(conn, False, level, 0, packet.pn, header.packet_len, packet.payload, packet.size)
+    learn_from_long(conn, path, level, &header, arrival)
+    return process_long(conn, path, space, level, &packet, arrival)
+
+
+cdef void receive_unprotected(QuicConnection conn, Path* path, const uint8_t* data, size_t n, LongHeader* header,
+                              const Arrival* arrival) noexcept:
+    """Version Negotiation and Retry; servers send them."""
+    cdef bint before = conn.used_retry
+    if not conn.is_client:
+        return
+    if header.type == -1:
+        if header.version == 0:
+            on_version_negotiation(conn, data, n, header)
+        return
+    on_retry(conn, data, n, header.scid, header.scid_len, header.token, header.token_len)
+    if conn.used_retry and not before:
+        # The token is for the address this came from: the other candidates would refuse it.
+        path.r.remote = arrival.src[0]
+        conn.n_dial = 0
+
+
+cdef bint long_is_expected(QuicConnection conn, int level, const LongHeader* header, const Arrival* arrival) noexcept nogil:
+    """Whether such a packet may come now, as far as its header tells."""
+    if not keys_can_open(&conn.keys, level):
+        return False
+    if level == LEVEL_0RTT:
+        return not conn.is_client
+    if level == LEVEL_INITIAL and (header.token_len != 0 if conn.is_client else arrival.size < MIN_DATAGRAM):
+        return False                  # RFC 9000 §17.2.2, §14.1: servers send no tokens, clients pad
+    if not (conn.initial if level == LEVEL_INITIAL else conn.handshake).live:
+        return False
+    # Once known, the peer's handshake id does not change (RFC 9000 §7.2).
+    return not conn.server_scid_known or (
+        header.scid_len == conn.dcid0_len and memcmp(header.scid, conn.dcid0, header.scid_len) == 0)
+
+
+cdef void learn_from_long(QuicConnection conn, Path* path, int level, const LongHeader* header,
+                          const Arrival* arrival) noexcept nogil:
+    """What the fact that a long packet authenticates says about the peer."""
     if level == LEVEL_0RTT and keys_can_open(&conn.keys, LEVEL_1RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
         discard_keys_later(conn)
     conn.got_first_packet = True
     if not conn.server_scid_known and level != LEVEL_0RTT:
-        conn.server_scid_known = True
-        memcpy(conn.dcid0, header.scid, header.scid_len)
-        conn.dcid0_len = header.scid_len
-        if path.cids.n_remote == 0 or (path.cids.n_remote == 1 and path.cids.remote[0].seq == 0):
-            path.cids.n_remote = 1
-            path.cids.active = 0
-            path.cids.remote[0].seq = 0
-            path.cids.remote[0].len = header.scid_len
-            memcpy(path.cids.remote[0].cid, header.scid, header.scid_len)
-            path.cids.remote[0].has_token = False
-    if not same_addr(src, &path.r.remote):
-        if conn.is_client and not conn.migration_frozen:
-            # iroh's handshake migration: until a Handshake packet proves the address, follow the server.
-            path.r.remote = src[0]
-            path.r.received += header.packet_len
-    if ip_known(dst):
-        path.r.local = dst[0]
-    if level == LEVEL_HANDSHAKE:
-        conn.migration_frozen = True
-        if conn.is_client:
-            conn.n_dial = 0
-        else:
-            path.r.validated = True
-            conn.peer_validated_us = True
-            if conn.initial.live:
-                drop_space(conn, path, &conn.initial.sp)
-                drop_level(conn, LEVEL_INITIAL)
-    before = space.received.largest
-    space_mark_received(space, pn, conn.now)
-    count_ecn(conn, space, ecn)
-    path.last_rx = path.idle_from = conn.now
-    path.permit_idle_reset = True
-    read_frames(conn, path, space, level, packet.payload, packet.payload + packet.size, src, dst, &eliciting, &probing)
+        adopt_handshake_id(conn, path, header)
+    if not same_addr(arrival.src, &path.r.remote) and conn.is_client and not conn.migration_frozen:
+        # iroh's handshake migration: until a Handshake packet proves the address, follow the server.
+        path.r.remote = arrival.src[0]
+        path.r.received += header.packet_len
+    if ip_known(arrival.dst):
+        path.r.local = arrival.dst[0]
+    if level != LEVEL_HANDSHAKE:
+        return
+    conn.migration_frozen = True
+    if conn.is_client:
+        conn.n_dial = 0
+        return
+    path.r.validated = True
+    conn.peer_validated_us = True
+    if conn.initial.live:
+        drop_space(conn, path, &conn.initial.sp)
+        drop_level(conn, LEVEL_INITIAL)
+
+
+cdef void adopt_handshake_id(QuicConnection conn, Path* path, const LongHeader* header) noexcept nogil:
+    """The peer has chosen the id that its packets of the handshake are addressed by."""
+    cdef CidSet* ids = path.cids
+    conn.server_scid_known = True
+    memcpy(conn.dcid0, header.scid, header.scid_len)
+    conn.dcid0_len = header.scid_len
+    if ids.n_remote == 0 or (ids.n_remote == 1 and ids.remote[0].seq == 0):
+        ids.n_remote = 1
+        ids.active = 0
+        memset(&ids.remote[0], 0, sizeof(RemoteCid))
+        ids.remote[0].len = header.scid_len
+        memcpy(ids.remote[0].cid, header.scid, header.scid_len)
+
+
+cdef int process_long(QuicConnection conn, Path* path, PnSpace* space, int level, const Opened* packet,
+                      const Arrival* arrival) noexcept:
+    """Acknowledge and read an authenticated packet; -1 to drop the rest of the datagram."""
+    cdef int64_t before = space.received.largest
+    cdef bint eliciting = False, probing = True
+    cdef Level* stage
+    note_received(conn, path, space, packet.pn, arrival.ecn)
+    read_frames(conn, path, space, level, packet.payload, packet.payload + packet.size, arrival.src, arrival.dst,
+                &eliciting, &probing)
     if conn.err or conn.state >= ST_DRAINING:
         return -1
+    if level == LEVEL_0RTT:
+        space_on_processed(space, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.max_ack_delay, 1, 1, before)
+        return 0
     stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-    if level == LEVEL_0RTT or stage.live:
-        space_on_processed(space, pn, eliciting, ecn == 3, conn.now, conn.max_ack_delay if level == LEVEL_0RTT else 0,
-                           1 if level == LEVEL_0RTT else 0, 1, before)
-        if eliciting and level != LEVEL_0RTT:
-            space.ack_now = True
-    if level != LEVEL_0RTT and stage.live and recvbuf_readable(&stage.rx) and conn.state < ST_CLOSING:
-        if tls_feed(conn, level) < 0:
-            return -1
+    if not stage.live:
+        return 0
+    space_on_processed(space, packet.pn, eliciting, arrival.ecn == 3, conn.now, 0, 0, 1, before)
+    if eliciting:
+        space.ack_now = True
+    if recvbuf_readable(&stage.rx) and conn.state < ST_CLOSING:
+        return tls_feed(conn, level)
     return 0
 
 
-cdef void count_ecn(QuicConnection conn, PnSpace* space, int ecn) noexcept nogil:
+cdef int integrity_limit(QuicConnection conn) noexcept nogil:
+    return conn.fail(AEAD_LIMIT_REACHED, b"integrity limit reached", 0)
+
+
+cdef inline void note_received(QuicConnection conn, Path* path, PnSpace* space, uint64_t pn, int ecn) noexcept nogil:
+    """A packet authenticates: its number, its ECN mark, and that the peer is there."""
+    space_mark_received(space, pn, conn.now)
     if ecn:
         conn.saw_ecn = True
         if ecn == 2:
@@ -228,81 +277,96 @@ cdef void count_ecn(QuicConnection conn, PnSpace* space, int ecn) noexcept nogil
             space.ect1 += 1
         else:
             space.ce += 1
+    path.last_rx = path.idle_from = conn.now
+    path.permit_idle_reset = True
 
 
-cdef void receive_short(QuicConnection conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
-                        uint32_t path_id) noexcept nogil:  # hot
+# ---------------------------------------------------------------- short headers
+cdef void receive_short(QuicConnection conn, uint8_t* data, size_t n, const Arrival* arrival, uint32_t path_id) noexcept nogil:  # hot
     """One 1-RTT packet."""
     cdef Path* path = find_path(conn, path_id)
     cdef Opened packet
-    cdef uint64_t pn
     cdef int rc
-    cdef bint eliciting = False, probing = True
-    cdef int64_t largest = -1, before
-    if path == NULL:
-        # Only the client opens paths, and only after the handshake.
-        if (conn.is_client or not conn.multipath or path_id > conn.local_max_path or was_abandoned(conn, path_id)
-                or conn.state != ST_ESTABLISHED):
-            return
-    else:
+    cdef int64_t largest = -1
+    if path != NULL:
         largest = path.sp.received.largest
+    elif not may_open_path(conn, path_id):
+        return
     if keys_unmask(&conn.keys, LEVEL_1RTT, data, n, 1 + CID_LEN, <uint64_t>(largest + 1), &packet) < 0:
         return
-    pn = packet.pn
-    if path != NULL and space_is_duplicate(&path.sp, pn):
+    if path != NULL and space_is_duplicate(&path.sp, packet.pn):
         return
     rc = keys_open(&conn.keys, LEVEL_1RTT, path_id, data, n, 1 + CID_LEN, &packet)
     if rc < 0:
         if rc == KEYS_LIMIT:
-            conn.fail(AEAD_LIMIT_REACHED, b"integrity limit reached", 0)
+            integrity_limit(conn)
         return
     if data[0] & 0x18:
         conn.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0)
         return
     if conn.qlog is not None:
-        log_packet(conn, False, LEVEL_1RTT, path_id, pn, n, packet.payload, packet.size)
+        log_packet(conn, False, LEVEL_1RTT, path_id, packet.pn, n, packet.payload, packet.size)
     if keys_phase_news(&conn.keys, &packet) and follow_keys(conn, &packet, path_id, largest) < 0:
         return
     if conn.state == ST_HANDSHAKE and not conn.handshake_done:
         return
     if conn.is_client:
         conn.peer_validated_us = True
-    if not conn.is_client and keys_can_open(&conn.keys, LEVEL_0RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
+    elif keys_can_open(&conn.keys, LEVEL_0RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
         discard_keys_later(conn)
     if path == NULL:
-        path = add_path(conn, path_id, src, dst)
+        path = open_path_of_peer(conn, path_id, n, arrival)
         if path == NULL:
-            conn.fail(INTERNAL_ERROR, b"out of memory", 0)
             return
-        path.r.received = n
-        path.stats.rx_datagrams += 1
-        path.stats.rx_bytes += n
-        challenge_path(conn, path)
-        if path.r.validated:
-            path_established(conn, path)
-    before = path.sp.received.largest
-    if conn.spinning and <int64_t>pn > before:
-        path.spin = ((data[0] & 0x20) != 0) != conn.is_client
-    space_mark_received(&path.sp, pn, conn.now)
-    count_ecn(conn, &path.sp, ecn)
-    path.last_rx = path.idle_from = conn.now
-    path.permit_idle_reset = True
-    if not same_addr(src, &path.r.remote):
-        address_received(conn, src, n)
-    if read_frames(conn, path, &path.sp, LEVEL_1RTT, packet.payload, packet.payload + packet.size, src, dst, &eliciting, &probing) < 0:
+    process_short(conn, path, data[0], n, &packet, arrival)
+
+
+cdef bint may_open_path(QuicConnection conn, uint32_t path_id) noexcept nogil:
+    """Only the client opens paths, and only after the handshake."""
+    return (not conn.is_client and conn.multipath and path_id <= conn.local_max_path and not was_abandoned(conn, path_id)
+            and conn.state == ST_ESTABLISHED)
+
+
+cdef Path* open_path_of_peer(QuicConnection conn, uint32_t path_id, size_t n, const Arrival* arrival) noexcept nogil:
+    cdef Path* path = add_path(conn, path_id, arrival.src, arrival.dst)
+    if path == NULL:
+        conn.fail(INTERNAL_ERROR, b"out of memory", 0)
+        return NULL
+    path.r.received = n
+    path.stats.rx_datagrams += 1
+    path.stats.rx_bytes += n
+    challenge_path(conn, path)
+    if path.r.validated:
+        path_established(conn, path)
+    return path
+
+
+cdef void process_short(QuicConnection conn, Path* path, uint8_t first, size_t n, const Opened* packet,
+                        const Arrival* arrival) noexcept nogil:  # hot
+    """Read an authenticated packet, and learn from the address it came from."""
+    cdef int64_t before = path.sp.received.largest
+    cdef bint newest = <int64_t>packet.pn > before, moved = not same_addr(arrival.src, &path.r.remote)
+    cdef bint eliciting = False, probing = True
+    if conn.spinning and newest:
+        path.spin = ((first & 0x20) != 0) != conn.is_client
+    note_received(conn, path, &path.sp, packet.pn, arrival.ecn)
+    if moved:
+        address_received(conn, arrival.src, n)
+    if read_frames(conn, path, &path.sp, LEVEL_1RTT, packet.payload, packet.payload + packet.size, arrival.src, arrival.dst,
+                   &eliciting, &probing) < 0:
         return
-    space_on_processed(&path.sp, pn, eliciting, ecn == 3, conn.now, conn.max_ack_delay, conn.ack_threshold,
+    space_on_processed(&path.sp, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.max_ack_delay, conn.ack_threshold,
                        conn.ack_reorder, before)
     if path.abandoned and eliciting:
         path.sp.ack_now = True
-    if not same_addr(src, &path.r.remote):
-        if (not conn.is_client and conn.handshake_confirmed and <int64_t>pn > before
+    if not same_addr(arrival.src, &path.r.remote):
+        if (not conn.is_client and conn.handshake_confirmed and newest
                 and (not probing or (conn.multipath and not conn.nat)) and conn.state == ST_ESTABLISHED):
-            migrate(conn, path, src, dst)
-    elif ip_known(dst) and not same_ip(&path.r.local, dst) and (
-            not ip_known(&path.r.local) or (not probing and <int64_t>pn > before)):
+            migrate(conn, path, arrival.src, arrival.dst)
+    elif ip_known(arrival.dst) and not same_ip(&path.r.local, arrival.dst) and (
+            not ip_known(&path.r.local) or (not probing and newest)):
         # Probes of an address that we left must not bring us back to it.
-        path.r.local = dst[0]
+        path.r.local = arrival.dst[0]
 
 
 cdef int follow_keys(QuicConnection conn, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil:
