@@ -8,7 +8,7 @@ import inspect
 import logging
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ForwardRef, ParamSpec, TypeVar
@@ -31,15 +31,17 @@ from .config import (
 )
 from .connection import Connection
 from .errors import BindError, ConfigError, EndpointClosed, WatcherEnded
+from .events import AddrChanged, EndpointEvents, RelayChanged
 from .handshake import Connecting, Context, dial
 from .incoming import MAX_PENDING, Connections, Incoming, IncomingAttempts
 from .keys import EndpointId, PublicKey, SecretKey
+from .metrics import EndpointMetrics
 from .net.local_addrs import direct_addrs, interface_addrs
 from .net.socket import Driver
 from .quic._connection import WAIT_DRAINED, WAIT_FINISHED
 from .quic.tls import Identity
 from .relay.map import RelayConfig, RelayMap, RelayStatus
-from .stats import EndpointMetrics, RemoteInfo, TransportAddrInfo
+from .stats import RemoteInfo, TransportAddrInfo
 from .ticket import EndpointTicket, to_endpoint_addr
 from .web.proxy import proxy_from_env
 
@@ -177,7 +179,7 @@ class Endpoint:
     ) -> Endpoint:
         self = cls.__new__(cls)
         owner = Owner(loop)
-        metrics = EndpointMetrics(lambda: (driver.stats(), _count_open(context)))
+        metrics = EndpointMetrics(lambda: _counters(context))
         context = Context(
             owner=owner,
             driver=driver,
@@ -200,6 +202,7 @@ class Endpoint:
         if config.relays is not None:
             context.relay = _relay_transport(self, config)
         self._addr.set(self._current_addr())
+        log.info("%s: endpoint bound to %s", f"{self.id:short}", _named(context.sockets))
         self._owner = owner  # last: from now on there is something to close
         return self
 
@@ -262,20 +265,25 @@ class Endpoint:
     def _relay_changed(self) -> None:
         relay = self._context.relay
         if relay is not None:
-            self._home.set((relay.status,) if relay.status is not None else ())
-            self._addr.set(self._current_addr())
+            if self._home.set((relay.status,) if relay.status is not None else ()):
+                self._context.events.emit(RelayChanged(relay.status))
+            self._update_addr()
+
+    def _update_addr(self) -> None:
+        if self._addr.set(addr := self._current_addr()):
+            self._context.events.emit(AddrChanged(addr))
 
     async def add_external_addr(self, addr: str | SocketAddr, /) -> None:
         """Advertise one more address at which this endpoint can be reached."""
         self._owner.check_loop()
         self._external.add(socket_addr(addr, "addr"))
-        self._addr.set(self._current_addr())
+        self._update_addr()
 
     async def remove_external_addr(self, addr: str | SocketAddr, /) -> None:
         """Stop advertising an address given before."""
         self._owner.check_loop()
         self._external.discard(socket_addr(addr, "addr"))
-        self._addr.set(self._current_addr())
+        self._update_addr()
 
     async def network_change(self) -> None:
         """Say that the network may have changed; the own addresses are read again."""
@@ -283,7 +291,7 @@ class Endpoint:
         context = self._context
         if context.closing:
             return
-        self._addr.set(self._current_addr())
+        self._update_addr()
         if context.relay is not None:
             context.relay.pool.network_changed({str(ip) for ip in interface_addrs()})
         for conn in list(context.live):
@@ -495,6 +503,17 @@ class Endpoint:
 
     # --- state
 
+    def events(self) -> EndpointEvents:
+        """Iterate over what happens from now on, until the endpoint is closed.
+
+        The objects of :mod:`iroh_fast.events`: attempts and their failures, connections
+        opened and closed, changes of paths, relay and own addresses; the same that is
+        logged.  A consumer that is 256 events late misses some, and gets an
+        :class:`~iroh_fast.events.EventsLagged`.
+        """
+        self._owner.check_loop()
+        return self._context.events.consumer()
+
     @property
     def metrics(self) -> EndpointMetrics:
         """Counters of this endpoint."""
@@ -576,6 +595,10 @@ class Endpoint:
         return f"<Endpoint {self.id:short} {', '.join(map(str, self.bound_sockets))} {state}>"
 
 
+def _named(sockets: Iterable[SocketAddr]) -> str:
+    return ", ".join(map(str, sockets)) or "no IP address"
+
+
 def _open_driver(
     config: EndpointConfig, secret_key: SecretKey, loop: asyncio.AbstractEventLoop
 ) -> Driver:
@@ -597,8 +620,10 @@ def _open_driver(
         ) from error
 
 
-def _count_open(context: Context) -> int:
-    return sum(conn.close_reason is None for conn in list(context.live))
+def _counters(context: Context) -> tuple[Mapping[str, int], int, object]:
+    live = sum(conn.close_reason is None for conn in list(context.live))
+    relay = context.relay
+    return context.driver.stats(), live, None if relay is None else relay.pool.stats
 
 
 def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTransport:
@@ -678,4 +703,6 @@ async def _close(
     finally:
         context.remotes.stop()
         driver.stop()
+        context.events.close()
+        log.info("%s: endpoint closed", f"{context.id:short}")
         closed.set()

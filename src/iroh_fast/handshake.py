@@ -27,13 +27,24 @@ from .errors import (
     SelfConnect,
     WrongIdentity,
 )
+from .events import (
+    AcceptFailed,
+    ConnectionClosed,
+    ConnectionOpened,
+    DialFailed,
+    Dialing,
+    EventHub,
+    PathsChanged,
+)
 from .hooks import run_after_handshake, run_before_connect
-from .keys import EndpointId
+from .keys import EndpointId, PublicKey
+from .metrics import EndpointMetrics
 from .net.reach import is_passing, usable
 from .net.remote import RemoteMap
 from .net.transport import is_private
+from .paths import Paths
 from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE
-from .stats import EndpointMetrics
+from .stats import ConnectionStats
 
 if TYPE_CHECKING:
     from .config import EndpointConfig
@@ -71,6 +82,8 @@ class Context:
         "alpns",
         "closing",
         "driver",
+        "events",
+        "followed",
         "hooks",
         "id",
         "linger",
@@ -101,10 +114,47 @@ class Context:
         self.linger = config.linger
         self.sockets = sockets
         self.metrics = metrics
+        self.events = EventHub(owner, id)
+        self.followed: dict[int, object] = {}  # connection -> its paths, as last told
         self.closing = False
         self.live: weakref.WeakSet[Connection] = weakref.WeakSet()
-        self.remotes = RemoteMap(owner.loop)
+        self.remotes = RemoteMap(owner.loop, self.paths_changed)
         self.relay: RelayTransport | None = None
+
+    def opened(self, q: QuicConnection) -> None:
+        """A connection passed handshake and hooks."""
+        if not self.events.wants(ConnectionOpened):
+            return
+        path = q.path_info(0)
+        assert q.peer_id is not None and q.alpn is not None
+        self.events.emit(
+            ConnectionOpened(
+                q.stable_id,
+                PublicKey._from_valid(q.peer_id),
+                q.alpn,
+                "client" if q.is_client else "server",
+                None if path is None else self.transport_addr(path["remote"]),
+            )
+        )
+
+    def paths_changed(self, q: QuicConnection) -> None:
+        """The paths of a connection changed, or it ended."""
+        reason = q.close_reason
+        if q.peer_id is None:
+            return
+        if reason is not None:
+            self.followed.pop(q.stable_id, None)
+            if self.events.wants(ConnectionClosed):
+                remote = PublicKey._from_valid(q.peer_id)
+                stats = ConnectionStats.from_core(q.stats())
+                self.events.emit(ConnectionClosed(q.stable_id, remote, reason, stats))
+        elif self.events.wants(PathsChanged):
+            book = Paths(q, self.transport_addr)
+            now = book.version()
+            if self.followed.get(q.stable_id) != now:
+                self.followed[q.stable_id] = now
+                remote = PublicKey._from_valid(q.peer_id)
+                self.events.emit(PathsChanged(q.stable_id, remote, tuple(book.get())))
 
     def transport_addr(self, address: tuple[Any, ...]) -> TransportAddr:
         """Convert an address of the driver."""
@@ -212,13 +262,19 @@ async def dial(
             listed = [f"{addr} ({reason})" for addr, reason in refused.items()]
             more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
             why = f"none of its addresses can be used: {', '.join(listed[:8])}{more}"
-        raise NoAddress(f"{what} failed: {why}", remote=remote, alpn=alpn)
+        error = NoAddress(f"{what} failed: {why}", remote=remote, alpn=alpn)
+        if context.events.wants(DialFailed):
+            context.events.emit(DialFailed(target.id, alpn, error))
+        raise error
     q = context.driver.connect(
         sockets,
         expected_peer=bytes(target.id),
         alpns=[alpn, *extra_alpns],
         transport=transport or context.transport,
     )
+    if context.events.wants(Dialing):
+        addrs = tuple(context.transport_addr(addr) for addr in sockets)
+        context.events.emit(Dialing(target.id, alpn, addrs))
     return Connecting(q, context, target.id, alpn, sockets)
 
 
@@ -268,10 +324,17 @@ class _Handshake:
             await wait(q, WAIT_ALPN)
         return alpn
 
+    def _told(self, error: Exception) -> None:
+        """Let it be known why there is no connection."""
+        raise NotImplementedError
+
     async def _complete(self, q: QuicConnection) -> None:
         while not q.handshake_complete:
             if q.close_reason is not None:
-                raise self._error(q)
+                error = self._error(q)
+                if not isinstance(error, EndpointClosed):
+                    self._told(error)
+                raise error
             await wait(q, WAIT_HANDSHAKE)
 
     async def _admit(self, conn: Connection) -> None:
@@ -287,24 +350,33 @@ class _Handshake:
             q = conn._q
             try:
                 reject = await run_after_handshake(context.hooks, conn)
-            except BaseException:
+            except BaseException as error:
                 q.close(HOOK_FAILED, b"")
+                if isinstance(error, Exception):
+                    self._told(error)
                 raise
             if reject is not None:
                 q.close(reject.code, reject.reason)
-                raise LocallyRejected(
+                rejected = LocallyRejected(
                     f"connection with {conn.remote_id:short} (alpn {q.alpn!r}) was rejected "
                     f"by a hook with code {reject.code}",
                     remote=f"{conn.remote_id:short}",
                     alpn=q.alpn,
                 )
+                self._told(rejected)
+                raise rejected
             if (reason := q.close_reason) is not None:
-                raise reason.to_error()
+                lost = reason.to_error()
+                self._told(lost)
+                raise lost
         context.metrics.opened += 1
         first = conn._q.path_remote(0)
         context.metrics.direct += first is not None and not is_private(first)
         context.live.add(conn)
+        context.opened(conn._q)
         context.remotes.attach(conn._q, self._addrs)
+        if conn.close_reason is not None:  # too late to be followed
+            context.paths_changed(conn._q)
         conn._warn = True
 
     async def _establish(self) -> Connection:
@@ -384,6 +456,11 @@ class Connecting(_Handshake):
                 error.add_note(f"the home relay {status.url}: {status.last_error}")
         return error
 
+    def _told(self, error: Exception) -> None:
+        events = self._context.events
+        if events.wants(DialFailed):
+            events.emit(DialFailed(self.remote_id, self._alpn, error))
+
     def __repr__(self) -> str:
         return f"<Connecting to {self._remote_id:short} alpn={self._alpn!r}>"
 
@@ -420,6 +497,12 @@ class Accepting(_Handshake):
             alpn=q.alpn,
             closing=self._context.closing,
         )
+
+    def _told(self, error: Exception) -> None:
+        context = self._context
+        context.metrics.accept_failed += 1
+        if context.events.wants(AcceptFailed):
+            context.events.emit(AcceptFailed(self._remote, error))
 
     def __repr__(self) -> str:
         return f"<Accepting from {self._remote}>"

@@ -251,12 +251,9 @@ class _Crew:
             conn = await accepting
         except EndpointClosed:
             self._room.release()
-        except IrohError as error:
-            self.context.metrics.accept_failed += 1
+        except IrohError:  # told already
             self._room.release()
-            log.warning("%s", error)
         except Exception:
-            self.context.metrics.accept_failed += 1
             self._room.release()
             log.exception("a hook failed; the connection from %s is closed", accepting.remote_addr)
         else:

@@ -266,9 +266,8 @@ class Router:
         except EndpointClosed:
             return None
         except IrohError as error:
-            self._endpoint.metrics.accept_failed += 1
-            log.warning("%s", error, exc_info=early is not None)
-            if early is not None:
+            if early is not None:  # perhaps of what it does itself
+                log.warning("on_accepting for a connection from %s: %s", where, error)
                 self._report(error)
             return None
         except Exception as error:

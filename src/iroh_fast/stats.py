@@ -1,9 +1,9 @@
-"""Counters of connections, paths and endpoints."""
+"""Counters and state of connections and paths."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Closed",
     "ConnectionStats",
-    "EndpointMetrics",
     "FrameStats",
     "ObservedAddr",
     "PathClosed",
@@ -252,54 +251,3 @@ class RemoteInfo:
 
     id: EndpointId
     addrs: tuple[TransportAddrInfo, ...]
-
-
-class EndpointMetrics:
-    """Counters of an endpoint.  Names are those of iroh's metrics, ``group:name``."""
-
-    __slots__ = ("_read", "accept_failed", "direct", "opened")
-
-    # What the driver counts; everything in bytes except the two counts of datagrams.
-    _SOCKET = (
-        "send_ipv4",
-        "send_ipv6",
-        "recv_data_ipv4",
-        "recv_data_ipv6",
-        "send_relay",
-        "recv_data_relay",
-        "recv_datagrams",
-        "recv_gro_datagrams",
-    )
-
-    def __init__(self, read: Callable[[], tuple[Mapping[str, int], int]]) -> None:
-        self._read = read
-        self.opened = 0
-        self.direct = 0
-        self.accept_failed = 0
-
-    def snapshot(self) -> dict[str, int]:
-        """Read all counters.
-
-        Returns
-        -------
-        dict
-            For example ``{"socket:recv_datagrams": 17}``; only counters of parts that
-            exist in this version.
-        """
-        driver, live = self._read()
-        values = {f"socket:{name}": int(driver.get(name, 0)) for name in self._SOCKET}
-        values["socket:num_conns_opened"] = self.opened
-        values["socket:num_conns_closed"] = max(0, self.opened - live)
-        values["socket:num_conns_direct"] = self.direct
-        values["socket:num_accepts_failed"] = self.accept_failed
-        return values
-
-    def openmetrics(self) -> str:
-        """Format :meth:`snapshot` as OpenMetrics text."""
-        lines = []
-        for key, value in self.snapshot().items():
-            name = key.replace(":", "_")
-            lines.append(f"# TYPE {name} counter")
-            lines.append(f"{name}_total {value}")
-        lines.append("# EOF\n")
-        return "\n".join(lines)

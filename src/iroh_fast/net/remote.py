@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -246,8 +246,13 @@ class RemoteMap:
     address or path.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        observer: Callable[[QuicConnection], object] | None = None,
+    ) -> None:
         self._loop = loop
+        self._observer = observer  # is told when paths change, and at the end
         self._remotes: dict[bytes, RemoteState] = {}
 
     def get(self, key: bytes) -> RemoteState | None:
@@ -272,6 +277,11 @@ class RemoteMap:
         state.add(conn)
 
     def _on_paths(self, conn: QuicConnection) -> None:
+        self._follow(conn)
+        if self._observer is not None:
+            self._observer(conn)
+
+    def _follow(self, conn: QuicConnection) -> None:
         key = conn.peer_id
         if key is None:
             return

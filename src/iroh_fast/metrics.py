@@ -1,0 +1,98 @@
+"""Counters of an endpoint, and their form for Prometheus."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+__all__ = ["EndpointMetrics"]
+
+# Name of iroh where it has one -> what it counts, with the unit.
+COUNTERS: dict[str, str] = {
+    "socket:send_ipv4": "Bytes of UDP payload sent over IPv4",
+    "socket:send_ipv6": "Bytes of UDP payload sent over IPv6",
+    "socket:recv_data_ipv4": "Bytes of UDP payload received over IPv4",
+    "socket:recv_data_ipv6": "Bytes of UDP payload received over IPv6",
+    "socket:send_relay": "Bytes of datagrams sent through relays",
+    "socket:recv_data_relay": "Bytes of datagrams received through relays",
+    "socket:recv_datagrams": "Datagrams received",
+    "socket:recv_gro_datagrams": "Batches of datagrams that the system joined for receiving",
+    "socket:dropped_batches": "Batches of datagrams not sent because a socket stayed full",
+    "socket:timer_wakes": "Times the timer of the connections fired",
+    "socket:accepted_handshakes": "Handshakes begun for others who dialed",
+    "socket:outgoing_handshakes": "Handshakes begun by dialing",
+    "socket:refused_handshakes": "Connection attempts of others that were refused",
+    "socket:ignored_handshakes": "Connection attempts of others that were not answered",
+    "socket:dropped_datagrams": "Datagrams received that belong to no connection",
+    "socket:num_conns_opened": "Connections opened, of both directions",
+    "socket:num_conns_closed": "Connections that ended",
+    "socket:num_conns_direct": "Connections whose first path was direct",
+    "socket:num_accepts_failed": "Connection attempts of others that failed or were rejected by a hook",
+    "socket:relay_home_change": "Times the home relay became another one",
+    "socket:relay_conns_success": "Connections to relays that were authenticated",
+    "socket:relay_conns_failed": "Connections to relays that did not come about",
+    "socket:relay_conns_closed": "Connections to relays that ended",
+    "socket:relay_conns_ratelimited": "Times a relay told that it limits the rate",
+    "socket:relay_conns_superseded": "Times a relay told that the same key connected elsewhere",
+    "socket:send_relay_frames": "Frames sent to relays",
+    "socket:recv_relay_frames": "Frames received from relays",
+    "socket:send_relay_dropped_full": "Datagrams for relays dropped because the queue was full",
+    "socket:send_relay_dropped_stale": "Datagrams for relays dropped with their connection",
+    "socket:send_relay_dropped_size": "Datagrams for relays dropped because they were too large",
+}
+
+
+class EndpointMetrics:
+    """Counters of an endpoint.  Names are those of iroh's metrics, ``group:name``."""
+
+    __slots__ = ("_read", "accept_failed", "direct", "opened")
+
+    def __init__(self, read: Callable[[], tuple[Mapping[str, int], int, Any]]) -> None:
+        self._read = read  # counters of sockets, connections open now, counters of relays or None
+        self.opened = 0
+        self.direct = 0
+        self.accept_failed = 0
+
+    def snapshot(self) -> dict[str, int]:
+        """Read all counters.
+
+        Returns
+        -------
+        dict
+            For example ``{"socket:recv_datagrams": 17}``; only counters of parts that
+            exist in this version, those of relays only for an endpoint with relays.
+        """
+        driver, live, relay = self._read()
+        values = {f"socket:{name}": int(value) for name, value in driver.items()}
+        values["socket:num_conns_opened"] = self.opened
+        values["socket:num_conns_closed"] = max(0, self.opened - live)
+        values["socket:num_conns_direct"] = self.direct
+        values["socket:num_accepts_failed"] = self.accept_failed
+        if relay is not None:
+            for item in dataclasses.fields(relay):
+                values[f"socket:{item.name}"] = int(getattr(relay, item.name))
+        return values
+
+    def openmetrics(self, labels: Mapping[str, str] | None = None) -> str:
+        """Format :meth:`snapshot` as OpenMetrics text, for Prometheus to scrape.
+
+        Parameters
+        ----------
+        labels : put on every counter, for example the name of the endpoint.
+        """
+        inside = ",".join(f'{name}="{_escaped(value)}"' for name, value in (labels or {}).items())
+        suffix = f"{{{inside}}}" if inside else ""
+        lines = []
+        for key, value in self.snapshot().items():
+            name = key.replace(":", "_")
+            words = COUNTERS.get(key) or f"{key.partition(':')[2].replace('_', ' ')}, a count"
+            lines.append(f"# HELP {name} {words}.")
+            lines.append(f"# TYPE {name} counter")
+            lines.append(f"{name}_total{suffix} {value}")
+        lines.append("# EOF\n")
+        return "\n".join(lines)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
