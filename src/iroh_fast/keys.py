@@ -100,6 +100,19 @@ def _is_point(key: bytes) -> bool:
     return uv == 0 or pow(uv, (_P - 1) // 2, _P) == 1
 
 
+def may_verify(key: bytes, signature: bytes) -> bool:
+    """What a strict verification asks besides the equation.
+
+    S is below the group order (if it is, its top byte nearly tells), and neither the key nor R
+    is of small order.
+    """
+    return (
+        (signature[63] < 0x10 or int.from_bytes(signature[32:], "little") < _L)
+        and signature[:32] not in _SMALL_ORDER
+        and key not in _SMALL_ORDER
+    )
+
+
 def _parse_32_bytes(text: str) -> bytes:
     """Decode the text of a key: 64 lower-case hex digits or 52 of base32."""
     if not isinstance(text, str):
@@ -291,11 +304,7 @@ class PublicKey:
         from nacl.exceptions import BadSignatureError
 
         raw = Signature(signature)._raw
-        if (
-            int.from_bytes(raw[32:], "little") >= _L
-            or raw[:32] in _SMALL_ORDER
-            or self._raw in _SMALL_ORDER
-        ):
+        if not may_verify(self._raw, raw):
             raise SignatureError
         try:
             crypto_sign_open(raw + as_bytes(message), self._raw)

@@ -32,6 +32,7 @@ from iroh_fast.errors import CloseReason
 logger = logging.getLogger("iroh_fast.quic")
 
 cdef int64_t SLACK = 100 * MS         # what heartbeats and idle timeouts may be late
+cdef int64_t CLOSE_SLACK = 10 * MS    # what the end of a closed connection may be late: many go at once
 cdef int64_t ACK_SLACK = MS           # what acknowledgements may be late: the delay we announce allows for timers
 
 
@@ -147,7 +148,9 @@ cdef int64_t next_wake(QuicConnection conn) noexcept nogil:
     if conn.state == ST_DRAINED:
         return 0
     if conn.state >= ST_CLOSING:
-        return timers.due[TIMER_CLOSE]
+        if timers.due[TIMER_CLOSE] <= conn.now:
+            return timers.due[TIMER_CLOSE]
+        return together(NEVER, timers.due[TIMER_CLOSE], CLOSE_SLACK)
     set_timers(conn)
     while path != NULL:
         # All path timers but these answer to something that is under way.

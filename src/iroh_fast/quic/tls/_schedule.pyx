@@ -38,6 +38,7 @@ cdef class Kdf:
     cdef int suite
     cdef readonly str name
     cdef readonly object new
+    cdef object template
     cdef readonly int size
     cdef readonly bytes zeros, empty_hash, early_derived
 
@@ -45,6 +46,7 @@ cdef class Kdf:
         self.suite = suite
         self.name = name
         self.new = getattr(hashlib, name)
+        self.template = self.new()
         self.empty_hash = self.new(b"").digest()
         self.size = <int>len(self.empty_hash)
         self.zeros = bytes(self.size)
@@ -54,6 +56,12 @@ cdef class Kdf:
         if hmac_of(self.suite, <const uint8_t*>PyBytes_AS_STRING(key), <size_t>PyBytes_GET_SIZE(key), data, n, out) != 0:
             raise RuntimeError("OpenSSL refused to compute HMAC")
         return 0
+
+    def transcript(self, bytes data):
+        """A hash object that has taken `data`; cheaper than `new`."""
+        started = self.template.copy()
+        started.update(data)
+        return started
 
     cpdef bytes extract(self, bytes salt, bytes key):
         """HKDF-Extract (RFC 5869)."""

@@ -165,7 +165,7 @@ class RawKeyClient(RawKeySession):
             psk = ticket.psk
             self.resumed = True
         self.suite = suite
-        hs.transcript = kdf.new(hs.transcript)
+        hs.transcript = kdf.transcript(hs.transcript)
         hs.transcript.update(message)
         self._derive_handshake_secrets(hs, psk, share)
         self._secrets += (

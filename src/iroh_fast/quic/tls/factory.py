@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from ._schedule import KDF
 from .client import RawKeyClient
@@ -17,16 +18,19 @@ from .sessions import ResumptionTicket, ServerTicketStore
 __all__ = ["TlsSession"]
 
 
-def _checked_alpns(alpns: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The names as a tuple; ValueError where one cannot be sent."""
-    names = tuple(map(bytes, alpns))
-    size = 0
+@lru_cache(64)
+def _check_alpns(names: tuple[bytes, ...]) -> None:
+    """ValueError where a name cannot be sent; an endpoint uses the same few lists all the time."""
     for name in names:
         if not 1 <= len(name) <= 255:
             raise ValueError("an ALPN has 1 to 255 bytes")
-        size += 1 + len(name)
-    if size > 0xFFFF:
+    if sum(map(len, names)) + len(names) > 0xFFFF:
         raise ValueError("the ALPN list is too long")
+
+
+def _checked_alpns(alpns: Sequence[bytes]) -> tuple[bytes, ...]:
+    names = tuple(map(bytes, alpns))
+    _check_alpns(names)
     return names
 
 

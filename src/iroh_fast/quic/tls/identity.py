@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from nacl.bindings import crypto_sign, crypto_sign_seed_keypair
+from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
+from nacl.exceptions import BadSignatureError
 
-from ...errors import SignatureError
-from ...keys import PublicKey
+from ...keys import may_verify
 from ._wire import CERTIFICATE, message, vector24
 from .alerts import BAD_SIGNATURE, Alert, TlsAlert
 
@@ -62,11 +62,12 @@ def spki_key(spki: bytes) -> bytes | None:
 
 def verify(public_key: bytes, data: bytes, signature: bytes) -> None:
     """Verify strictly (no small-order key or R, canonical S); TlsAlert on failure."""
-    if len(signature) != 64:
-        raise TlsAlert(Alert.DECRYPT_ERROR, BAD_SIGNATURE)
-    try:
-        # The constructor's check of the point is left out: libsodium decompresses the key
-        # itself, so that anything that is no point of the curve is a bad signature.
-        PublicKey._from_valid(public_key).verify(data, signature)
-    except SignatureError as error:
-        raise TlsAlert(Alert.DECRYPT_ERROR, BAD_SIGNATURE) from error
+    # Whether the key is a point of the curve is not asked: libsodium decompresses it itself, so
+    # that anything else is a bad signature.
+    if len(signature) == 64 and may_verify(public_key, signature):
+        try:
+            crypto_sign_open(signature + data, public_key)
+            return
+        except BadSignatureError:
+            pass
+    raise TlsAlert(Alert.DECRYPT_ERROR, BAD_SIGNATURE)

@@ -86,7 +86,7 @@ class RawKeyServer(RawKeySession):
         self.early_data_offered = hello.early_data
         self.early_data_accepted = False
         session = self._resume(hs, message, hello) if hello.identity is not None else None
-        hs.transcript = kdf.new(message)
+        hs.transcript = kdf.transcript(message)
         if self.early_data_accepted:
             assert session is not None
             secret = kdf.derive(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..parameters import TransportParameters
 
@@ -166,8 +167,7 @@ class ClientSessionCache:
             del self._peers[peer]
 
 
-@dataclass(slots=True, frozen=True)
-class ServerTicket:
+class ServerTicket(NamedTuple):
     """What a server remembers of a session it issued a ticket for."""
 
     client: bytes  # 32-byte identity proven in the full handshake
