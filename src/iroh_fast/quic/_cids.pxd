@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from iroh_fast._packet cimport Frame
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._paths cimport CidSet, Path
 
@@ -16,3 +17,5 @@ cdef void reset_spin(QuicConnection conn, Path* path) noexcept nogil
 cdef void rotate_id(QuicConnection conn, Path* path) noexcept nogil
 cdef void retire_later(QuicConnection conn, uint64_t cid)
 cdef void unregister(QuicConnection conn)
+cdef int on_new_id(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept nogil
+cdef int on_retired_id(QuicConnection conn, uint32_t path_id, uint64_t seq) noexcept nogil

@@ -8,12 +8,15 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from iroh_fast._packet cimport (
-    FT_NEW_CONNECTION_ID, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RETIRE_CONNECTION_ID, FT_RETIRE_CONNECTION_ID)
+from iroh_fast._packet cimport Frame
+from iroh_fast.quic._codes cimport CONNECTION_ID_LIMIT_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._control cimport queue_control
+from iroh_fast.quic._ledger cimport CONTROL_NEW_CID, CONTROL_RETIRE_CID
 from iroh_fast.quic._path_table cimport find_path, pto_max
-from iroh_fast.quic._paths cimport CidSet, LOCAL_CIDS, Path, UNOPENED_CIDS, cidset_new, ids_have, remote_cid_rotate
+from iroh_fast.quic._paths cimport (
+    CidSet, LOCAL_CIDS, LocalCid, Path, REMOTE_CIDS, UNOPENED_CIDS, cidset_new, ids_have, local_cid_find,
+    local_cid_remove, remote_cid_add, remote_cid_rotate)
 
 
 cdef CidSet* find_ids(QuicConnection conn, uint32_t id, bint make) noexcept nogil:
@@ -86,6 +89,8 @@ cdef void issue_ids(QuicConnection conn, uint32_t path_id) noexcept nogil:
     if limit > UNOPENED_CIDS and path_id and (path == NULL or not path.established):
         limit = UNOPENED_CIDS
     while <uint64_t>ids.n_local < limit:
+        if queue_control(conn, CONTROL_NEW_CID, path_id, ids.next_seq, 0) < 0:
+            return
         conn.host.new_cid(cid)
         memcpy(&value, cid, 8)
         ids.local[ids.n_local].seq = ids.next_seq
@@ -93,8 +98,6 @@ cdef void issue_ids(QuicConnection conn, uint32_t path_id) noexcept nogil:
         ids.n_local += 1
         with gil:
             conn.host.cid_add(value, conn, path_id)
-        # With multipath negotiated every id is announced with its path.
-        queue_control(conn, FT_PATH_NEW_CONNECTION_ID if conn.multipath else FT_NEW_CONNECTION_ID, path_id, ids.next_seq, 0)
         ids.next_seq += 1
 
 
@@ -121,8 +124,7 @@ cdef void rotate_id(QuicConnection conn, Path* path) noexcept nogil:
     if path.cids != NULL and remote_cid_rotate(path.cids, &old):
         reset_spin(conn, path)
         watch_reset(conn, path.cids)
-        conn.n_retire += 1
-        queue_control(conn, FT_PATH_RETIRE_CONNECTION_ID if conn.multipath else FT_RETIRE_CONNECTION_ID, path.id, old, 0)
+        queue_control(conn, CONTROL_RETIRE_CID, path.id, old, 0)
 
 
 cdef void retire_later(QuicConnection conn, uint64_t cid):
@@ -152,3 +154,52 @@ cdef void unregister(QuicConnection conn):
         for token in conn.reset_tokens:
             conn.host.reset_token_remove(token)
         conn.reset_tokens = None
+
+
+cdef int on_new_id(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept nogil:
+    """NEW_CONNECTION_ID or PATH_NEW_CONNECTION_ID for a path id that is not abandoned."""
+    cdef CidSet* ids = find_ids(conn, path_id, True)
+    cdef Path* path = find_path(conn, path_id)
+    cdef uint64_t retired[REMOTE_CIDS + 1]
+    cdef int n = 0, i, rc
+    if ids == NULL:
+        return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
+    rc = remote_cid_add(ids, frame.id, frame.offset, frame.data, <uint8_t>frame.len, frame.token, retired, &n)
+    if rc == -1:
+        return conn.fail(CONNECTION_ID_LIMIT_ERROR, b"", 0)
+    if rc == -2:
+        return conn.fail(PROTOCOL_VIOLATION, b"conflicting connection ids", 0)
+    if rc == 2:
+        retired[n] = frame.id
+        n += 1
+    for i in range(n):
+        if queue_control(conn, CONTROL_RETIRE_CID, path_id, retired[i], 0) < 0:
+            return -1
+    if path == NULL:
+        return 0
+    if n:
+        watch_reset(conn, ids)
+    if path_id == 0 and not conn.is_client and ids.active >= 0 and ids.remote[ids.active].seq == 0 and ids.n_remote > 1:
+        # Like iroh: leave the client's handshake id as soon as there is another.
+        rotate_id(conn, path)
+    return 0
+
+
+cdef int on_retired_id(QuicConnection conn, uint32_t path_id, uint64_t seq) noexcept nogil:
+    """RETIRE_CONNECTION_ID or PATH_RETIRE_CONNECTION_ID."""
+    cdef CidSet* ids = find_ids(conn, path_id, False)
+    cdef LocalCid* local
+    if ids == NULL:
+        return 0
+    if seq >= ids.sent:
+        # Ids wait for room in the congestion window: issued is not sent (RFC 9000 §19.16).
+        return conn.fail(PROTOCOL_VIOLATION, b"RETIRE_CONNECTION_ID for unissued sequence number", 0)
+    local = local_cid_find(ids, seq)
+    if local == NULL:
+        return 0
+    with gil:
+        retire_later(conn, local.value)
+    local_cid_remove(ids, local)
+    if not was_abandoned(conn, path_id) and conn.state == ST_ESTABLISHED:
+        issue_ids(conn, path_id)
+    return 0

@@ -3,15 +3,16 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast.quic._buffers cimport RecvBuf, SendBuf
 from iroh_fast.quic._config cimport Config
 from iroh_fast.quic._datagrams cimport MessageQueue
 from iroh_fast.quic._keys cimport KeyRing
+from iroh_fast.quic._ledger cimport Ledger
 from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._parameters cimport Parameters
 from iroh_fast.quic._paths cimport AddressBudget, CidSet, IdRanges, OffPath, Path, PathStats
 from iroh_fast.quic._random cimport RandomSource
-from iroh_fast.quic._sent cimport FrameRec
+from iroh_fast.quic._receive_buffer cimport RecvBuf
+from iroh_fast.quic._send_buffer cimport SendBuf
 from iroh_fast.quic._streams cimport StreamOwner, Streams
 from iroh_fast.quic._timers cimport Timers
 
@@ -89,9 +90,7 @@ cdef class QuicConnection(StreamOwner):
     cdef AddressBudget* budgets
     cdef int n_budgets
     # --- frames to send that any path may carry
-    cdef FrameRec* pending_head
-    cdef FrameRec* pending_tail
-    cdef int n_pending, n_retire
+    cdef Ledger control
     cdef Streams streams
     cdef MessageQueue dgram_rx
     cdef MessageQueue dgram_tx

@@ -11,8 +11,6 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
-from iroh_fast._packet cimport FT_PATHS_BLOCKED, FT_PATH_CIDS_BLOCKED
-from iroh_fast.quic._buffers cimport recvbuf_free, recvbuf_init, sendbuf_free, sendbuf_init
 from iroh_fast.quic._cids cimport find_ids, rotate_id
 from iroh_fast.quic._closing cimport enter_close, finish_drained
 from iroh_fast.quic._codes cimport (
@@ -23,13 +21,16 @@ from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._datagrams cimport queue_empty, queue_free, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_clear, keys_init
+from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED, CONTROL_PATHS_BLOCKED
 from iroh_fast.quic._levels cimport drop_level, no_level
 from iroh_fast.quic._loss cimport try_again
 from iroh_fast.quic._path_table cimport (
     abandon_path, add_path, challenge_path, find_path, last_open, path_mtu, path_stats, set_path_status)
 from iroh_fast.quic._paths cimport (
     CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known, path_free, stats_add)
+from iroh_fast.quic._receive_buffer cimport recvbuf_free, recvbuf_init
 from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._send_buffer cimport sendbuf_free, sendbuf_init
 from iroh_fast.quic._sent cimport frame_recs_free
 from iroh_fast.quic._streams cimport QuicStream, StreamOwner
 from iroh_fast.quic._time cimport MS, ns_of
@@ -131,7 +132,7 @@ cdef class QuicConnection(StreamOwner):
         keys_clear(&self.keys)
         sendbuf_free(&self.data_crypto_tx)
         recvbuf_free(&self.data_crypto_rx)
-        frame_recs_free(self.pending_head)
+        frame_recs_free(self.control.head)
         queue_free(&self.dgram_rx)
         queue_free(&self.dgram_tx)
         free(self.abandoned.ranges)
@@ -439,12 +440,12 @@ cdef class QuicConnection(StreamOwner):
         if <int64_t>ids_end(&self.abandoned) > id:
             id = <int64_t>ids_end(&self.abandoned)
         if id > top:
-            queue_control(self, FT_PATHS_BLOCKED, 0, self.remote_max_path, 0)
+            queue_control(self, CONTROL_PATHS_BLOCKED, 0, self.remote_max_path, 0)
             self.host.wake(self)
             raise IrohError("the peer allows no further path")
         c = find_ids(self, <uint32_t>id, True)
         if c.active < 0:
-            queue_control(self, FT_PATH_CIDS_BLOCKED, id, 0, 0)
+            queue_control(self, CONTROL_CIDS_BLOCKED, <uint32_t>id, 0, 0)
             self.host.wake(self)
             raise IrohError("the peer has given no connection id for another path")
         p = add_path(self, <uint32_t>id, &r, &l)

@@ -17,35 +17,29 @@ from iroh_fast._packet cimport (
     FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_PING, FT_REACH_OUT_V4, FT_REACH_OUT_V6, FT_REMOVE_ADDRESS,
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
-from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_insert
-from iroh_fast.quic._cids cimport (
-    drop_ids, find_ids, issue_ids, issue_path_ids, retire_later, rotate_id, was_abandoned, watch_reset)
+from iroh_fast.quic._cids cimport find_ids, issue_path_ids, on_new_id, on_retired_id, was_abandoned
 from iroh_fast.quic._closing cimport enter_drain
 from iroh_fast.quic._codes cimport (
-    CONNECTION_ID_LIMIT_ERROR, CRYPTO_BUFFER_EXCEEDED, FRAME_ENCODING_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION,
-    ST_CLOSING, ST_DRAINING, ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM)
+    CRYPTO_BUFFER_EXCEEDED, FRAME_ENCODING_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING,
+    ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM)
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._counters cimport frame_index
 from iroh_fast.quic._datagrams cimport queue_empty, queue_push
 from iroh_fast.quic._handshake cimport confirm_handshake
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL
 from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._loss cimport on_ack
-from iroh_fast.quic._path_table cimport abandon_path, find_path, grant_path, log_path, note_abandoned, open_paths
-from iroh_fast.quic._paths cimport (
-    CidSet, LocalCid, Path, STATUS_AVAILABLE, STATUS_BACKUP, local_cid_find, local_cid_remove, remote_cid_add,
-    same_addr)
+from iroh_fast.quic._path_table cimport find_path, log_path, on_path_abandon, on_path_status
+from iroh_fast.quic._paths cimport CidSet, LocalCid, Path, STATUS_AVAILABLE, STATUS_BACKUP, same_addr
+from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_insert
 from iroh_fast.quic._recovery cimport PnSpace
-from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base
-from iroh_fast.quic._time cimport MS, ns_from_us
-from iroh_fast.quic._timers cimport TIMER_DRAIN, TIMER_NO_PATH, timer_is_set, timer_set
+from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._time cimport ns_from_us
 from iroh_fast.quic._validation cimport on_path_challenge, on_path_response
 
 from iroh_fast.errors import CloseReason
 
 cdef enum:
-    MAX_RETIRE_PENDING = 50
     MAX_ACK_DELAY_MS = 25
     MAX_ACK_DELAY_US = 16383000   # RFC 9000 §18.2: larger ones cannot be announced
 
@@ -187,9 +181,9 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
     elif kind == FT_PATH_RESPONSE:
         on_path_response(conn, path, frame.data, src)
     elif kind == FT_NEW_CONNECTION_ID:
-        return new_cid_frame(conn, 0, frame) if not was_abandoned(conn, 0) else 0
+        return on_new_id(conn, 0, frame) if not was_abandoned(conn, 0) else 0
     elif kind == FT_RETIRE_CONNECTION_ID:
-        return retire_cid_frame(conn, 0, frame.id)
+        return on_retired_id(conn, 0, frame.id)
     elif kind == FT_HANDSHAKE_DONE:
         if not conn.is_client:
             return conn.fail(PROTOCOL_VIOLATION, b"client sent HANDSHAKE_DONE", 0)
@@ -242,94 +236,21 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
     return 0
 
 
-cdef int new_cid_frame(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept nogil:
-    cdef CidSet* ids = find_ids(conn, path_id, True)
-    cdef uint64_t retired[5]
-    cdef int n = 0, i, rc
-    cdef uint64_t type = FT_PATH_RETIRE_CONNECTION_ID if conn.multipath else FT_RETIRE_CONNECTION_ID
-    if ids == NULL:
-        return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
-    rc = remote_cid_add(ids, frame.id, frame.offset, frame.data, <uint8_t>frame.len, frame.token, retired, &n)
-    if rc == -1:
-        return conn.fail(CONNECTION_ID_LIMIT_ERROR, b"", 0)
-    if rc == -2:
-        return conn.fail(PROTOCOL_VIOLATION, b"conflicting connection ids", 0)
-    if rc == 2:
-        retired[n] = frame.id
-        n += 1
-    for i in range(n):
-        queue_control(conn, type, path_id, retired[i], 0)
-        conn.n_retire += 1
-    if n and find_path(conn, path_id) != NULL:
-        watch_reset(conn, ids)
-    if conn.n_retire > MAX_RETIRE_PENDING:
-        return conn.fail(CONNECTION_ID_LIMIT_ERROR, b"too many retired connection ids", 0)
-    if path_id == 0 and not conn.is_client and ids.active >= 0 and ids.remote[ids.active].seq == 0 and ids.n_remote > 1:
-        # Like iroh: leave the client's handshake id as soon as there is another.
-        if find_path(conn, 0) != NULL:
-            rotate_id(conn, find_path(conn, 0))
-    return 0
-
-
-cdef int retire_cid_frame(QuicConnection conn, uint32_t path_id, uint64_t seq) noexcept nogil:
-    cdef CidSet* ids = find_ids(conn, path_id, False)
-    cdef LocalCid* local
-    if ids == NULL:
-        return 0
-    if seq >= ids.sent:
-        # Ids wait for room in the congestion window: issued is not sent (RFC 9000 §19.16).
-        return conn.fail(PROTOCOL_VIOLATION, b"RETIRE_CONNECTION_ID for unissued sequence number", 0)
-    local = local_cid_find(ids, seq)
-    if local == NULL:
-        return 0
-    # Packets with the old id may still be under way: it stays routed until the connection ends or the set is full.
-    with gil:
-        retire_later(conn, local.value)
-    local_cid_remove(ids, local)
-    if not was_abandoned(conn, path_id) and conn.state == ST_ESTABLISHED:
-        issue_ids(conn, path_id)
-    return 0
-
-
 cdef int multipath_frame(QuicConnection conn, Path* path, Frame* frame) noexcept nogil:
     cdef uint64_t kind = frame.type
-    cdef Path* other
     cdef CidSet* ids
     if kind == FT_PATH_NEW_CONNECTION_ID:
         if frame.path > conn.sent_max_path:
             return conn.fail(PROTOCOL_VIOLATION, b"PATH_NEW_CONNECTION_ID contains path_id exceeding current max", 0)
         if was_abandoned(conn, <uint32_t>frame.path):
             return 0
-        return new_cid_frame(conn, <uint32_t>frame.path, frame)
+        return on_new_id(conn, <uint32_t>frame.path, frame)
     if kind == FT_PATH_RETIRE_CONNECTION_ID:
-        return retire_cid_frame(conn, <uint32_t>frame.path, frame.id)
+        return on_retired_id(conn, <uint32_t>frame.path, frame.id)
     if kind == FT_PATH_ABANDON:
-        other = find_path(conn, <uint32_t>frame.path)
-        if other == NULL:
-            if frame.path > conn.sent_max_path:
-                return conn.fail(PROTOCOL_VIOLATION, b"PATH_ABANDON contains path_id exceeding current max", 0)
-            if not conn.is_client and not was_abandoned(conn, <uint32_t>frame.path):
-                # Opened by the client but never seen here. Without an answer its id would be lost for both.
-                note_abandoned(conn, <uint32_t>frame.path)
-                drop_ids(conn, <uint32_t>frame.path)
-                queue_control(conn, FT_PATH_ABANDON, frame.path, 0, frame.value)
-                grant_path(conn)
-            return 0
-        if not other.abandon_received:
-            other.abandon_received = True
-            abandon_path(conn, other, frame.value)
-            timer_set(&other.timers, TIMER_DRAIN, conn.now + 3 * (rtt_pto_base(&other.r.rtt) + conn.peer_max_ack_delay))
-            grant_path(conn)
-            if open_paths(conn) == 0 and not timer_is_set(&conn.timers, TIMER_NO_PATH):
-                timer_set(&conn.timers, TIMER_NO_PATH, conn.now + 3 * (conn.cfg.initial_rtt * 3 + MAX_ACK_DELAY_MS * MS))
-        return 0
+        return on_path_abandon(conn, frame)
     if kind == FT_PATH_STATUS_BACKUP or kind == FT_PATH_STATUS_AVAILABLE:
-        other = find_path(conn, <uint32_t>frame.path)
-        if other != NULL and <int64_t>frame.id > other.remote_status_seq:
-            other.remote_status_seq = <int64_t>frame.id
-            other.remote_status = STATUS_BACKUP if kind == FT_PATH_STATUS_BACKUP else STATUS_AVAILABLE
-            with gil:
-                log_path(conn, "status", other.id, "backup" if kind == FT_PATH_STATUS_BACKUP else "available", None, None, None)
+        on_path_status(conn, frame, STATUS_BACKUP if kind == FT_PATH_STATUS_BACKUP else STATUS_AVAILABLE)
         return 0
     if kind == FT_MAX_PATH_ID:
         if frame.id > conn.remote_max_path:

@@ -9,8 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
-from iroh_fast._packet cimport FT_ACK_FREQUENCY, FT_HANDSHAKE_DONE, LongHeader
-from iroh_fast.quic._buffers cimport RecvBuf, recvbuf_readable, recvbuf_take, sendbuf_rewind, sendbuf_write_copy
+from iroh_fast._packet cimport LongHeader
 from iroh_fast.quic._cids cimport issue_ids, issue_path_ids, watch_reset
 from iroh_fast.quic._closing cimport finish_drained
 from iroh_fast.quic._codes cimport (
@@ -22,6 +21,7 @@ from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial,
     keys_may_update, keys_update)
+from iroh_fast.quic._ledger cimport CONTROL_ACK_FREQUENCY, CONTROL_HANDSHAKE_DONE
 from iroh_fast.quic._levels cimport Level, drop_level, make_level
 from iroh_fast.quic._loss cimport drop_space, forget_sent
 from iroh_fast.quic._mtud cimport mtud_defer, mtud_peer_limit
@@ -31,6 +31,8 @@ from iroh_fast.quic._parameters cimport (
     cid_set, parameters_decode, parameters_encode, parameters_honour, parameters_init, parameters_remember)
 from iroh_fast.quic._path_table cimport find_path, path_established, pto_max
 from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS, RemoteCid
+from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_readable, recvbuf_take
+from iroh_fast.quic._send_buffer cimport sendbuf_rewind, sendbuf_write_copy
 from iroh_fast.quic._time cimport MS, ns_from_ms
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_set
 
@@ -245,9 +247,9 @@ cdef void complete_handshake(QuicConnection conn):
     issue_ids(conn, 0)
     issue_path_ids(conn)
     if conn.cfg.ack_frequency and conn.peer_ack_frequency:
-        queue_control(conn, FT_ACK_FREQUENCY, 0, 0, 0)
+        queue_control(conn, CONTROL_ACK_FREQUENCY, 0, 0, 0)
     if not conn.is_client:
-        queue_control(conn, FT_HANDSHAKE_DONE, 0, 0, 0)
+        queue_control(conn, CONTROL_HANDSHAKE_DONE, 0, 0, 0)
         confirm_handshake(conn)
     conn.happened(W_HANDSHAKE)
 

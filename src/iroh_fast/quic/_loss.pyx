@@ -8,18 +8,17 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from iroh_fast._packet cimport (
-    FT_CRYPTO, FT_MAX_DATA, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RETIRE_CONNECTION_ID,
-    FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING,
-    FT_STREAM, FT_STREAMS_BLOCKED_UNI, Frame, next_ack_range)
-from iroh_fast.quic._buffers cimport sendbuf_ack, sendbuf_lost
-from iroh_fast.quic._cids cimport drop_ids, was_abandoned
+    FT_CRYPTO, FT_MAX_DATA, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_RESET_STREAM, FT_STOP_SENDING, FT_STREAM,
+    FT_STREAMS_BLOCKED_UNI, Frame, next_ack_range)
+from iroh_fast.quic._cids cimport drop_ids
 from iroh_fast.quic._codes cimport PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
 from iroh_fast.quic._congestion cimport cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._control cimport queue_record
+from iroh_fast.quic._control cimport control_acked, control_lost
 from iroh_fast.quic._controller cimport Acked, Lost
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_acked, keys_can_seal
+from iroh_fast.quic._ledger cimport CONTROL
 from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._mtud cimport mtud_black_hole, mtud_on_acked, mtud_on_lost, mtud_on_probe_lost
 from iroh_fast.quic._path_table cimport find_path, grant_path, must_abandon_itself, path_mtu
@@ -28,6 +27,7 @@ from iroh_fast.quic._received cimport received_forget
 from iroh_fast.quic._recovery cimport PnSpace, space_free, space_sent_time
 from iroh_fast.quic._reordering cimport reordering_delay, reordering_on_event, reordering_on_spurious
 from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base, rtt_sample
+from iroh_fast.quic._send_buffer cimport sendbuf_ack, sendbuf_lost
 from iroh_fast.quic._sent cimport (
     FrameRec, REC_ACK, REC_ACKED, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, REC_USED, SentRec, frame_recs_free,
     lost_add, lost_arrived, lost_event, sent_at, sent_from, sent_remove)
@@ -231,8 +231,10 @@ cdef void frames_acked(QuicConnection conn, FrameRec* record, int level) noexcep
             conn.streams.on_reset_acked(record.id)
         elif record.type == FT_PATH_ACK:
             ack_seen(conn, NULL, LEVEL_1RTT, <uint32_t>record.path, record.a)
-        elif record.type == FT_PATH_RETIRE_CONNECTION_ID or record.type == FT_RETIRE_CONNECTION_ID:
-            conn.n_retire -= 1
+        elif record.type >= CONTROL:
+            control_acked(conn, record)
+            record = following
+            continue
         free(record)
         record = following
 
@@ -264,11 +266,8 @@ cdef void frames_lost(QuicConnection conn, Path* path, FrameRec* record, int lev
         elif kind == FT_RESET_STREAM or kind == FT_STOP_SENDING or (FT_MAX_DATA <= kind <= FT_STREAMS_BLOCKED_UNI):
             conn.streams.on_control_lost(record)
             free(record)
-        elif (kind == FT_PATH_NEW_CONNECTION_ID or kind == FT_PATH_STATUS_BACKUP or kind == FT_PATH_STATUS_AVAILABLE
-              ) and was_abandoned(conn, <uint32_t>record.path):
-            free(record)
         else:
-            queue_record(conn, record)
+            control_lost(conn, record)
         record = following
 
 

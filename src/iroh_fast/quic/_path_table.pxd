@@ -3,6 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
+from iroh_fast._packet cimport Frame
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._paths cimport Path, Route
 
@@ -28,7 +29,8 @@ cdef void path_established(QuicConnection conn, Path* path) noexcept nogil
 cdef void log_path(QuicConnection conn, str kind, uint32_t id, object a, object b, object c, object d)
 cdef void set_path_status(QuicConnection conn, Path* path, int status) noexcept nogil
 cdef void grant_path(QuicConnection conn) noexcept nogil
-cdef void note_abandoned(QuicConnection conn, uint32_t id) noexcept nogil
+cdef int on_path_abandon(QuicConnection conn, Frame* frame) noexcept nogil
+cdef void on_path_status(QuicConnection conn, Frame* frame, int status) noexcept nogil
 cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept nogil
 cdef object path_stats(Path* path)
 cdef bytes addr_bytes(const UdpAddr* a)

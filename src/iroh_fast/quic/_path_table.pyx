@@ -9,27 +9,30 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
-from iroh_fast._packet cimport (
-    FT_MAX_PATH_ID, FT_PATH_ABANDON, FT_PATH_NEW_CONNECTION_ID, FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP)
-from iroh_fast.quic._cids cimport find_ids, issue_ids, issue_path_ids, reset_spin, watch_reset
-from iroh_fast.quic._codes cimport APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, W_PATHS
+from iroh_fast._packet cimport Frame
+from iroh_fast.quic._cids cimport drop_ids, find_ids, issue_ids, issue_path_ids, reset_spin, was_abandoned, watch_reset
+from iroh_fast.quic._codes cimport (
+    APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, PROTOCOL_VIOLATION, W_PATHS)
 from iroh_fast.quic._congestion cimport cc_init
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._control cimport queue_control
+from iroh_fast.quic._ledger cimport CONTROL_MAX_PATH_ID, CONTROL_PATH_ABANDON, CONTROL_PATH_STATUS
 from iroh_fast.quic._mtud cimport mtud_init, mtud_peer_limit
 from iroh_fast.quic._pacer cimport pacer_init
 from iroh_fast.quic._paths cimport (
     Path, PathStats, Route, STATUS_BACKUP, ids_add, ip_known, path_free, path_new, same_addr)
 from iroh_fast.quic._recovery cimport space_init
 from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_init, rtt_pto_base
-from iroh_fast.quic._sent cimport FrameRec
-from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_VALIDATION, timer_clear
+from iroh_fast.quic._time cimport MS
+from iroh_fast.quic._timers cimport (
+    TIMER_CHALLENGE, TIMER_DRAIN, TIMER_NO_PATH, TIMER_VALIDATION, timer_clear, timer_is_set, timer_set)
 from iroh_fast.quic._trace cimport log_tuple
 
 from iroh_fast.quic._counters import FRAME_NAMES
 
 cdef enum:
     MAX_PATH_LOG = 64
+    MAX_ACK_DELAY_MS = 25
 
 ABANDON_REASONS = {APPLICATION_ABANDON_PATH: "application", PATH_UNSTABLE_OR_POOR: "timed out"}
 
@@ -208,53 +211,41 @@ cdef void set_path_status(QuicConnection conn, Path* path, int status) noexcept 
     path.status = status
     path.status_seq += 1
     if conn.multipath:
-        queue_control(conn, FT_PATH_STATUS_BACKUP if status == STATUS_BACKUP else FT_PATH_STATUS_AVAILABLE, path.id, path.status_seq, 0)
+        path.status_due = True
+        if not path.status_queued:
+            path.status_queued = queue_control(conn, CONTROL_PATH_STATUS, path.id, 0, 0) == 0
 
 
 cdef void grant_path(QuicConnection conn) noexcept nogil:
     """Both sides gave up a path id: allow the peer another one."""
     if conn.local_max_path < <uint32_t>0xffffffff:
         conn.local_max_path += 1
-        queue_control(conn, FT_MAX_PATH_ID, 0, 0, 0)
+        queue_control(conn, CONTROL_MAX_PATH_ID, 0, 0, 0)
         issue_path_ids(conn)
 
 
-cdef void note_abandoned(QuicConnection conn, uint32_t id) noexcept nogil:
-    """A path id must not come back."""
+cdef int give_up_id(QuicConnection conn, uint32_t id, uint64_t code) noexcept nogil:
+    """A path id must not come back; the peer is told."""
     if ids_add(&conn.abandoned, id) < 0:
-        conn.fail(INTERNAL_ERROR, b"out of memory", 0)
+        return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
+    return queue_control(conn, CONTROL_PATH_ABANDON, id, 0, code)
 
 
 cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept nogil:
     """Stop using a path and tell the peer."""
-    cdef FrameRec** at
-    cdef FrameRec* record
     if path.abandoned:
         return
     path.abandoned = True
     conn.n_draining += 1
     path.abandon_code = code
+    path.abandon_due = True
     path.challenge_due = False
     timer_clear(&path.timers, TIMER_CHALLENGE)
     timer_clear(&path.timers, TIMER_VALIDATION)
     path.ping_due = path.immediate_ack_due = path.observed_due = path.response_due = False
     path.pto_count = 0
     path.sp.loss_probes = 0
-    queue_control(conn, FT_PATH_ABANDON, path.id, 0, code)
-    # Frames about the path that are still waiting say nothing useful any more.
-    at = &conn.pending_head
-    conn.pending_tail = NULL
-    while at[0] != NULL:
-        record = at[0]
-        if record.path == path.id and (record.type == FT_PATH_NEW_CONNECTION_ID or record.type == FT_PATH_STATUS_BACKUP
-                               or record.type == FT_PATH_STATUS_AVAILABLE):
-            at[0] = record.next
-            conn.n_pending -= 1
-            free(record)
-            continue
-        conn.pending_tail = record
-        at = &record.next
-    note_abandoned(conn, path.id)
+    give_up_id(conn, path.id, code)
     watch_reset(conn, NULL)
     with gil:
         log_path(conn, "closed", path.id, addr_to_tuple(&path.r.remote),
@@ -262,6 +253,44 @@ cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept 
                       ABANDON_REASONS.get(code, f"code {code:#x}") if not path.abandon_received
                       else f"closed by peer: {code:#x}",
                       path_stats(path))
+
+
+cdef int on_path_abandon(QuicConnection conn, Frame* frame) noexcept nogil:
+    cdef Path* path = find_path(conn, <uint32_t>frame.path)
+    cdef uint32_t id = <uint32_t>frame.path
+    if path == NULL:
+        if frame.path > conn.sent_max_path:
+            return conn.fail(PROTOCOL_VIOLATION, b"PATH_ABANDON contains path_id exceeding current max", 0)
+        if not conn.is_client and not was_abandoned(conn, id):
+            # Opened by the client but never seen here. Without an answer its id would be lost for both.
+            drop_ids(conn, id)
+            if give_up_id(conn, id, frame.value) < 0:
+                return -1
+            grant_path(conn)
+        return 0
+    if path.abandon_received:
+        return 0
+    path.abandon_received = True
+    abandon_path(conn, path, frame.value)
+    timer_set(&path.timers, TIMER_DRAIN, conn.now + 3 * (rtt_pto_base(&path.r.rtt) + conn.peer_max_ack_delay))
+    grant_path(conn)
+    if open_paths(conn) == 0 and not timer_is_set(&conn.timers, TIMER_NO_PATH):
+        timer_set(&conn.timers, TIMER_NO_PATH, conn.now + 3 * (conn.cfg.initial_rtt * 3 + MAX_ACK_DELAY_MS * MS))
+    return 0
+
+
+cdef void on_path_status(QuicConnection conn, Frame* frame, int status) noexcept nogil:
+    """The peer's status of a path: told to the application, not used."""
+    cdef Path* path = find_path(conn, <uint32_t>frame.path)
+    cdef bint news
+    if path == NULL or <int64_t>frame.id <= path.remote_status_seq:
+        return
+    news = path.remote_status_seq < 0 or path.remote_status != status
+    path.remote_status_seq = <int64_t>frame.id
+    path.remote_status = status
+    if news:
+        with gil:
+            log_path(conn, "status", path.id, "backup" if status == STATUS_BACKUP else "available", None, None, None)
 
 
 cdef object path_stats(Path* path):

@@ -135,10 +135,13 @@ cdef struct Path:
     bint cwnd_blocked
     # status
     int status, remote_status
+    bint status_due               # the present status was not sent yet
+    bint status_queued            # a frame waits that will tell it
     uint64_t status_seq
     int64_t remote_status_seq     # -1: none yet
     # end of life
     bint abandoned, abandon_received
+    bint abandon_due              # PATH_ABANDON waits to be sent
     uint64_t abandon_code
     # time of activity
     int64_t last_rx, last_tx, idle_from

@@ -9,10 +9,10 @@ from libc.string cimport memcmp
 
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING, put_close
-from iroh_fast.quic._buffers cimport sendbuf_has_pending
 from iroh_fast.quic._codes cimport APPLICATION_ERROR, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
 from iroh_fast.quic._congestion cimport cc_on_app_limited, cc_pacing_rate
 from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._control cimport control_last_words
 from iroh_fast.quic._counters cimport IDX_CONNECTION_CLOSE, IDX_DATAGRAM, IDX_STREAM
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport (
@@ -28,12 +28,13 @@ from iroh_fast.quic._path_table cimport any_usable, find_path
 from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, space_ack_due
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
+from iroh_fast.quic._send_buffer cimport sendbuf_has_pending
 from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
 from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, path_allowance, take_off_path
 from iroh_fast.quic._write cimport (
-    CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, pending_abandon, put_frame, requeue_oldest,
-    write_abandon, write_ack, write_acks, write_crypto, write_general, write_path_frames)
+    CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, put_frame, requeue_oldest, write_ack, write_acks,
+    write_crypto, write_general, write_path_frames)
 
 cdef enum:
     MIN_COALESCE = 87             # room below which no further packet is started
@@ -211,7 +212,7 @@ cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap,
         data = False
         if any_usable(conn) or not path.r.validated:
             return 0
-        last_words = pending_abandon(conn, path.id) != NULL
+        last_words = path.abandon_due
         if not last_words and not space_ack_due(&path.sp, conn.now) and path.sp.loss_probes == 0:
             return 0
     if mtu * limit > cap:
@@ -263,7 +264,7 @@ cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap,
         if data or path.abandoned or carries_own_acks(path):
             write_acks(conn, path, packet, data or path.abandoned, 0 if ack_only else PATH_FRAMES_ROOM)
         if path.abandoned:
-            write_abandon(conn, path, packet)
+            control_last_words(conn, path, packet)
             last_words = False
         if not ack_only:
             write_path_frames(conn, path, packet, &full)

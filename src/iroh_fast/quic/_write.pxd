@@ -3,12 +3,11 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from iroh_fast._packet cimport put_varint
-from iroh_fast.quic._buffers cimport SendBuf, sendbuf_has_pending
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport Path, PathStats
 from iroh_fast.quic._recovery cimport PnSpace
-from iroh_fast.quic._sent cimport FrameRec
+from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_has_pending
 
 
 cdef enum:
@@ -26,7 +25,7 @@ cdef inline bint path_frames_due(QuicConnection conn, Path* path) noexcept nogil
 
 cdef inline bint general_due(QuicConnection conn) noexcept nogil:
     """Whether there is anything that any path may carry."""
-    return (conn.pending_head != NULL or conn.streams.has_data() or conn.dgram_tx.count > 0 or conn.streams.has_control()
+    return (conn.control.head != NULL or conn.streams.has_data() or conn.dgram_tx.count > 0 or conn.streams.has_control()
             or sendbuf_has_pending(&conn.data_crypto_tx))
 
 cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
@@ -35,7 +34,5 @@ cdef void write_acks(QuicConnection conn, Path* path, Packet* packet, bint data,
 cdef void write_crypto(QuicConnection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
 cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil
 cdef void write_path_frames(QuicConnection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil
-cdef FrameRec* pending_abandon(QuicConnection conn, uint32_t path_id) noexcept nogil
-cdef void write_abandon(QuicConnection conn, Path* path, Packet* packet) noexcept nogil
 cdef void write_general(QuicConnection conn, Path* path, Packet* packet) noexcept nogil
 cdef void requeue_oldest(QuicConnection conn, Path* path, PnSpace* space, int level) noexcept nogil

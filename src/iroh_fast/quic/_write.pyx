@@ -7,31 +7,24 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet cimport (
-    FT_ACK_FREQUENCY, FT_CRYPTO, FT_HANDSHAKE_DONE, FT_IMMEDIATE_ACK, FT_MAX_PATH_ID, FT_NEW_CONNECTION_ID,
-    FT_OBSERVED_ADDR_V4, FT_PATHS_BLOCKED, FT_PATH_ABANDON, FT_PATH_ACK, FT_PATH_CHALLENGE, FT_PATH_CIDS_BLOCKED,
-    FT_PATH_NEW_CONNECTION_ID, FT_PATH_RESPONSE, FT_PATH_RETIRE_CONNECTION_ID, FT_PATH_STATUS_AVAILABLE,
-    FT_PATH_STATUS_BACKUP, FT_PING, FT_RETIRE_CONNECTION_ID, FT_STREAM, MAX_CONTROL_FRAME, MAX_STREAM_HEADER, ack_size,
-    put_ack, put_ack_frequency, put_address, put_crypto_header, put_datagram_header, put_new_cid, put_path_data, put_v1,
-    put_v2, varint_size)
-from iroh_fast.quic._buffers cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
-from iroh_fast.quic._cids cimport find_ids
+    FT_CRYPTO, FT_IMMEDIATE_ACK, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING,
+    FT_STREAM, MAX_CONTROL_FRAME, MAX_STREAM_HEADER, ack_size, put_ack, put_address, put_crypto_header,
+    put_datagram_header, put_path_data, varint_size)
 from iroh_fast.quic._codes cimport W_DATAGRAM_SPACE
 from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._control cimport control_write
 from iroh_fast.quic._counters cimport IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_OBSERVED_ADDR, IDX_PATH_ACKS, frame_index
 from iroh_fast.quic._datagrams cimport queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._loss cimport frames_lost
 from iroh_fast.quic._packets cimport Packet, has_room
-from iroh_fast.quic._path_table cimport find_path
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, LocalCid, Path, PathStats, local_cid_find
+from iroh_fast.quic._paths cimport Path, PathStats
 from iroh_fast.quic._received cimport ReceivedSet, received_from
 from iroh_fast.quic._recovery cimport PnSpace, space_ack_sent, space_ack_wanted
 from iroh_fast.quic._routing cimport carries_own_acks
-from iroh_fast.quic._rtt cimport rtt_get
-from iroh_fast.quic._sent cimport (
-    FrameRec, REC_ACK, REC_ELICITING, REC_USED, SentRec, frame_rec, frame_recs_free, sent_at)
+from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
+from iroh_fast.quic._sent cimport FrameRec, REC_ACK, REC_ELICITING, REC_USED, SentRec, frame_rec, sent_at
 from iroh_fast.quic._stream cimport StreamTable
-from iroh_fast.quic._time cimport MS, ns_from_us
 from iroh_fast.quic._validation cimport next_challenge
 
 
@@ -128,105 +121,6 @@ cdef void write_path_frames(QuicConnection conn, Path* path, Packet* packet, bin
             path.stats.tx_frames[IDX_OBSERVED_ADDR] += 1
 
 
-cdef int64_t ack_frequency_delay(QuicConnection conn) noexcept nogil:
-    cdef int64_t d = conn.cfg.af_max_delay if conn.cfg.af_max_delay else conn.peer_max_ack_delay
-    cdef int64_t least = ns_from_us(conn.peer_min_ack_delay_us)
-    cdef int64_t rtt = rtt_get(&conn.paths.r.rtt) if conn.paths != NULL else 0
-    if d < least:
-        d = least
-    if rtt < 25 * MS:
-        rtt = 25 * MS
-    return d if d < rtt else rtt
-
-
-cdef uint8_t* write_pending(QuicConnection conn, uint8_t* at, FrameRec* record, bint* skip) noexcept nogil:
-    """One queued control frame with present values; skip: it has become pointless."""
-    cdef CidSet* ids
-    cdef LocalCid* local
-    cdef uint8_t token[16]
-    cdef Path* other
-    cdef uint64_t kind = record.type
-    skip[0] = False
-    if kind == FT_HANDSHAKE_DONE:
-        return put_v0(at, kind)
-    if kind == FT_PATH_NEW_CONNECTION_ID or kind == FT_NEW_CONNECTION_ID:
-        ids = find_ids(conn, <uint32_t>record.path, False)
-        local = local_cid_find(ids, record.id) if ids != NULL else NULL
-        if local == NULL:
-            skip[0] = True
-            return at
-        conn.host.token_for(<uint8_t*>&local.value, token)
-        if ids.sent <= record.id:
-            ids.sent = record.id + 1
-        return put_new_cid(at, kind == FT_PATH_NEW_CONNECTION_ID, record.path, record.id, 0, <uint8_t*>&local.value, CID_LEN, token)
-    if kind == FT_RETIRE_CONNECTION_ID:
-        return put_v1(at, kind, record.id)
-    if kind == FT_PATH_RETIRE_CONNECTION_ID:
-        return put_v2(at, kind, record.path, record.id)
-    if kind == FT_PATH_ABANDON:
-        return put_v2(at, kind, record.path, record.a)
-    if kind == FT_PATH_STATUS_BACKUP or kind == FT_PATH_STATUS_AVAILABLE:
-        other = find_path(conn, <uint32_t>record.path)
-        if other == NULL or other.abandoned or record.id != other.status_seq:
-            skip[0] = True            # a newer status is queued
-            return at
-        return put_v2(at, kind, record.path, record.id)
-    if kind == FT_MAX_PATH_ID:
-        if conn.local_max_path <= conn.sent_max_path and record.a == 0:
-            skip[0] = True
-            return at
-        conn.sent_max_path = conn.local_max_path
-        record.a = 1                       # a lost one is always repeated
-        return put_v1(at, kind, conn.local_max_path)
-    if kind == FT_PATHS_BLOCKED:
-        if conn.remote_max_path > record.id:
-            skip[0] = True
-            return at
-        return put_v1(at, kind, record.id)
-    if kind == FT_PATH_CIDS_BLOCKED:
-        ids = find_ids(conn, <uint32_t>record.path, False)
-        if ids != NULL and ids.n_remote:
-            skip[0] = True
-            return at
-        return put_v2(at, kind, record.path, record.id)
-    if kind == FT_ACK_FREQUENCY:
-        return put_ack_frequency(at, record.id, conn.cfg.af_threshold, <uint64_t>ack_frequency_delay(conn) // 1000, conn.cfg.af_reorder)
-    skip[0] = True
-    return at
-
-
-cdef FrameRec* pending_abandon(QuicConnection conn, uint32_t path_id) noexcept nogil:
-    """The PATH_ABANDON of a path that waits to be sent, or NULL."""
-    cdef FrameRec* record = conn.pending_head
-    while record != NULL and not (record.type == FT_PATH_ABANDON and record.path == path_id):
-        record = record.next
-    return record
-
-
-cdef void write_abandon(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:
-    """The PATH_ABANDON of a path on that path itself, out of turn."""
-    cdef FrameRec* record = pending_abandon(conn, path.id)
-    cdef FrameRec** at = &conn.pending_head
-    cdef FrameRec* last
-    cdef bint skip
-    if record == NULL or packet.end - packet.at < MAX_CONTROL_FRAME:
-        return
-    packet.at = write_pending(conn, packet.at, record, &skip)
-    while at[0] != record:
-        at = &at[0].next
-    at[0] = record.next
-    conn.n_pending -= 1
-    conn.pending_tail = NULL
-    last = conn.pending_head
-    while last != NULL:
-        conn.pending_tail = last
-        last = last.next
-    record.next = packet.sent.frames
-    packet.sent.frames = record
-    packet.sent.flags |= REC_ELICITING
-    path.stats.tx_frames[frame_index(FT_PATH_ABANDON)] += 1
-
-
 cdef void write_datagrams(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:  # hot
     """As many of the waiting datagrams as fit."""
     cdef uint32_t n
@@ -252,27 +146,10 @@ cdef void write_general(QuicConnection conn, Path* path, Packet* packet) noexcep
     """Control frames, then datagrams and stream data; when both wait they take turns in being first."""
     cdef StreamTable* table = &conn.streams.table
     cdef bint both
-    cdef FrameRec* record
-    cdef uint8_t* before
-    cdef bint skip
     if conn.data_crypto_tx.end and sendbuf_has_pending(&conn.data_crypto_tx) and packet.level == LEVEL_1RTT:
         write_crypto(conn, packet, &conn.data_crypto_tx, &path.stats)
-    while conn.pending_head != NULL and has_room(packet, MAX_CONTROL_FRAME) and packet.level == LEVEL_1RTT:
-        record = conn.pending_head
-        before = packet.at
-        packet.at = write_pending(conn, packet.at, record, &skip)
-        conn.pending_head = record.next
-        if conn.pending_head == NULL:
-            conn.pending_tail = NULL
-        conn.n_pending -= 1
-        record.next = NULL
-        if skip:
-            frame_recs_free(record)
-            continue
-        path.stats.tx_frames[frame_index(record.type)] += 1
-        record.next = packet.sent.frames
-        packet.sent.frames = record
-        packet.sent.flags |= REC_ELICITING
+    if conn.control.head != NULL:
+        control_write(conn, path, packet)
     if conn.streams.has_control():
         packet.at = conn.streams.write_control(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
     both = conn.dgram_tx.count > 0 and conn.streams.has_data()

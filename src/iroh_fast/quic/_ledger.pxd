@@ -1,0 +1,30 @@
+"""What the control-frame ledger of a connection keeps; what its kinds mean is in `_control`."""
+
+from libc.stdint cimport uint32_t
+
+from iroh_fast.quic._sent cimport FrameRec
+
+
+cdef enum:
+    # Kinds of reliable control frames
+    CONTROL_HANDSHAKE_DONE = 0
+    CONTROL_NEW_CID = 1           # path, id: sequence number
+    CONTROL_RETIRE_CID = 2        # path, id: sequence number
+    CONTROL_PATH_ABANDON = 3      # path, a: error code
+    CONTROL_PATH_STATUS = 4       # path
+    CONTROL_MAX_PATH_ID = 5
+    CONTROL_PATHS_BLOCKED = 6     # id: the limit
+    CONTROL_CIDS_BLOCKED = 7      # path
+    CONTROL_ACK_FREQUENCY = 8     # id: sequence number
+    N_CONTROL = 9
+
+    # FrameRec.type of a kind; no frame type of the wire is as large.
+    CONTROL = 0x40000000
+
+
+# Frames that wait to be written, and how many of each kind wait or are not acknowledged yet.
+cdef struct Ledger:
+    FrameRec* head
+    FrameRec* tail
+    uint32_t queued[9]
+    uint32_t open[9]
