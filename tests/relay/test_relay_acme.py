@@ -12,6 +12,7 @@ import os
 import secrets
 import ssl
 import sys
+import threading
 from pathlib import Path
 
 import aiohttp
@@ -605,3 +606,25 @@ async def test_missing_extra(tmp_path, monkeypatch, package):
     (tmp_path / "roots.pem").write_bytes(self_signed()[0])
     with pytest.raises(ConfigError, match=r"pip install 'iroh-fast\[acme\]'"):
         await RelayServer(settings(tmp_path)).start()
+
+
+async def test_what_runs_in_a_thread_is_through_before_the_work_ends(tmp_path):
+    tls = settings(tmp_path).tls
+    (tmp_path / "roots.pem").write_bytes(self_signed()[0])
+    certificate = AcmeCertificate(server_context(), tls.acme())
+    may_end, through = threading.Event(), []
+
+    def work():
+        may_end.wait(10)
+        through.append(True)
+
+    task = asyncio.create_task(certificate._step(work))
+    await until(lambda: certificate._running is not None)
+    task.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not task.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert through == [True]

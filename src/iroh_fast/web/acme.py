@@ -21,7 +21,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -48,9 +48,12 @@ AUTHORIZATION_POLLS_S: Final = tuple(2.0**n for n in range(5))
 ORDER_POLLS_S: Final = tuple(2.0**n for n in range(10))
 RETRY_EXPONENT_MAX: Final = 16
 REQUEST_TIMEOUT_S: Final = 20
+STEP_WAIT_S: Final = 2.0  # for a step under way when everything stops
 # The wall clock may jump, and sleeps do not count while a machine is suspended.
 RENEWAL_CHECK_S: Final = 3600.0
 _ZERO: Final = datetime.timedelta(0)
+
+T = TypeVar("T")
 
 
 class AcmeError(Exception):
@@ -168,6 +171,7 @@ class AcmeCertificate:
         self._sleep = sleep
         self._now = now
         self._answers: dict[str, bytes] = {}
+        self._running: asyncio.Future[Any] | None = None
 
     @property
     def ready(self) -> bool:
@@ -209,22 +213,39 @@ class AcmeCertificate:
     async def _obtain(self) -> None:
         names = ", ".join(self._names)
         logger.info("asking %s for a certificate of %s", self._directory, names)
-        session = _Session(self._directory, await asyncio.to_thread(self._account_key), self._roots)
+        session = _Session(self._directory, await self._step(self._account_key), self._roots)
         try:
-            await asyncio.to_thread(session.begin, self._contact)
+            await self._step(session.begin, self._contact)
             key = _pkcs8(ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.PEM)
-            order = await asyncio.to_thread(session.order, key, self._names)
+            order = await self._step(session.order, key, self._names)
             for authorization in order.authorizations:
                 await self._authorize(session, authorization)
             chain = await self._finalize(session, order)
         finally:
             self._answers.clear()
-            session.close()
-        await asyncio.to_thread(self._store, key, chain)
+            if self._running is None or self._running.done():
+                session.close()
+            else:
+                self._running.add_done_callback(lambda _: session.close())
+        await self._step(self._store, key, chain)
         self.files.load()
         self._renewal = renewal_time(chain)
         self._on_change()
         logger.info("new certificate of %s, renewal at %s", names, self._renewal)
+
+    async def _step(self, work: Callable[..., T], *arguments: object) -> T:
+        """Run one blocking step in a thread.
+
+        A thread cannot be cancelled, and what it uses must stay open until it is through: when
+        this is cancelled it waits for that, but not for long.
+        """
+        self._running = step = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            await asyncio.wait([step], timeout=STEP_WAIT_S)
+            step.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
 
     async def _authorize(
         self, session: _Session, authorization: messages.AuthorizationResource
@@ -233,20 +254,20 @@ class AcmeCertificate:
         if challenge is None:
             return
         self._answers[challenge.path] = challenge.content
-        await asyncio.to_thread(session.answer, challenge)
+        await self._step(session.answer, challenge)
         for delay in AUTHORIZATION_POLLS_S:
             await self._sleep(delay)
-            if await asyncio.to_thread(session.authorized, authorization):
+            if await self._step(session.authorized, authorization):
                 return
         raise AcmeError(f"{authorization.body.identifier.value}: not validated in time")
 
     async def _finalize(self, session: _Session, order: messages.OrderResource) -> bytes:
-        chain: bytes | None = await asyncio.to_thread(session.finalize, order)
+        chain: bytes | None = await self._step(session.finalize, order)
         for delay in ORDER_POLLS_S:
             if chain is not None:
                 return chain
             await self._sleep(delay)
-            chain = await asyncio.to_thread(session.certificate, order)
+            chain = await self._step(session.certificate, order)
         if chain is None:
             raise AcmeError("the order was not completed in time")
         return chain
