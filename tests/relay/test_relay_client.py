@@ -1147,7 +1147,7 @@ async def test_number_of_relays_is_bounded() -> None:
 
 
 async def test_endpoints_remembered_per_relay_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iroh_fast.relay.client.pool.MAX_PRESENT", 2)
+    monkeypatch.setattr("iroh_fast.relay.client.active.MAX_PRESENT", 2)
     inbox = Inbox()
 
     async def never(*_: Any) -> Any:

@@ -579,7 +579,7 @@ async def test_packets_of_one_path_may_come_through_another_relay(net: Net, rela
         await asyncio.gather(both_ways(there, 2_000_000), both_ways(back, 2_000_000))
         # The client leaves one of the relays: its connection there goes on over the other.
         pool = client._context.relay.pool
-        pool._remove(pool._active[RelayUrl(relay.url)])
+        pool.remove(pool._active[RelayUrl(relay.url)])
         await asyncio.gather(both_ways(there, 200_000), both_ways(back, 200_000))
         assert there.client.close_reason is None and back.client.close_reason is None
         await client.close()

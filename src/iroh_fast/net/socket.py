@@ -158,8 +158,8 @@ class Driver:
         known = {str(IPv6Address(ip)) for ip in ips}
         for connection in list(self.endpoint.connections.values()) if known else ():
             for path_id in connection.path_ids():
-                info = connection.path_info(path_id)
-                if info is not None and info["remote"][0] in known:
+                remote = connection.path_remote(path_id)
+                if remote is not None and remote[0] in known:
                     connection.path_works_again(path_id)
 
     # ------------------------------------------------------------ incoming

@@ -7,9 +7,7 @@ import ipaddress
 import logging
 import random
 import ssl
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from ...addr import RelayUrl
@@ -17,306 +15,21 @@ from ...errors import RelayClientError
 from ...keys import SecretKey
 from ...web.ca import CaConfig
 from ...web.proxy import Proxy
-from ..map import RelayMap, RelayState, RelayStatus
-from .connection import Backoff, ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
-from .home import PATIENCE_S, Candidate, HomePolicy, ListOrder
+from ..map import RelayMap, RelayStatus
+from .active import ActiveRelay, RelayStats
+from .connection import ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
+from .home import PATIENCE_S, HomePolicy, ListOrder
 from .link import Dialer, Target
 
 __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
 
-QUEUE_ITEMS: Final = 64
-QUEUE_BYTES: Final = 1024 * 1024
-INACTIVE_S: Final = 60.0
-STALE_S: Final = 3.0
 CLOSE_S: Final = 3.0
-ESTABLISHED_S: Final = 1.0  # a connection that lived shorter counts as a failed attempt
 MAX_RELAYS: Final = 64
-MAX_PRESENT: Final = 4096  # endpoints remembered per relay
-# Limits to what a relay may ask for when it announces a restart, and to our pace meanwhile.
-RESTART_WAIT_S: Final = 32.0
-RESTART_TRY_S: Final = 60.0
-RESTART_PAUSE_S: Final = 1.0
-# After a connection was lost: a relay that is restarted is back within seconds.
-OUTAGE_S: Final = 15.0
-OUTAGE_PAUSE_S: Final = 0.25
 
 log = logging.getLogger("iroh_fast.relay.client")
 
 OnDatagrams: TypeAlias = Callable[[RelayUrl, bytes, int, int, bytes], None]
 """``(relay, key of the source, ECN mark, segment size or 0, payload)``"""
-
-
-@dataclass(slots=True)
-class RelayStats:
-    """Counters of a `RelayPool`, with the names of iroh where it has them.
-
-    Parameters
-    ----------
-    relay_home_change : changes of the home relay
-    relay_conns_success, relay_conns_failed : attempts to connect
-    relay_conns_closed : connections that ended without our doing
-    relay_conns_ratelimited : connections on which the relay slowed us down
-    relay_conns_superseded : times that another endpoint with the same key took over
-    send_relay, recv_data_relay : bytes of payload handed to and taken from connections
-    send_relay_frames, recv_relay_frames : the same in frames
-    send_relay_dropped_full : frames dropped because a relay is slower than we send
-    send_relay_dropped_stale : frames dropped because a relay was not connected in time
-    send_relay_dropped_size : frames that were empty or too large
-    """
-
-    relay_home_change: int = 0
-    relay_conns_success: int = 0
-    relay_conns_failed: int = 0
-    relay_conns_closed: int = 0
-    relay_conns_ratelimited: int = 0
-    relay_conns_superseded: int = 0
-    send_relay: int = 0
-    recv_data_relay: int = 0
-    send_relay_frames: int = 0
-    recv_relay_frames: int = 0
-    send_relay_dropped_full: int = 0
-    send_relay_dropped_stale: int = 0
-    send_relay_dropped_size: int = 0
-
-
-class _ActiveRelay:
-    """One relay in use: dials, serves, waits, dials again, until it is stopped or idle."""
-
-    def __init__(self, pool: RelayPool, url: RelayUrl) -> None:
-        self.pool = pool
-        self.url = url
-        self.loop = pool._loop
-        self.connection: RelayConnection | None = None
-        self.state: RelayState = "connecting"
-        self.error: Exception | None = None
-        self.present: dict[bytes, None] = {}
-        self.queue: deque[tuple[bytes, int, int, bytes]] = deque()
-        self.queued_bytes = 0
-        self.used = self.loop.time()  # when a datagram was last handed in
-        self.backoff = Backoff(pool._uniform)
-        self.pause_over: asyncio.Event | None = None
-        self.at_once = False  # the next attempt need not wait
-        self.superseded = False
-        self.since = self.loop.time()  # tried first, or connected last
-        self.was_connected = False
-        self.good_until = float("-inf")  # end of the last connection that lasted
-        self.name = Target.of(url).host_header if url.host else str(url.scheme)
-        self._idle_handle: asyncio.TimerHandle | None = None
-        self._stale_handle: asyncio.TimerHandle | None = None
-        self.task = self.loop.create_task(self.run(), name=f"relay {url.host}")
-        self.watch_idle()
-
-    # --- datagrams
-
-    def send(self, dst: bytes, ecn: int, segment_size: int, payload: bytes) -> bool:
-        self.used = self.loop.time()
-        connection = self.connection
-        stats = self.pool.stats
-        if (
-            connection is not None
-            and not self.queue
-            and connection.send(dst, ecn, segment_size, payload)
-        ):
-            stats.send_relay += len(payload)
-            stats.send_relay_frames += 1
-            return True
-        if len(self.queue) >= QUEUE_ITEMS or self.queued_bytes + len(payload) > QUEUE_BYTES:
-            stats.send_relay_dropped_full += 1
-            return False
-        self.queue.append((dst, ecn, segment_size, bytes(payload)))
-        self.queued_bytes += len(payload)
-        return True
-
-    def on_writable(self) -> None:
-        connection, queue, stats = self.connection, self.queue, self.pool.stats
-        while connection is not None and queue:
-            item = queue[0]
-            if not connection.send(*item):
-                return
-            queue.popleft()
-            size = len(item[3])
-            self.queued_bytes -= size
-            stats.send_relay += size
-            stats.send_relay_frames += 1
-
-    def on_datagrams(self, src: bytes, ecn: int, segment_size: int, payload: bytes) -> None:
-        present = self.present
-        if src not in present:
-            if len(present) >= MAX_PRESENT:
-                del present[next(iter(present))]
-            present[src] = None
-        stats = self.pool.stats
-        stats.recv_data_relay += len(payload)
-        stats.recv_relay_frames += 1
-        self.pool._on_datagrams(self.url, src, ecn, segment_size, payload)
-
-    def on_gone(self, endpoint: bytes) -> None:
-        self.present.pop(endpoint, None)
-
-    def on_rate_limited(self) -> None:
-        self.pool.stats.relay_conns_ratelimited += 1
-
-    def on_superseded(self, superseded: bool) -> None:
-        if superseded:
-            self.pool.stats.relay_conns_superseded += 1
-        self.superseded = superseded
-        self.pool._state_changed(self)
-
-    def drop_queue(self) -> None:
-        self.pool.stats.send_relay_dropped_stale += len(self.queue)
-        self.queue.clear()
-        self.queued_bytes = 0
-
-    def _drop_stale(self) -> None:
-        self.drop_queue()
-        self._stale_handle = self.loop.call_later(STALE_S, self._drop_stale)
-
-    # --- life
-
-    async def run(self) -> None:
-        restart_until: float | None = None
-        while True:
-            if self._stale_handle is None:
-                self._stale_handle = self.loop.call_later(STALE_S, self._drop_stale)
-            self.set_state("connecting", self.error)
-            try:
-                connection = await self.pool._connect(self)
-            except Exception as err:
-                if not isinstance(err, RelayClientError):
-                    self.loop.call_exception_handler(
-                        {"message": f"dialling the relay {self.url.host} failed", "exception": err}
-                    )
-                self.pool.stats.relay_conns_failed += 1
-                level = logging.DEBUG if self.error is not None else logging.INFO
-                log.log(level, "relay %s: no connection: %s", self.name, err)
-                self.set_state("disconnected", err)
-                if restart_until is not None and self.loop.time() >= restart_until:
-                    restart_until = None
-                    self.backoff.reset()
-                delay = self.next_delay()
-                if restart_until is not None:
-                    delay = min(delay, RESTART_PAUSE_S)
-                await self.pause(delay)
-                continue
-
-            since = self.loop.time()
-            self.connection = connection
-            self._stale_handle.cancel()
-            self._stale_handle = None
-            self.pool.stats.relay_conns_success += 1
-            self.was_connected = True
-            self.superseded = False
-            log.info("relay %s: connected from %s", self.name, connection.local_ip)
-            self.set_state("connected", None)
-            connection.serve()
-            self.on_writable()
-            self.pool._on_connected(self.url)
-            await asyncio.wait([connection.ended])
-            self.connection = None
-            self.present.clear()
-            self.since = self.loop.time()
-            self.superseded = False
-            self.pool.stats.relay_conns_closed += 1
-            log.info("relay %s: disconnected: %s", self.name, connection.error or "closed")
-            self.set_state("disconnected", connection.error)
-
-            lasted = connection.established and self.loop.time() - since >= ESTABLISHED_S
-            if lasted:
-                self.backoff.reset()
-                self.good_until = self.since
-            delay = 0.0 if lasted else self.next_delay()
-            restart_until = None
-            if connection.restarting is not None:
-                reconnect_in, try_for = connection.restarting
-                delay = max(delay, min(reconnect_in, RESTART_WAIT_S))
-                restart_until = self.loop.time() + delay + min(try_for, RESTART_TRY_S)
-            if delay:
-                await self.pause(delay)
-
-    def next_delay(self) -> float:
-        """Seconds until the next attempt; few while a relay that was good may be restarting."""
-        delay = self.backoff.next()
-        if self.loop.time() < self.good_until + OUTAGE_S:
-            delay = min(delay, OUTAGE_PAUSE_S * (1 + self.pool._uniform()))
-        return delay
-
-    async def pause(self, delay: float) -> None:
-        """Wait, unless the network or the settings change."""
-        if self.at_once:
-            self.at_once = False
-            return
-        self.pause_over = asyncio.Event()
-        try:
-            async with asyncio.timeout(delay):
-                await self.pause_over.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self.pause_over = None
-
-    def set_state(self, state: RelayState, error: Exception | None) -> None:
-        self.state, self.error = state, error
-        self.pool._state_changed(self)
-
-    def retry_now(self) -> None:
-        """Something that may have been in the way has changed."""
-        self.backoff.reset()
-        if self.pause_over is not None:
-            self.pause_over.set()
-        elif self.connection is None:
-            self.at_once = True
-
-    def candidate(self) -> Candidate:
-        """How this relay does, for the choice of the home."""
-        connected = self.state == "connected"
-        return Candidate(
-            state=self.state,
-            home=self.pool._home == self.url,
-            waiting=0.0 if connected else self.loop.time() - self.since,
-            failed=self.error is not None,
-            was_connected=self.was_connected,
-        )
-
-    def network_changed(
-        self, local_ips: frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]
-    ) -> None:
-        connection = self.connection
-        if connection is not None:
-            ip = connection.local_ip
-            if ip in local_ips or ip.is_loopback:
-                connection.ping()
-            else:
-                connection.fail("network_changed", f"the local address {ip} is gone")
-        elif self.pause_over is not None and local_ips:
-            self.backoff.reset()
-            self.pause_over.set()
-
-    def watch_idle(self) -> None:
-        """Look for inactivity when it may be due."""
-        if self._idle_handle is not None:
-            self._idle_handle.cancel()
-        self._idle_handle = self.loop.call_at(self.used + INACTIVE_S, self._check_idle)
-
-    def _check_idle(self) -> None:
-        if self.pool.keeps(self.url):
-            self.used = self.loop.time()
-            self.watch_idle()
-        elif self.loop.time() < self.used + INACTIVE_S:
-            self.watch_idle()
-        else:
-            self.pool._remove(self)
-
-    def stop(self) -> None:
-        """End everything; a connection closes in good order, in the background."""
-        for handle in (self._idle_handle, self._stale_handle):
-            if handle is not None:
-                handle.cancel()
-        self.task.cancel()
-        if self.connection is not None:
-            self.on_writable()
-            self.connection.close()
-            self.connection = None
-        self.drop_queue()
 
 
 Connector: TypeAlias = Callable[
@@ -380,18 +93,18 @@ class RelayPool:
         self.stats = RelayStats()
         self._secret_key = secret_key
         self._relay_map = relay_map
-        self._on_datagrams = on_datagrams
+        self.deliver = on_datagrams
         self._on_home_status = on_home_status
         self._dialer = Dialer(ca=ca, proxy=proxy, prefer_ipv6=prefer_ipv6)
-        self._loop = loop or asyncio.get_running_loop()
+        self.loop = loop or asyncio.get_running_loop()
         self._connector = connector or self._dial
-        self._uniform = uniform
-        self._active: dict[RelayUrl, _ActiveRelay] = {}
+        self.uniform = uniform
+        self._active: dict[RelayUrl, ActiveRelay] = {}
         self._ending: set[asyncio.Future[None]] = set()
         self._home: RelayUrl | None = None
         self._home_status: RelayStatus | None = None
         self._closed = False
-        self._on_connected = on_connected
+        self.connected_again = on_connected
         self._policy = home_policy
         self._patience: asyncio.TimerHandle | None = None
         self._tokens: dict[RelayUrl, str | None] = {}
@@ -445,20 +158,20 @@ class RelayPool:
                 return False
         return active.send(dst_key, ecn, segment_size, payload)
 
-    def _heard_of(self, key: bytes) -> _ActiveRelay | None:
+    def _heard_of(self, key: bytes) -> ActiveRelay | None:
         for active in self._active.values():
             if key in active.present:
                 return active
         return None
 
-    def _start(self, url: RelayUrl) -> _ActiveRelay | None:
+    def _start(self, url: RelayUrl) -> ActiveRelay | None:
         if len(self._active) >= MAX_RELAYS and url != self._home:
             return None
-        active = self._active[url] = _ActiveRelay(self, RelayUrl(url))
+        active = self._active[url] = ActiveRelay(self, RelayUrl(url))
         active.task.add_done_callback(lambda task: self._stopped(active, task))
         return active
 
-    def _remove(self, active: _ActiveRelay) -> None:
+    def remove(self, active: ActiveRelay) -> None:
         """Stop using a relay; what ends in the background is remembered until it has."""
         if self._active.get(active.url) is active:
             del self._active[active.url]
@@ -469,20 +182,20 @@ class RelayPool:
                 end.add_done_callback(self._ending.discard)
         active.stop()
 
-    def _stopped(self, active: _ActiveRelay, task: asyncio.Task[None]) -> None:
+    def _stopped(self, active: ActiveRelay, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is None:
             return
-        self._loop.call_exception_handler(
+        self.loop.call_exception_handler(
             {"message": f"serving the relay {active.url.host} failed", "exception": error}
         )
-        self._remove(active)
+        self.remove(active)
         if active.url == self._home:
             self._start(active.url)
 
     # --- connecting
 
-    async def _connect(self, active: _ActiveRelay) -> RelayConnection:
+    async def connect(self, active: ActiveRelay) -> RelayConnection:
         relay = self._relay_map.get(active.url)
         token = None if relay is None else relay.auth_token
         return await self._connector(active.url, token, active)
@@ -515,7 +228,7 @@ class RelayPool:
         log.info("home relay: %s", "none" if url is None else Target.of(url).host_header)
         if old is not None:
             # Others may still use it as the home they know.
-            old.used = self._loop.time()
+            old.used = self.loop.time()
             old.watch_idle()
         if url is None:
             self._set_status(None)
@@ -551,9 +264,13 @@ class RelayPool:
             self._patience.cancel()
             self._patience = None
         if home is not None and home.state != "connected":
-            left = home.since + PATIENCE_S - self._loop.time()
+            left = home.since + PATIENCE_S - self.loop.time()
             if left > 0:
-                self._patience = self._loop.call_later(left + 0.001, self._choose)
+                self._patience = self.loop.call_later(left + 0.001, self._choose)
+
+    def is_home(self, url: RelayUrl) -> bool:
+        """Whether a relay is home now."""
+        return url == self._home
 
     def keeps(self, url: RelayUrl) -> bool:
         """Whether a relay stays in use without traffic: the home, and while it is away all in the map."""
@@ -567,12 +284,12 @@ class RelayPool:
             and home.state != "connected"
         )
 
-    def _state_changed(self, active: _ActiveRelay) -> None:
+    def state_changed(self, active: ActiveRelay) -> None:
         if active.url == self._home:
             self._publish(active)
-        self._loop.call_soon(self._choose)
+        self.loop.call_soon(self._choose)
 
-    def _publish(self, active: _ActiveRelay) -> None:
+    def _publish(self, active: ActiveRelay) -> None:
         error = active.error
         denied = error.denied_reason if isinstance(error, RelayClientError) else None
         status = RelayStatus(active.url, active.state, error, denied, active.superseded)
@@ -628,7 +345,7 @@ class RelayPool:
             self._patience.cancel()
         connections = [a.connection for a in self._active.values() if a.connection is not None]
         for active in tuple(self._active.values()):
-            self._remove(active)
+            self.remove(active)
         try:
             if self._ending:
                 await asyncio.wait(tuple(self._ending), timeout=CLOSE_S)
