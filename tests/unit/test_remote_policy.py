@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from iroh_fast.errors import ConnectionLost, IrohError
-from iroh_fast.net import remote
 from iroh_fast.net.remote import RemoteMap, RemoteState, better, rank
+from iroh_fast.net.remote import map as remote_map
+from iroh_fast.net.remote import state as remote
 
 RELAY = ("fd15:70a:510b:1::7", 12345, 0, 0)
 RELAY_2 = ("fd15:70a:510b:1::8", 12345, 0, 0)
@@ -30,6 +31,7 @@ class Clock:
         self.now = 0.0
         self.queue: list[tuple[float, int, Any]] = []
         self.count = itertools.count()
+        self.watched: list[RemoteState] = []
 
     def time(self) -> float:
         return self.now
@@ -47,7 +49,15 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         end = self.now + seconds
-        while self.queue and self.queue[0][0] <= end:
+        while True:
+            due = [state for state in self.watched if state.deadline is not None]
+            first = min(due, key=lambda state: state.deadline or 0.0, default=None)
+            if first is not None and first.deadline is not None and first.deadline <= end:
+                self.now = max(self.now, first.deadline)
+                first.expire()
+                continue
+            if not self.queue or self.queue[0][0] > end:
+                break
             self.now, _, handle = heapq.heappop(self.queue)
             if handle.live:
                 handle.live = False
@@ -74,6 +84,7 @@ class Conn:
         self.opened: list[Any] = []
         self.closed: list[int] = []
         self.idle: dict[int, float] = {}
+        self.asked = 0  # questions about its paths
 
     def path(self, addr: Any, rtt_ms: float = 10.0, validated: bool = True, status: str = "available") -> int:
         id = self.next_id
@@ -93,6 +104,17 @@ class Conn:
 
     def path_info(self, id: int) -> dict[str, Any] | None:
         return self.paths.get(id)
+
+    def path_states(self) -> list[tuple[int, Any, bool, float, bool, bool]]:
+        self.asked += 1
+        return [
+            (id, p["remote"], p["validated"], p["rtt"], p["status"] == "available", p["announced"])
+            for id, p in self.paths.items()
+        ]
+
+    def path_rtt(self, id: int) -> float | None:
+        self.asked += 1
+        return self.paths[id]["rtt"] if id in self.paths else None
 
     def open_path(self, addr: Any, local: Any, backup: bool) -> int:
         assert self.is_client and backup
@@ -135,7 +157,7 @@ class Conn:
 @pytest.fixture(autouse=True)
 def listeners(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver delivers path events of real connections; here the connection of the test does."""
-    monkeypatch.setattr(remote, "on_paths", lambda conn, call: setattr(conn, "path_listener", call))
+    monkeypatch.setattr(remote_map, "on_paths", lambda conn, call: setattr(conn, "path_listener", call))
 
 
 @pytest.fixture
@@ -145,7 +167,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def state(clock: Clock) -> RemoteState:
-    return RemoteState(clock)  # type: ignore[arg-type]
+    state = RemoteState(clock.time)
+    clock.watched.append(state)
+    return state
 
 
 @pytest.fixture
@@ -155,7 +179,7 @@ def remotes(clock: Clock) -> RemoteMap:
 
 def select(*paths: tuple[Any, float], current: Any = None) -> Any:
     """Give a server's connection some paths and tell which is selected."""
-    state = RemoteState(Clock())  # type: ignore[arg-type]
+    state = RemoteState(Clock().time)
     state.selected = current
     conn = Conn(client=False)
     for addr, rtt_ms in paths:
@@ -584,10 +608,45 @@ def test_loop_type_is_that_of_asyncio() -> None:
     """The pretended clock must not drift from what is used in earnest."""
 
     async def main() -> None:
-        state = RemoteState(asyncio.get_running_loop())
+        state = RemoteState(asyncio.get_running_loop().time)
         conn = Conn()
         conn.path(RELAY)
         state.add(conn)  # type: ignore[arg-type]
-        state.stop()
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("client", [True, False])
+def test_another_connection_costs_the_same_however_many_there_are(
+    state: RemoteState, client: bool
+) -> None:
+    conns: list[Conn] = []
+
+    def add(number: int) -> int:
+        before = sum(conn.asked for conn in conns)
+        for _ in range(number):
+            conn = Conn(client)
+            conn.path(V4, 10)
+            conns.append(conn)
+            state.add(conn)  # type: ignore[arg-type]
+            conn.path(RELAY, 50, status="backup")
+            state.refresh(conn)  # type: ignore[arg-type]
+        return sum(conn.asked for conn in conns) - before
+
+    state.learn([V4, RELAY])
+    add(50)
+    early = add(100)
+    add(1000)
+    late = add(100)
+    assert late <= 1.2 * early
+
+
+def test_blocked_connections_alone_are_asked_again(state: RemoteState, clock: Clock) -> None:
+    state.learn([RELAY, V4])
+    free = [Conn() for _ in range(20)]
+    for conn in (*free, Conn(ids=1)):
+        conn.path(RELAY, 10)
+        state.add(conn)  # type: ignore[arg-type]
+    before = [conn.asked for conn in free]
+    clock.advance(3)
+    assert [conn.asked for conn in free] == before

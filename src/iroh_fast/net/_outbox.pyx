@@ -26,8 +26,8 @@ cdef extern from "../native/clock.h" nogil:
     int64_t clock_now_ns()
 
 cdef enum:
-    SLAB_BYTES = 3 * 65536
-    SLAB_FULL = 2 * 65536         # queued bytes with which the next batch may not fit behind
+    SLAB_BYTES = 2 * 65536
+    SLAB_FULL = 65536             # queued bytes with which the next batch may not fit behind
     OWN_CALL = 16384              # a batch of this size gains nothing from company
     MAX_PARKED = 64               # batches per socket
     RETRY_MS = 1                  # until a full device is tried again

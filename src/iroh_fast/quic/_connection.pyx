@@ -394,6 +394,22 @@ cdef class QuicConnection(StreamOwner):
         cdef Path* p = find_path(self, id)
         return None if p == NULL else addr_to_tuple(&p.r.remote)
 
+    def path_states(self):
+        """Of each path that is not abandoned: (id, remote, validated, RTT in seconds, available, announced)."""
+        cdef Path* p = self.paths
+        cdef list out = []
+        while p != NULL:
+            if not p.abandoned:
+                out.append((p.id, addr_to_tuple(&p.r.remote), p.r.validated != 0, rtt_get(&p.r.rtt) / 1e9,
+                            p.status != STATUS_BACKUP, p.status_seq > 0))
+            p = p.next
+        return out
+
+    def path_rtt(self, uint32_t id):
+        """Round-trip time of a path in seconds, None when it is gone."""
+        cdef Path* p = find_path(self, id)
+        return None if p == NULL else rtt_get(&p.r.rtt) / 1e9
+
     def path_info(self, uint32_t id):
         """A snapshot of one path, or None."""
         cdef Path* p = find_path(self, id)
