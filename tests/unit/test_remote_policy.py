@@ -112,6 +112,9 @@ class Conn:
             for id, p in self.paths.items()
         ]
 
+    def path_remote(self, id: int) -> Any:
+        return self.paths[id]["remote"] if id in self.paths else None
+
     def path_rtt(self, id: int) -> float | None:
         self.asked += 1
         return self.paths[id]["rtt"] if id in self.paths else None

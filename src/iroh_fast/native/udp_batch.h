@@ -22,6 +22,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "slab.h"
+
 #ifdef _WIN32
 #include <winsock2.h>
 #include <ws2tcpip.h>
@@ -296,7 +298,7 @@ static void ub_free(ub_socket *u)
     if (u == NULL)
         return;
     if (u->rx != NULL) {
-        free(u->rx->slab);
+        slab_free(u->rx->slab, (size_t)UB_SLOTS * UB_SLOT_BYTES);
         free(u->rx);
     }
     free(u);
@@ -312,7 +314,7 @@ static int ub_rx_ready(ub_socket *u)
     rx = (ub_rx *)calloc(1, sizeof *rx);
     if (rx == NULL)
         return -ENOMEM;
-    rx->slab = (uint8_t *)malloc((size_t)UB_SLOTS * UB_SLOT_BYTES);
+    rx->slab = slab_new((size_t)UB_SLOTS * UB_SLOT_BYTES);
     if (rx->slab == NULL) {
         free(rx);
         return -ENOMEM;

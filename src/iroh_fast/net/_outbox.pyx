@@ -10,7 +10,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, ENOBUFS
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._batch cimport TX_SLOTS, TxMessage, UdpAddr, UdpSocket, addr_is_v4
@@ -24,6 +23,10 @@ logger = logging.getLogger("iroh_fast.net")
 
 cdef extern from "../native/clock.h" nogil:
     int64_t clock_now_ns()
+
+cdef extern from "../native/slab.h" nogil:
+    uint8_t* slab_new(size_t n)
+    void slab_free(uint8_t* p, size_t n)
 
 cdef enum:
     SLAB_BYTES = 2 * 65536
@@ -59,12 +62,12 @@ cdef class Outbox:
         self.parked = []
         self.sends = []
         self.kinds = []
-        self.slab = <uint8_t*>malloc(SLAB_BYTES)
+        self.slab = slab_new(SLAB_BYTES)
         if self.slab == NULL:
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.slab)
+        slab_free(self.slab, SLAB_BYTES)
 
     def close(self):
         """Let go of everything; the sockets are closed already."""

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any, Final, Literal, TypedDict, final, type_check_only
+from typing import Final, Literal, TypedDict, final, type_check_only
 
 from typing_extensions import Buffer, disjoint_base
 
