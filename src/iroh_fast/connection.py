@@ -116,8 +116,7 @@ class OpeningBi(_Opening[BiStream]):
         if get_ident() != conn._owner.thread:
             conn._owner.wrong_thread()
         while (q := take(conn._q, WAIT_OPEN_BI)) is None:
-            if (q := (yield from wait(conn._q, WAIT_OPEN_BI))) is not None:
-                break
+            yield from wait(conn._q, WAIT_OPEN_BI)
         return BiStream(SendStream(conn, q), RecvStream(conn, q))
 
 
@@ -131,8 +130,7 @@ class OpeningUni(_Opening[SendStream]):
         if get_ident() != conn._owner.thread:
             conn._owner.wrong_thread()
         while (q := take(conn._q, WAIT_OPEN_UNI)) is None:
-            if (q := (yield from wait(conn._q, WAIT_OPEN_UNI))) is not None:
-                break
+            yield from wait(conn._q, WAIT_OPEN_UNI)
         return SendStream(conn, q)
 
 
@@ -326,8 +324,7 @@ class Connection:
             self._owner.wrong_thread()
         q = self._q
         while (stream := take(q, WAIT_ACCEPT_BI)) is None:
-            if (stream := await wait(q, WAIT_ACCEPT_BI)) is not None:
-                break
+            await wait(q, WAIT_ACCEPT_BI)
         return BiStream(SendStream(self, stream), RecvStream(self, stream))
 
     async def accept_uni(self) -> RecvStream:
@@ -336,8 +333,7 @@ class Connection:
             self._owner.wrong_thread()
         q = self._q
         while (stream := take(q, WAIT_ACCEPT_UNI)) is None:
-            if (stream := await wait(q, WAIT_ACCEPT_UNI)) is not None:
-                break
+            await wait(q, WAIT_ACCEPT_UNI)
         return RecvStream(self, stream)
 
     def bi_streams(self, *, raise_on_close: bool = False) -> Arrivals[BiStream]:
@@ -378,8 +374,7 @@ class Connection:
             self._owner.wrong_thread()
         q = self._q
         while not take(q, WAIT_DATAGRAM_SPACE, data):
-            if await wait(q, WAIT_DATAGRAM_SPACE, data):
-                break
+            await wait(q, WAIT_DATAGRAM_SPACE, data)
 
     async def read_datagram(self) -> bytes:
         """Wait for the next datagram; it may be empty.
@@ -396,8 +391,7 @@ class Connection:
             self._owner.wrong_thread()
         q = self._q
         while (data := take(q, WAIT_DATAGRAM)) is None:
-            if (data := await wait(q, WAIT_DATAGRAM)) is not None:
-                break
+            await wait(q, WAIT_DATAGRAM)
         return bytes(data)
 
     def datagrams(self, *, raise_on_close: bool = False) -> Arrivals[bytes]:

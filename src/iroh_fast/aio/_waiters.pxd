@@ -8,18 +8,20 @@ from iroh_fast.quic._connection cimport QuicConnection
 cdef class Home:
     """What all waiters of one event loop share. The loop refers to it, so that whoever waits is reachable."""
     cdef object loop, call_soon, create_future
-    cdef set waiting
+    cdef Waiter newest            # of all that wait, a list by `older` and `newer`
 
 
 cdef class Waiter:
     """One waiting call."""
     cdef WaitQueue queue
-    cdef Waiter before, after
+    cdef Waiter before, after     # in its queue
+    cdef Waiter older, newer      # at home
     cdef object pending           # the future; None: nothing to wait for
     cdef object subject           # what the call brought along
     cdef object value             # what it was woken with
     cdef object error             # what it raises instead
     cdef bint queued, woken, started
+    cdef bint leaves              # what it was woken with is left for take(), which follows
     cdef void abandon(self)
 
 
@@ -32,6 +34,7 @@ cdef class WaitQueue:
     cdef void unlink(self, Waiter waiter)
     cdef Waiter head(self)
     cdef bint hand(self, object value)
+    cdef bint resolve(self, Waiter waiter)
     cdef void gave_up(self, Waiter waiter)
     cdef void returned(self, Waiter waiter)
 
@@ -42,6 +45,7 @@ cdef class Turn(WaitQueue):
 
 cdef class Handoff(WaitQueue):
     cdef object spare
+    cdef void keep_first(self, object thing)
 
 
 # Hand what the core reported about a connection and its streams to those who wait for it.

@@ -27,11 +27,10 @@ Of connections and streams
     The next event of that kind. It is over at once when the connection has ended.
 ``take(conn, kind)`` and ``wait(conn, kind, subject)``
     For WAIT_ACCEPT_*, WAIT_OPEN_*, WAIT_DATAGRAM and WAIT_DATAGRAM_SPACE (`subject` is the datagram): `take` gives
-    what is there unless others wait for it, `wait` what is handed over, or None: then look again::
+    what is there unless others wait for it, None otherwise; after `wait` it is there, or the connection ended::
 
         while (stream := take(conn, WAIT_ACCEPT_BI)) is None:
-            if (stream := await wait(conn, WAIT_ACCEPT_BI)) is not None:
-                break
+            await wait(conn, WAIT_ACCEPT_BI)
 ``wait_read``, ``wait_write``, ``wait_stopped``, ``wait_reset``
     The next event of a stream, or the end of its connection.
 ``on_paths(conn, call)``
@@ -51,7 +50,7 @@ from iroh_fast.quic._stream cimport EV_READ, EV_RESET, EV_STOP, EV_WRITE
 from iroh_fast.quic._streams cimport QuicStream
 
 import logging
-from asyncio import get_running_loop
+from asyncio import CancelledError, InvalidStateError, get_running_loop
 from collections import deque
 
 from iroh_fast.errors import WrongThread
@@ -70,7 +69,6 @@ cdef class Home:
         self.loop = loop
         self.call_soon = loop.call_soon
         self.create_future = loop.create_future
-        self.waiting = set()
 
 
 cdef Home running_home():
@@ -99,6 +97,9 @@ cdef class Waiter:
     def __next__(self):  # hot
         if self.started or self.pending is None or self.pending.done():
             value = self.value
+            if value is not None and self.leaves:
+                (<Handoff>self.queue).keep_first(value)      # an exception that carries it costs more
+                value = None
             self.queue = None         # delivered: nothing can be given back any more
             self.subject = self.value = None
             if self.error is not None:
@@ -115,7 +116,12 @@ cdef class Waiter:
         return self.__next__()
 
     def throw(self, kind, value=None, trace=None):
+        cdef WaitQueue queue = self.queue
         self.abandon()
+        # A task refuses to wait for a future of another loop; asking for the running loop at each call would cost more
+        # than the rest of it.
+        if queue is not None and kind is not CancelledError and get_running_loop() is not queue.home.loop:
+            raise WrongThread("this object belongs to another event loop")
         if value is None:
             value = kind if isinstance(kind, BaseException) else kind()
         if trace is not None:
@@ -180,16 +186,14 @@ cdef class WaitQueue:
     def wake_all(self):
         """Wake every task that waits now."""
         cdef Waiter waiter
-        while (waiter := self.head()) is not None:
-            self.hand(None)
-            waiter.queue = None       # need not be passed on
+        while (waiter := self.first) is not None:
+            if self.resolve(waiter):
+                waiter.queue = None   # need not be passed on
 
     cdef Waiter join(self, object subject):  # hot
         cdef Waiter waiter = Waiter.__new__(Waiter)
         if self.home is None:
             self.home = running_home()
-        elif get_running_loop() is not self.home.loop:
-            raise WrongThread("this object belongs to another event loop")
         waiter.pending = self.home.create_future()
         waiter.queue = self
         waiter.subject = subject
@@ -200,7 +204,10 @@ cdef class WaitQueue:
         else:
             self.last.after = waiter
         self.last = waiter
-        self.home.waiting.add(waiter)
+        waiter.older = self.home.newest
+        if waiter.older is not None:
+            waiter.older.newer = waiter
+        self.home.newest = waiter
         return waiter
 
     cdef void unlink(self, Waiter waiter):
@@ -212,9 +219,14 @@ cdef class WaitQueue:
             self.last = waiter.before
         else:
             waiter.after.before = waiter.before
-        waiter.before = waiter.after = None
+        if waiter.newer is None:
+            self.home.newest = waiter.older
+        else:
+            waiter.newer.older = waiter.older
+        if waiter.older is not None:
+            waiter.older.newer = waiter.newer
+        waiter.before = waiter.after = waiter.older = waiter.newer = None
         waiter.queued = False
-        self.home.waiting.discard(waiter)
 
     cdef Waiter head(self):
         """The first that still waits: a cancelled future is done although its task did not hear of it yet."""
@@ -226,14 +238,21 @@ cdef class WaitQueue:
 
     cdef bint hand(self, object value):
         """Wake the first with `value`; False when nobody waits."""
-        cdef Waiter waiter = self.head()
-        if waiter is None:
-            return False
+        cdef Waiter waiter
+        while (waiter := self.first) is not None:
+            if self.resolve(waiter):
+                waiter.woken = True
+                waiter.value = value
+                return True
+        return False
+
+    cdef bint resolve(self, Waiter waiter):
+        """Take it out of the queue and wake it; False when its future was cancelled meanwhile."""
         self.unlink(waiter)
-        waiter.woken = True
-        waiter.value = value
         try:
             waiter.pending.set_result(None)
+        except InvalidStateError:
+            return False
         except RuntimeError:          # the loop is closed
             logger.debug("nobody can be woken any more", exc_info=True)
         return True
@@ -301,9 +320,12 @@ cdef class Handoff(WaitQueue):
         if waiter.value is None:
             self.hand(None)
         elif not self.hand(waiter.value):
-            if self.spare is None:
-                self.spare = deque()
-            self.spare.appendleft(waiter.value)
+            self.keep_first(waiter.value)
+
+    cdef void keep_first(self, object thing):
+        if self.spare is None:
+            self.spare = deque()
+        self.spare.appendleft(thing)
 
 
 # ---------------------------------------------------------------- connections
@@ -406,7 +428,9 @@ def wait(QuicConnection conn, int kind, subject=None):
         raise ValueError("nothing to wait for")
     if conn.close_reason is not None if kind != W_DRAINED else conn.state == ST_DRAINED:
         return over()
-    return waiters_of(conn).queue(kind).join(subject)
+    cdef Waiter waiter = waiters_of(conn).queue(kind).join(subject)
+    waiter.leaves = True
+    return waiter
 
 
 def on_paths(QuicConnection conn, call):
@@ -417,14 +441,13 @@ def on_paths(QuicConnection conn, call):
 
 # ---------------------------------------------------------------- streams
 @cython.final
-@cython.freelist(64)
-cdef class StreamWaiters:
-    """In the slot of a stream: who waits for its events."""
-    cdef WaitQueue read, write, stop, reset
+cdef class StreamWaiters(WaitQueue):
+    """In the slot of a stream: who waits for its events. It is itself the queue of its readers."""
+    cdef WaitQueue write, stop, reset
 
     cdef void tell(self, uint32_t events):
-        if events & EV_READ and self.read is not None:
-            self.read.wake_all()
+        if events & EV_READ and self.first is not None:
+            self.wake_all()
         if events & EV_WRITE and self.write is not None:
             while self.write.hand(None):
                 pass
@@ -435,8 +458,11 @@ cdef class StreamWaiters:
 
 
 cdef inline StreamWaiters stream_waiters(QuicStream stream):
+    cdef StreamWaiters waiters
     if stream.waiters is None:
-        stream.waiters = StreamWaiters.__new__(StreamWaiters)
+        waiters = StreamWaiters.__new__(StreamWaiters)
+        waiters.home = home_of(stream)
+        stream.waiters = waiters
     return <StreamWaiters>stream.waiters
 
 
@@ -453,13 +479,9 @@ cdef WaitQueue new_queue(QuicStream stream):
 
 def wait_read(QuicStream stream):  # hot
     """Data, end or reset arrived, or the connection ended."""
-    cdef StreamWaiters waiters
     if stream.over():
         return over()
-    waiters = stream_waiters(stream)
-    if waiters.read is None:
-        waiters.read = new_queue(stream)
-    return waiters.read.join(None)
+    return stream_waiters(stream).join(None)
 
 
 def wait_write(QuicStream stream):
