@@ -23,7 +23,7 @@ async def main() -> None:
     async with Router(await Endpoint.bind(), {ALPN: reflect}) as router, Endpoint.bind() as ep:
         async with ep.connect(router.endpoint.addr, ALPN) as conn:
             print(f"up to {conn.max_datagram_size} bytes fit into a datagram")
-            times = []
+            times: list[float] = []
             lost = 0
             for number in range(COUNT):
                 message = number.to_bytes(4, "big")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TransportAddr,
     )
     from .aio.watcher import Watcher
+    from .buildinfo import build_info
     from .config import EndpointConfig, Preset, RelaysLike, ServerConfig
     from .connection import Connection, WeakConnection
     from .endpoint import Endpoint
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_OF = {
+    "build_info": "buildinfo",
     "AddrLike": "addr",
     "CustomAddr": "addr",
     "EndpointAddr": "addr",
@@ -275,36 +277,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
-
-
-def build_info() -> dict[str, Any]:
-    """Tell how this copy was built and what it found at run time.
-
-    Returns
-    -------
-    dict
-        ``version``; ``python``; ``crypto``: libraries and the backend of each cipher suite;
-        ``build``: compiler and switches; ``socket``: whether the system sends and receives
-        batches of datagrams (segmentation offload), tried on a loopback socket.
-    """
-    import platform
-
-    from . import _batch, _crypto
-
-    sock = _batch.UdpSocket.bind(("127.0.0.1", 0))
-    try:
-        features = {
-            "gso": sock.gso,
-            "gro": sock.gro,
-            "max_segments": sock.max_segments,
-            "may_fragment": sock.may_fragment,
-        }
-    finally:
-        sock.close()
-    return {
-        "version": __version__,
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "crypto": dict(_crypto.backend()),
-        "build": dict(_crypto.build_switches()),
-        "socket": features,
-    }

@@ -12,13 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
+from ._check import Buffer
 from .errors import AddrError, CustomAddrError, KeyParsingError, RelayUrlError
 from .keys import EndpointId, PublicKey, as_bytes
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
 
 __all__ = [
     "CustomAddr",
@@ -30,7 +28,7 @@ __all__ = [
     "TransportAddr",
 ]
 
-JsonValue: TypeAlias = "None | bool | int | float | str | list[Any] | dict[str, Any]"
+JsonValue: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]
 """What `json.loads` returns."""
 
 _parsed: Final = lru_cache(1024)(ip_address)  # sockets tell the same few addresses again and again

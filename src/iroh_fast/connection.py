@@ -9,11 +9,12 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from ._check import Buffer, check_bytes, check_code, check_seconds, kind_of
 from .aio._waiters import take, wait
 from .aio.owner import Owner, get_ident
+from .aio.watcher import Watcher
 from .errors import CloseReason, ConnectionLost, NotDelivered
 from .keys import EndpointId, PublicKey
 from .paths import AddrOf, PathEvents, Paths
@@ -26,16 +27,10 @@ from .quic._connection import (
     WAIT_FINISHED,
     WAIT_OPEN_BI,
     WAIT_OPEN_UNI,
+    QuicConnection,
 )
 from .stats import Closed, ConnectionStats, PathInfo, PathStats
 from .streams import BiStream, RecvStream, SendStream
-
-if TYPE_CHECKING:
-
-    from typing_extensions import Self
-
-    from .aio.watcher import Watcher
-    from .quic._connection import QuicConnection
 
 __all__ = ["Connection", "WeakConnection"]
 

@@ -488,18 +488,18 @@ class Endpoint:
         ConfigError : the endpoint was bound without relays.
         """
         self._owner.check_loop()
-        return self._with_relays().relay_map.insert(config)
+        return self._with_relays().insert(config)
 
     async def remove_relay(self, url: RelayUrl | str, /) -> RelayConfig | None:
         """Forget a relay; its configuration is returned, or None if it was unknown."""
         self._owner.check_loop()
-        return self._with_relays().relay_map.remove(url)
+        return self._with_relays().remove(url)
 
-    def _with_relays(self) -> RelayTransport:
+    def _with_relays(self) -> RelayMap:
         relay = self._context.relay
         if relay is None:
             raise ConfigError("this endpoint was bound without relays; give bind() relays=[]")
-        return relay
+        return relay.relay_map
 
     # --- state
 

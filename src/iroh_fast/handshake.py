@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
 from .aio._waiters import wait
 from .aio.owner import Owner
+from .config import EndpointConfig
 from .connection import Connection
 from .errors import (
     AlpnMismatch,
@@ -41,17 +42,15 @@ from .keys import EndpointId, PublicKey
 from .metrics import EndpointMetrics
 from .net.reach import is_passing, usable
 from .net.remote import RemoteMap
+from .net.socket import Driver
 from .net.transport import is_private
 from .paths import Paths
-from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE
+from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE, QuicConnection
+from .quic.config import QuicTransportConfig
 from .stats import ConnectionStats
 
 if TYPE_CHECKING:
-    from .config import EndpointConfig
-    from .net.socket import Driver
-    from .quic._connection import QuicConnection
-    from .quic.config import QuicTransportConfig
-    from .relay.client.transport import RelayTransport
+    from .relay.client.transport import RelayTransport  # loads more than others need
 
 __all__ = [
     "Accepting",

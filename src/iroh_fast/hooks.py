@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from ._check import check_bytes, check_code
-
-if TYPE_CHECKING:
-    from .addr import EndpointAddr
-    from .connection import Connection
+from .addr import EndpointAddr
+from .connection import Connection
 
 __all__ = ["EndpointHooks", "HookOutcome", "Reject"]
 
@@ -27,7 +25,7 @@ class Reject:
         check_bytes("reason", self.reason)
 
 
-HookOutcome: TypeAlias = "bool | Reject | None"
+HookOutcome: TypeAlias = bool | Reject | None
 """None or True accepts, False or a :class:`Reject` refuses."""
 
 

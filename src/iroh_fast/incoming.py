@@ -6,19 +6,16 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from .addr import TransportAddr
 from .aio._waiters import Handoff
 from .aio.owner import get_ident
+from .config import ServerConfig
+from .connection import Connection
 from .errors import ConnectionLost, EndpointClosed, IrohError
-from .handshake import Accepting
-
-if TYPE_CHECKING:
-    from .addr import TransportAddr
-    from .config import ServerConfig
-    from .connection import Connection
-    from .handshake import Context
-    from .quic._admission import QuicIncoming
+from .handshake import Accepting, Context
+from .quic._admission import QuicIncoming
 
 __all__ = ["Connections", "DecryptedInitial", "Incoming", "IncomingAttempts"]
 

@@ -10,12 +10,10 @@ import base64
 import hmac
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, Self, TypeAlias
 
+from ._check import Buffer
 from .errors import KeyParsingError, SignatureError, SignatureParsingError
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
 
 __all__ = ["EndpointId", "PublicKey", "SecretKey", "Signature"]
 

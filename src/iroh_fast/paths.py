@@ -5,12 +5,12 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from .addr import TransportAddr
 from .aio._waiters import wait
 from .aio.watcher import Source, Watcher
-from .quic._connection import WAIT_PATHS
+from .quic._connection import WAIT_PATHS, QuicConnection
 from .stats import (
     ObservedAddr,
     PathClosed,
@@ -22,12 +22,9 @@ from .stats import (
     PathStatusChanged,
 )
 
-if TYPE_CHECKING:
-    from .quic._connection import QuicConnection
-
 __all__ = ["PathEvents", "Paths"]
 
-AddrOf: TypeAlias = "Callable[[tuple[Any, ...]], TransportAddr]"
+AddrOf: TypeAlias = Callable[[tuple[Any, ...]], TransportAddr]
 """Turns an address of the engine into one that users know."""
 
 

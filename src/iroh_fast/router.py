@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from .config import check_alpns
 from .connection import Connection
@@ -18,9 +18,7 @@ from .endpoint import Endpoint
 from .errors import ConnectionLost, EndpointClosed, IrohError, NotAllowed
 from .handshake import Accepting
 from .incoming import MAX_HANDSHAKES, Incoming
-
-if TYPE_CHECKING:
-    from .quic._connection import QuicConnection
+from .quic._connection import QuicConnection
 
 __all__ = ["IncomingFilter", "IncomingOutcome", "ProtocolHandler", "Router"]
 
@@ -65,7 +63,7 @@ class IncomingOutcome(enum.Enum):
     IGNORE = "ignore"
 
 
-Handler: TypeAlias = "ProtocolHandler | Callable[[Connection], Awaitable[None]]"
+Handler: TypeAlias = ProtocolHandler | Callable[[Connection], Awaitable[None]]
 IncomingFilter: TypeAlias = Callable[[Incoming], IncomingOutcome | Awaitable[IncomingOutcome]]
 ErrorCallback: TypeAlias = Callable[[BaseException], None]
 

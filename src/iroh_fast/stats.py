@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from .addr import TransportAddr
-    from .errors import CloseReason
-    from .keys import EndpointId
+from .addr import TransportAddr
+from .errors import CloseReason
+from .keys import EndpointId
 
 __all__ = [
     "Closed",

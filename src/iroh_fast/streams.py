@@ -10,25 +10,14 @@ from collections import deque
 from collections.abc import Awaitable, Iterable
 from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from ._check import check_code
+from ._check import Buffer, check_code, kind_of
 from .aio._waiters import Turn, wait_read, wait_reset, wait_stopped, wait_write
-from .aio.owner import get_ident
-from .errors import FinishedEarly, StreamClosed, StreamTooLong
-
-if TYPE_CHECKING:
-    import sys
-
-    if sys.version_info >= (3, 12):
-        from collections.abc import Buffer
-    else:
-        from typing_extensions import Buffer
-
-    from .aio.owner import Owner
-    from .errors import CloseReason
-    from .keys import EndpointId
-    from .quic._streams import QuicStream
+from .aio.owner import Owner, get_ident
+from .errors import CloseReason, FinishedEarly, StreamClosed, StreamTooLong
+from .keys import EndpointId
+from .quic._streams import QuicStream
 
 __all__ = ["BiStream", "ConnectionLike", "RecvStream", "SendStream", "StreamId", "UnorderedChunks"]
 
@@ -421,9 +410,13 @@ class RecvStream:
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
-        if self._kept and n > 0:
-            return self._take_kept(n)
-        if n <= 0:
+        try:
+            if self._kept and n > 0:
+                return self._take_kept(n)
+            nothing = n <= 0
+        except TypeError:
+            raise TypeError(f"n is a number of bytes, not {kind_of(n)}") from None
+        if nothing:
             if n < 0:
                 raise ValueError("cannot read a negative number of bytes; see read_to_end()")
             return b""
@@ -569,6 +562,8 @@ class RecvStream:
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
+        if not isinstance(limit, int):
+            raise TypeError(f"limit is a number of bytes, not {kind_of(limit)}")
         if limit < 0:
             raise ValueError("the limit is a number of bytes, not negative")
         kept = self._kept

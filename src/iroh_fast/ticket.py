@@ -7,8 +7,9 @@ the Rust crate iroh-tickets.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Self
 
+from ._check import Buffer
 from .addr import EndpointAddr, PostcardReader
 from .errors import (
     AddrError,
@@ -18,9 +19,6 @@ from .errors import (
     TicketKindError,
 )
 from .keys import EndpointId, PublicKey, base32_decode, base32_encode
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer, Self
 
 __all__ = ["EndpointTicket", "Ticket", "to_endpoint_addr"]
 

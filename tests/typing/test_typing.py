@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import shutil
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import iroh_fast
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,3 +33,59 @@ def test_public_api_types() -> None:
         timeout=170,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_examples_and_cases_are_clean_for_pyright(tmp_path: Path) -> None:
+    """Strict for the examples, which are what users copy."""
+    pytest.importorskip("pyright", reason="needs the lint extra")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    shutil.copy(Path(__file__).with_name("api_cases.py"), tmp_path)
+    config = {
+        "include": ["examples", "api_cases.py"],
+        "strict": ["examples"],
+        "extraPaths": [str(ROOT / "src")],
+        # The cases hold mistakes on purpose, marked for mypy.
+        "enableTypeIgnoreComments": True,
+        "reportMissingModuleSource": False,
+    }
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(config))
+    result = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "-p", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+PUBLIC = (iroh_fast, iroh_fast.errors, iroh_fast.presets, iroh_fast.relay)
+
+
+def callables() -> Iterator[tuple[str, Any]]:
+    """All public functions and classes, and what is public in those."""
+    for module in PUBLIC:
+        for name in module.__all__:
+            value = getattr(module, name)
+            if inspect.isfunction(value):
+                yield f"{module.__name__}.{name}", value
+            elif inspect.isclass(value):
+                yield f"{module.__name__}.{name}", value
+                for inner, member in vars(value).items():
+                    if isinstance(member, property):
+                        member = member.fget
+                    elif isinstance(member, (classmethod, staticmethod)):
+                        member = member.__func__
+                    if inspect.isfunction(member):
+                        yield f"{module.__name__}.{name}.{inner}", member
+
+
+def test_type_hints_of_everything_public_can_be_read() -> None:
+    found = dict(callables())
+    assert len(found) > 400
+    failed = {}
+    for name, value in found.items():
+        try:
+            typing.get_type_hints(value)
+        except Exception as error:
+            failed[name] = repr(error)
+    assert failed == {}

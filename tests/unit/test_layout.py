@@ -25,7 +25,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("net",), True),
     (("web",), True),
     (("net_report", "portmapper", "relay", "lookup"), True),
-    (("metrics", "stats"), False),
+    (("buildinfo", "metrics", "stats"), False),
     (("events", "paths", "streams", "watcher"), False),
     (("connection",), False),
     (("hooks",), False),

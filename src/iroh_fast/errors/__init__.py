@@ -8,6 +8,9 @@ the text is for people.  Every instance survives `pickle` and `copy`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: F401 - for typing.get_type_hints, as these:
+from typing import Any, ClassVar, Literal  # noqa: F401
+
 from .base import (
     IrohError,
     NotAllowed,

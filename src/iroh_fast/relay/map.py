@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 from ..addr import RelayUrl
 from ..errors import ConfigError, RelayUrlError
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = [
     "DEFAULT_QUIC_PORT",

@@ -56,7 +56,7 @@ _MAX_HEADER: Final = 1024
 
 _CHALLENGE, _CLIENT_AUTH, _CONFIRMS, _DENIES = range(4)
 
-Exporter: TypeAlias = "Callable[[bytes, bytes, int], bytes | None]"
+Exporter: TypeAlias = Callable[[bytes, bytes, int], bytes | None]
 """Exports keying material: (label, context, length) to bytes, or None when it cannot."""
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from ..._relay import (
     DATAGRAM,
@@ -34,13 +34,11 @@ from ..._relay import (
     build_frame,
     build_message,
 )
+from ...addr import RelayUrl
 from ...errors import RelayClientError, RelayError, RelayErrorKind
 from ...keys import SecretKey
 from ..wire import ClientHandshake, RelayDenied
 from .link import Dialer, RelayLink, Target
-
-if TYPE_CHECKING:
-    from ...addr import RelayUrl
 
 __all__ = ["Backoff", "ConnectionOwner", "PingTracker", "RelayConnection", "connect_relay", "fits"]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Address", "CertMode", "RelayLimits", "RelayServerConfig", "RelayTlsConfig"]
 
-Address: TypeAlias = "tuple[str, int]"
+Address: TypeAlias = tuple[str, int]
 CertMode = Literal["Manual", "Reloading", "LetsEncrypt", "SelfSigned"]
 
 HTTP_PORT: Final = 80

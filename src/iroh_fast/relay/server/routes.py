@@ -20,7 +20,7 @@ __all__ = [
     "read_upgrade",
 ]
 
-Route: TypeAlias = "Callable[[Request], Response]"
+Route: TypeAlias = Callable[[Request], Response]
 """Answers a plain GET request of the main listener."""
 
 SECURITY_HEADERS: Final = (

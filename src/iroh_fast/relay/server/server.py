@@ -15,7 +15,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 from ...errors import ConfigError
 from ...keys import EndpointId, PublicKey
@@ -35,11 +36,6 @@ from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerCon
 from .gate import Gate
 from .metrics import HttpCounters, exposition
 from .routes import SECURITY_HEADERS, Route, Routes, Upgrade, read_upgrade
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from typing_extensions import Self
 
 __all__ = ["QadFactory", "QadService", "RelayServer", "Route"]
 
