@@ -115,7 +115,7 @@ def test_cython_module_has_a_stub_if_python_sees_anything_of_it(path: Path) -> N
     public = re.findall(
         r"^(?:def|cpdef|class|cdef class)[ \t]+\w+", path.read_text(encoding="utf-8"), re.M
     )
-    assert path.with_suffix(".pyi").exists() == bool(public), public
+    assert path.with_suffix(".pyi").exists() or not public, public
 
 
 def test_installed_metadata_has_version_and_licence() -> None:
@@ -193,7 +193,9 @@ def test_documents_name_only_methods_that_exist() -> None:
         "connecting": iroh_fast.Connecting,
         "incoming": iroh_fast.Incoming,
     }
-    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/api.md"))
+    text = "".join(
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/api.md")
+    )
     named = set(re.findall(rf"(?<![\w.])({'|'.join(classes)})\.(\w+)", text))
     assert len(named) > 30
     missing = [f"{name}.{member}" for name, member in named if not hasattr(classes[name], member)]
