@@ -1089,6 +1089,114 @@ def test_every_truncation_with_fixed_length_raises_an_alert(index: int) -> None:
             handshake(client, server, cut, cut)
 
 
+READERS = (
+    lambda message: _wire.read_client_hello(message, (ALPN,)),
+    lambda message: _wire.read_server_hello(message, HELLO_RETRY_RANDOM, tls.DEFAULT_SUITES, True),
+    lambda message: _wire.read_encrypted_extensions(message, (ALPN,), True),
+    _wire.check_certificate_request,
+    _wire.read_certificate,
+    _wire.read_certificate_verify,
+    _wire.read_ticket,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.sampled_from(READERS), st.sampled_from(RECORDED), st.data())
+def test_readers_raise_only_alerts(
+    reader: Callable[[bytes], object], record: tuple[str, int, bytes], data: st.DataObject
+) -> None:
+    """Any message, also of another kind, cut and changed: an answer or an alert."""
+    changed = bytearray(record[2])
+    for _ in range(data.draw(st.integers(0, 4))):
+        at = data.draw(st.integers(0, len(changed) - 1)) if changed else 0
+        changed[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    try:
+        reader(bytes(changed[: data.draw(st.integers(0, len(changed)))]))
+    except TlsAlert as alert:
+        assert alert.reason
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("size", range(4))
+def test_readers_stand_less_than_a_header(reader: Callable[[bytes], object], size: int) -> None:
+    with pytest.raises(TlsAlert):
+        reader(bytes(size))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    alpns=st.lists(st.binary(min_size=1, max_size=255), min_size=1, max_size=20),
+    parameters=st.binary(max_size=300),
+    flags=st.tuples(st.booleans(), st.booleans()),
+    noise=st.binary(min_size=12, max_size=12),
+)
+def test_client_hello_round_trip(
+    alpns: list[bytes], parameters: bytes, flags: tuple[bool, bool], noise: bytes
+) -> None:
+    message = _wire.write_client_hello(
+        bytes(range(32)),
+        bytes(range(32, 64)),
+        b"\x13\x03\x13\x01",
+        _wire.alpn_extension(alpns),
+        parameters,
+        *flags,
+        noise,
+    )
+    hello = _wire.read_client_hello(message, (alpns[-1],))
+    assert hello.random + hello.share == bytes(range(64)) and hello.session_id == b""
+    assert (hello.suite, hello.alpn, hello.parameters) == (0x1303, alpns[-1], parameters)
+    assert hello.alpns == tuple(alpns)
+    assert (hello.tickets_wanted, hello.early_data) == flags
+    assert hello.identity is hello.binder is None
+
+
+def test_every_group_and_extension_number_is_told_apart() -> None:
+    """As many unknown extensions and shares as fit: taken once, refused twice."""
+    client = make_client()
+    client.start()
+    hello = client.take_output()[0][1]
+    many = [(kind, b"") for kind in range(0x8000, 0x8000 + 3000)]
+    extensions = split_extensions(hello) + many
+    assert _wire.read_client_hello(join_extensions(hello, extensions), (ALPN,)).alpn == ALPN
+    with pytest.raises(TlsAlert, match="DuplicateExtension"):
+        _wire.read_client_hello(join_extensions(hello, [*extensions, many[0]]), (ALPN,))
+    own = dict(extensions)[51][2:]
+    for count, fits in ((2000, True), (2001, False)):
+        group = [(0x4000 + i % 2000).to_bytes(2, "big") + b"\0\0" for i in range(count)]
+        shares = own + b"".join(group)
+        changed = [
+            (kind, len(shares).to_bytes(2, "big") + shares if kind == 51 else value)
+            for kind, value in split_extensions(hello)
+        ]
+        message = join_extensions(hello, changed)
+        if fits:
+            assert _wire.read_client_hello(message, (ALPN,)).share == own[4:]
+        else:
+            with pytest.raises(TlsAlert, match="OfferedDuplicateKeyShares"):
+                _wire.read_client_hello(message, (ALPN,))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(sorted(tls.DEFAULT_SUITES)),
+    st.binary(min_size=1, max_size=64),
+    st.binary(max_size=249),
+    st.binary(max_size=255),
+    st.integers(1, 255 * 32),
+)
+def test_expand_label_is_hkdf(
+    suite: int, secret: bytes, label: bytes, context: bytes, length: int
+) -> None:
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+    info = length.to_bytes(2, "big") + bytes([6 + len(label)]) + b"tls13 " + label
+    info += bytes([len(context)]) + context
+    algorithm = hashes.SHA384() if suite == 0x1302 else hashes.SHA256()
+    expected = HKDFExpand(algorithm, length, info).derive(secret)
+    assert _schedule.KDF[suite].expand_label(secret, label, context, length) == expected
+
+
 # --- vectors of a real peer ------------------------------------------------------------
 
 
