@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 from iroh_fast._batch cimport addr_to_tuple
 from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, NO_ERROR, N_WAITS, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_DRAINED
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._path_table cimport log_path, path_stats, pto_max
+from iroh_fast.quic._path_table cimport log_path, path_statistics, pto_max
 from iroh_fast.quic._paths cimport Path, ip_known
 from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._timers cimport TIMER_CLOSE, timer_set, timers_clear
@@ -29,7 +29,7 @@ cdef void end_connection(QuicConnection conn, object reason):
     while path != NULL:
         if not path.abandoned and path.established:
             log_path(conn, "closed", path.id, addr_to_tuple(&path.r.remote),
-                          addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None, str(reason), path_stats(path))
+                          addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None, reason, path_statistics(path))
         path = path.next
     conn.streams.end()
     for kind in range(N_WAITS):

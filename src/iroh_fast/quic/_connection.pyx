@@ -25,7 +25,8 @@ from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED, CONTROL_PATHS_BLOCKED
 from iroh_fast.quic._levels cimport drop_level, no_level
 from iroh_fast.quic._loss cimport try_again
 from iroh_fast.quic._path_table cimport (
-    abandon_path, add_path, challenge_path, find_path, last_open, path_mtu, path_stats, set_path_status)
+    abandon_path, add_path, challenge_path, find_path, last_open, path_mtu, path_stats,
+    read_path_log, set_path_status)
 from iroh_fast.quic._paths cimport (
     CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known, path_free, stats_add)
 from iroh_fast.quic._receive_buffer cimport recvbuf_free, recvbuf_init
@@ -427,8 +428,7 @@ cdef class QuicConnection(StreamOwner):
         cdef list out
         if self.path_log is None:
             return []
-        out = self.path_log
-        self.path_log = None
+        out = read_path_log(self)
         if self.path_log_lost:
             out.append(("lagged", self.path_log_lost))
             self.path_log_lost = 0

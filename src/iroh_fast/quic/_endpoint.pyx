@@ -346,12 +346,18 @@ cdef class QuicEndpoint(AdmissionHost):
             raise
         return c
 
+    cdef object sessions(self):
+        """Where TLS sessions come from; loaded with the first connection."""
+        if self.tls_class is None:
+            from iroh_fast.quic.tls import TlsSession
+            self.tls_class = TlsSession
+        return self.tls_class
+
     cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1:
         """The rest of `connect`; after an exception nothing of the connection stays."""
         cdef Path* p
         cdef CidSet* s
         cdef object ticket = None, token = None
-        from iroh_fast.quic.tls import TlsSession
         remotes = list(remotes)[:MAX_DIAL]
         c.n_dial = len(remotes)
         c.dial = <UdpAddr*>malloc(c.n_dial * (sizeof(UdpAddr) + sizeof(int)))
@@ -384,7 +390,7 @@ cdef class QuicEndpoint(AdmissionHost):
         c.address_token = token
         parameters = own_parameters(c, NULL)
         self.open_qlog(c, transport, parameters)
-        c.tls = (tls or self.tls_class or TlsSession).client(
+        c.tls = (tls or self.sessions()).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
             ticket=ticket, random=self.random.take,
             on_ticket=self.session_cache.put_ticket if self.session_cache is not None and tls is None else None,
@@ -410,7 +416,6 @@ cdef class QuicEndpoint(AdmissionHost):
         """The rest of `begin`; after an exception nothing of the connection stays."""
         cdef Path* p
         cdef uint8_t token[16]
-        from iroh_fast.quic.tls import TlsSession
         memcpy(c.odcid, PyBytes_AS_STRING(i.odcid), len(i.odcid))
         c.odcid_len = len(i.odcid)
         if i.retry_scid:
@@ -428,7 +433,7 @@ cdef class QuicEndpoint(AdmissionHost):
         self.token_for(c.scid, token)
         parameters = own_parameters(c, token)
         self.open_qlog(c, transport, parameters)
-        c.tls = (self.tls_class or TlsSession).server(
+        c.tls = self.sessions().server(
             self.identity, alpns=alpns,
             transport_parameters=parameters,
             ticket_store=self.server_tickets, random=self.random.take, keylog=self.keylog, now=self.wall_clock)

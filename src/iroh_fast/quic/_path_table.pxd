@@ -33,4 +33,7 @@ cdef int on_path_abandon(QuicConnection conn, Frame* frame) noexcept nogil
 cdef void on_path_status(QuicConnection conn, Frame* frame, int status) noexcept nogil
 cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept nogil
 cdef object path_stats(Path* path)
+# A snapshot, for log_path.
+cdef object path_statistics(Path* path)
+cdef list read_path_log(QuicConnection conn)
 cdef bytes addr_bytes(const UdpAddr* a)

@@ -3,6 +3,7 @@
 Sources: RFC 9000 §9, the multipath draft, and iroh's use of it.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
@@ -252,7 +253,42 @@ cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept 
                       addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None,
                       ABANDON_REASONS.get(code, f"code {code:#x}") if not path.abandon_received
                       else f"closed by peer: {code:#x}",
-                      path_stats(path))
+                      path_statistics(path))
+
+
+@cython.final
+cdef class PathStatistics:
+    """What a path has counted until now, as cheap as a copy: most connections end without anybody asking."""
+
+    cdef PathStats counted
+    cdef double rtt
+    cdef uint64_t cwnd, probes_sent, probes_lost, black_holes
+    cdef uint16_t mtu
+
+    def as_dict(self):
+        cdef PathStats* s = &self.counted
+        cdef int i
+        return {
+            "udp_tx": {"datagrams": s.tx_datagrams, "bytes": s.tx_bytes},
+            "udp_rx": {"datagrams": s.rx_datagrams, "bytes": s.rx_bytes},
+            "frame_tx": {name: s.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
+            "frame_rx": {name: s.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
+            "rtt": self.rtt, "cwnd": self.cwnd, "congestion_events": s.congestion_events,
+            "spurious_congestion_events": s.spurious, "lost_packets": s.lost_packets, "lost_bytes": s.lost_bytes,
+            "sent_plpmtud_probes": self.probes_sent, "lost_plpmtud_probes": self.probes_lost,
+            "black_holes_detected": self.black_holes, "current_mtu": self.mtu}
+
+
+cdef object path_statistics(Path* path):
+    cdef PathStatistics now = PathStatistics.__new__(PathStatistics)
+    now.counted = path.stats
+    now.rtt = rtt_get(&path.r.rtt) / 1e9
+    now.cwnd = path.r.cc.cwnd
+    now.probes_sent = path.r.mtud.probes_sent
+    now.probes_lost = path.r.mtud.probes_lost
+    now.black_holes = path.r.mtud.black_holes
+    now.mtu = path.r.mtud.current
+    return now
 
 
 cdef int on_path_abandon(QuicConnection conn, Frame* frame) noexcept nogil:
@@ -294,17 +330,16 @@ cdef void on_path_status(QuicConnection conn, Frame* frame, int status) noexcept
 
 
 cdef object path_stats(Path* path):
-    cdef PathStats* s = &path.stats
-    cdef int i
-    return {
-        "udp_tx": {"datagrams": s.tx_datagrams, "bytes": s.tx_bytes},
-        "udp_rx": {"datagrams": s.rx_datagrams, "bytes": s.rx_bytes},
-        "frame_tx": {name: s.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
-        "frame_rx": {name: s.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
-        "rtt": rtt_get(&path.r.rtt) / 1e9, "cwnd": path.r.cc.cwnd, "congestion_events": s.congestion_events,
-        "spurious_congestion_events": s.spurious, "lost_packets": s.lost_packets, "lost_bytes": s.lost_bytes,
-        "sent_plpmtud_probes": path.r.mtud.probes_sent, "lost_plpmtud_probes": path.r.mtud.probes_lost,
-        "black_holes_detected": path.r.mtud.black_holes, "current_mtu": path.r.mtud.current}
+    return (<PathStatistics>path_statistics(path)).as_dict()
+
+
+cdef list read_path_log(QuicConnection conn):
+    """Take the events, complete."""
+    cdef list events = conn.path_log
+    cdef tuple event
+    conn.path_log = None
+    return [(*event[:4], str(event[4]), (<PathStatistics>event[5]).as_dict()) if event[0] == "closed" else event
+            for event in events]
 
 
 cdef bytes addr_bytes(const UdpAddr* a):
