@@ -732,7 +732,11 @@ def test_one_gap_is_one_gap_whatever_waits_behind_it() -> None:
 
 
 @examples
-@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 8), st.sampled_from("iiiitu")), max_size=80))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 60), st.integers(1, 8), st.sampled_from("iiiitu")), max_size=80
+    )
+)
 def test_gaps_are_counted(ops: list[tuple[int, int, str]]) -> None:
     buffer = ReceiveBufferModel()
     for start, n, what in ops:

@@ -549,7 +549,9 @@ def test_dial_that_nobody_answered_ends_at_once(make_pair):
     mark = len(p.client.sent)
     c.close()
     assert p.run_until(lambda: c.drained) == 0
-    assert [d.kinds for d in p.client.sent[mark:]] == [["initial"]], "the close is sent all the same"
+    assert [d.kinds for d in p.client.sent[mark:]] == [["initial"]], (
+        "the close is sent all the same"
+    )
     assert p.client.endpoint.known_ids() == 0
 
 

@@ -138,6 +138,53 @@ def test_update_with_loss_and_reordering(make_pair):
     p.drive()
 
 
+# ---------------------------------------------------------------- limits of the keys (RFC 9001 §6.6)
+AEAD_LIMIT_REACHED = 0x0F
+
+
+def test_keys_are_updated_before_their_limit(make_pair):
+    p = make_pair()
+    c, s = p.connect()
+    p.to_server.rate = 500_000  # slow beside the time that old keys are kept
+    c.lower_key_limits(update_at=50, seal=400)
+    transfer(p, c, s, bytes(2_000_000))
+    assert c.close_reason is None and s.close_reason is None
+
+
+def test_no_packet_beyond_the_limit_of_a_key(make_pair):
+    """The peer acknowledges nothing, so no update is possible: the connection ends, and nothing more is sent."""
+    p = make_pair()
+    c, s = p.connect()
+    transfer(p, c, s, bytes(100_000))
+    p.filters.append(lambda d: not d.to_server)
+    c.force_key_update()  # a fresh key, whose update nobody confirms
+    mark = len(p.client.sent)
+    c.lower_key_limits(seal=20)
+    stream = c.open_stream(False)
+    for _ in range(200):
+        stream.write(b"x")
+        p.run_for(2 * SECOND)
+        if c.close_reason:
+            break
+    assert c.close_reason.code == AEAD_LIMIT_REACHED
+    assert c.drained and len(p.client.sent) - mark == 20
+    p.filters.clear()
+
+
+def test_forged_packets_end_the_connection_at_the_integrity_limit(make_pair):
+    p = make_pair()
+    c, s = p.connect()
+    s.lower_key_limits(open=10)
+    good = next(d.data for d in reversed(p.client.sent) if not d.data[0] & 0x80)
+    for k in range(10):
+        p.inject(True, good[:9] + bytes([k]) * 30)
+    assert s.close_reason is None
+    mark = len(p.server.sent)
+    p.inject(True, good[:9] + bytes(40))
+    assert s.close_reason.code == AEAD_LIMIT_REACHED
+    assert s.drained and len(p.server.sent) == mark, "the keys are not used for a close either"
+
+
 # ---------------------------------------------------------------- connection ids
 def test_every_side_gives_five_ids_for_the_open_path_and_two_for_others(make_pair):
     p = make_pair()

@@ -648,7 +648,9 @@ FROM_CLIENT = {
         "peer misbehaved: MissingQuicTransportParameters",
     ),
     "compression": (
-        replace_message(1, lambda m: with_length(1, m[4:].replace(b"\x01\x00", b"\x02\x00\x01", 1))),
+        replace_message(
+            1, lambda m: with_length(1, m[4:].replace(b"\x01\x00", b"\x02\x00\x01", 1))
+        ),
         47,
         "peer is incompatible: NullCompressionRequired",
     ),
@@ -1283,7 +1285,9 @@ def test_client_accepts_the_flight_of_a_real_server(monkeypatch: pytest.MonkeyPa
     client.take_output()
 
     # The private X25519 key of the capture is not known, its handshake secrets are.
-    def known(self: rawkey.RawKeySession, hs: rawkey.Handshake, psk: bytes | None, share: bytes) -> None:
+    def known(
+        self: rawkey.RawKeySession, hs: rawkey.Handshake, psk: bytes | None, share: bytes
+    ) -> None:
         hs.client_secret = secrets["client_HANDSHAKE"]
         hs.server_secret = secrets["server_HANDSHAKE"]
         hs.master = bytes(48)

@@ -343,6 +343,22 @@ cdef class QuicConnection(StreamOwner):
         update_keys(self)
         timer_clear(&self.timers, TIMER_KEYS)
 
+    def lower_key_limits(self, *, update_at=None, seal=None, open=None):
+        """Use keys for fewer packets than RFC 9001 §6.6 allows (tests; call it after the handshake).
+
+        Parameters
+        ----------
+        update_at : packets sealed under one key after which we begin the next phase
+        seal : packets that one key may seal
+        open : packets that may fail to open, on the whole connection
+        """
+        if update_at is not None:
+            self.keys.update_at = update_at
+        if seal is not None:
+            self.keys.seal_limit = seal
+        if open is not None:
+            self.keys.open_limit = open
+
     def network_changed(self):
         """Addresses of this machine may have changed: probe every path with a fresh id."""
         cdef Path* path = self.paths

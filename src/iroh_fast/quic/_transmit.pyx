@@ -193,61 +193,29 @@ cdef size_t send_handshake(QuicConnection conn, Path* path, uint8_t* buf, Transm
     return total
 
 
+cdef struct Plan:                 # what packets of one batch are for
+    bint data                     # the path may carry what any path may
+    bint last_words               # its PATH_ABANDON has to go here
+    double rate                   # of the pacer, -1: not asked for yet
+    # of the next packet
+    bint probe, general, ack_only, full
+
+
 cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap, int max_segments, Transmit* out,
                       bint* blocked) noexcept nogil:  # hot
     """A batch of 1-RTT datagrams on one path; all but the last have the same size."""
     cdef Packet packets[MAX_BATCH]
     cdef Packet* packet
+    cdef Plan plan
     cdef int n = 0, limit = max_segments if max_segments < MAX_BATCH else MAX_BATCH
     cdef size_t mtu = path.r.mtud.current, segment = 0, total = 0, size
-    cdef bint data = may_send_data(conn, path), full, probe, general, ack_only, last_words = False
-    cdef int64_t wait
-    cdef double rate = -1             # not asked for yet
-    cdef bint cwnd_full
     cdef uint64_t allowed = path_allowance(conn, path)
-    if path.cids.active < 0:
+    if not plan_path(conn, path, &plan):
         return 0
-    if path.abandoned:
-        # Only what tells the peer, and only if no other path can: acknowledgements and the PATH_ABANDON itself.
-        data = False
-        if any_usable(conn) or not path.r.validated:
-            return 0
-        last_words = path.abandon_due
-        if not last_words and not space_ack_due(&path.sp, conn.now) and path.sp.loss_probes == 0:
-            return 0
     if mtu * limit > cap:
         limit = <int>(cap // mtu)
-    while n < limit:
-        if allowed < total + LEAST_DATAGRAM:
-            break
-        probe = path.sp.loss_probes > 0
-        general = data and general_due(conn)
-        ack_only = False
-        if not probe and not general and not last_words and not path_frames_due(conn, path):
-            if not acks_due(conn, path, data or path.abandoned):
-                break
-            ack_only = True
-        elif general and not probe:
-            cwnd_full = path.r.in_flight + mtu >= path.r.cc.cwnd
-            wait = 0
-            if cwnd_full:
-                path.cwnd_blocked = True
-            else:
-                if rate < 0:
-                    rate = cc_pacing_rate(&path.r.cc, &path.r.rtt)
-                wait = pacer_delay(&path.r.pacer, conn.now, mtu, rate, mtu)
-                if wait > 0:
-                    timer_set(&path.timers, TIMER_PACING, conn.now + wait)
-            if cwnd_full or wait > 0:
-                blocked[0] = True
-                if path_frames_due(conn, path):
-                    general = False
-                elif acks_due(conn, path, data):
-                    # Ours: a full window or bucket does not hold back acknowledgements.
-                    ack_only = True
-                else:
-                    break
-        size = mtu if not probe or mtu < MIN_DATAGRAM else MIN_DATAGRAM
+    while n < limit and allowed >= total + LEAST_DATAGRAM and plan_packet(conn, path, &plan, mtu, blocked):
+        size = mtu if not plan.probe or mtu < MIN_DATAGRAM else MIN_DATAGRAM
         if n and segment < size:
             size = segment
         if size > allowed - total:
@@ -255,46 +223,23 @@ cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap,
         packet = &packets[n]
         if begin_packet(conn, path, LEVEL_1RTT, buf + total, size, packet) < 0:
             break
-        full = False
-        if probe:
-            path.sp.loss_probes -= 1
-            if not general:
-                requeue_oldest(conn, path, &path.sp, LEVEL_1RTT)
-                general = data
-        if data or path.abandoned or carries_own_acks(path):
-            write_acks(conn, path, packet, data or path.abandoned, 0 if ack_only else PATH_FRAMES_ROOM)
-        if path.abandoned:
-            control_last_words(conn, path, packet)
-            last_words = False
-        if not ack_only:
-            write_path_frames(conn, path, packet, &full)
-            if general or (data and probe):
-                write_general(conn, path, packet)
-            if probe:
-                if not conn.peer_ack_frequency or not put_frame(path, packet, FT_IMMEDIATE_ACK, NULL):
-                    if not packet.sent.flags & REC_ELICITING:
-                        put_frame(path, packet, FT_PING, NULL)
+        write_packet(conn, path, packet, &plan)
         if packet.at == packet.payload:
             drop_packet(conn, path, packet)
-            if probe:
+            if plan.probe:
                 continue
             break
-        if full and packet.at - packet.start + TAG_LEN < MIN_DATAGRAM <= size:
-            pad_packet(packet, MIN_DATAGRAM - TAG_LEN - <size_t>(packet.at - packet.start))
-        elif conn.cfg.pad_to_mtu and packet.sent.flags & REC_ELICITING:
-            pad_packet(packet, <size_t>(packet.end - packet.at))
-        elif n and packet.end - packet.at > 0 and packet.end - packet.at <= GSO_PAD:
-            pad_packet(packet, <size_t>(packet.end - packet.at))
+        pad_data(conn, packet, &plan, size, n > 0)
         size = seal_packet(conn, path, packet)
         if size == 0:
             break
-        if full:
+        if plan.full:
             path.proves_mtu = size >= MIN_DATAGRAM
         total += size
         if n == 0:
             segment = size
         n += 1
-        if size != segment or ack_only or (conn.err != 0):
+        if size != segment or plan.ack_only or conn.err != 0:
             break
         if n == 1 and segment < mtu and segment + GSO_PAD < mtu:
             # Not full. Datagrams of one size fill a batch of their size; stream data deserves larger packets.
@@ -306,6 +251,89 @@ cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap,
     out.segment = segment
     account(conn, path, total, n)
     return total
+
+
+cdef bint plan_path(QuicConnection conn, Path* path, Plan* plan) noexcept nogil:
+    """Whether anything may go on the path at all."""
+    plan.data = may_send_data(conn, path)
+    plan.last_words = False
+    plan.rate = -1
+    if path.cids.active < 0:
+        return False
+    if not path.abandoned:
+        return True
+    # Only what tells the peer, and only if no other path can: acknowledgements and the PATH_ABANDON itself.
+    plan.data = False
+    if any_usable(conn) or not path.r.validated:
+        return False
+    plan.last_words = path.abandon_due
+    return plan.last_words or space_ack_due(&path.sp, conn.now) or path.sp.loss_probes > 0
+
+
+cdef inline bint plan_packet(QuicConnection conn, Path* path, Plan* plan, size_t mtu, bint* blocked) noexcept nogil:
+    """What the next packet is for; False: there is none."""
+    plan.probe = path.sp.loss_probes > 0
+    plan.general = plan.data and general_due(conn)
+    plan.ack_only = plan.full = False
+    if not plan.probe and not plan.general and not plan.last_words and not path_frames_due(conn, path):
+        plan.ack_only = acks_due(conn, path, plan.data or path.abandoned)
+        return plan.ack_only
+    if plan.probe or not plan.general or window_is_open(conn, path, plan, mtu):
+        return True
+    blocked[0] = True
+    if path_frames_due(conn, path):
+        plan.general = False
+        return True
+    # Ours: a full window or bucket does not hold back acknowledgements.
+    plan.ack_only = acks_due(conn, path, plan.data)
+    return plan.ack_only
+
+
+cdef inline bint window_is_open(QuicConnection conn, Path* path, Plan* plan, size_t mtu) noexcept nogil:
+    """Whether congestion control and the pacer let a full packet go now."""
+    cdef int64_t wait
+    if path.r.in_flight + mtu >= path.r.cc.cwnd:
+        path.cwnd_blocked = True
+        return False
+    if plan.rate < 0:
+        plan.rate = cc_pacing_rate(&path.r.cc, &path.r.rtt)
+    wait = pacer_delay(&path.r.pacer, conn.now, mtu, plan.rate, mtu)
+    if wait > 0:
+        timer_set(&path.timers, TIMER_PACING, conn.now + wait)
+    return wait <= 0
+
+
+cdef inline void write_packet(QuicConnection conn, Path* path, Packet* packet, Plan* plan) noexcept nogil:
+    cdef bint every = plan.data or path.abandoned
+    if plan.probe:
+        path.sp.loss_probes -= 1
+        if not plan.general:
+            requeue_oldest(conn, path, &path.sp, LEVEL_1RTT)
+            plan.general = plan.data
+    if every or carries_own_acks(path):
+        write_acks(conn, path, packet, every, 0 if plan.ack_only else PATH_FRAMES_ROOM)
+    if path.abandoned:
+        control_last_words(conn, path, packet)
+        plan.last_words = False
+    if plan.ack_only:
+        return
+    if path_frames_due(conn, path):
+        write_path_frames(conn, path, packet, &plan.full)
+    if plan.general:
+        write_general(conn, path, packet)
+    if plan.probe and (not conn.peer_ack_frequency or not put_frame(path, packet, FT_IMMEDIATE_ACK, NULL)):
+        if not packet.sent.flags & REC_ELICITING:
+            put_frame(path, packet, FT_PING, NULL)
+
+
+cdef inline void pad_data(QuicConnection conn, Packet* packet, const Plan* plan, size_t size, bint follows) noexcept nogil:
+    """Up to what proves the MTU, to the whole packet where that is asked for, or to the segment size of the batch."""
+    cdef Py_ssize_t room = packet.end - packet.at
+    cdef size_t used = <size_t>(packet.at - packet.start)
+    if plan.full and used + TAG_LEN < MIN_DATAGRAM <= size:
+        pad_packet(packet, MIN_DATAGRAM - TAG_LEN - used)
+    elif (conn.cfg.pad_to_mtu and packet.sent.flags & REC_ELICITING) or (follows and 0 < room <= GSO_PAD):
+        pad_packet(packet, <size_t>room)
 
 
 cdef size_t send_mtu_probe(QuicConnection conn, Path* path, uint8_t* buf, size_t cap, Transmit* out) noexcept nogil:
