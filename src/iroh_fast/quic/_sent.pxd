@@ -11,7 +11,6 @@ cdef enum:
     REC_FIN = 8                   # ... which carried FIN
     REC_MTU_PROBE = 16
     REC_ACK = 32                  # acked_path, acked_upto are set
-    REC_APP_LIMITED = 64
     REC_PHASE = 128               # sent in a key phase whose bit is set
     REC_ACKED = 256               # not in flight any more: acknowledged
 
