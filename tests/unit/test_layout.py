@@ -270,6 +270,19 @@ def tracked() -> list[Path]:
     ]
 
 
+FUTURES = re.compile(r"\b(create_future|Future\(|call_soon|call_later|get_running_loop|asyncio)\b")
+
+
+def test_layout_core_creates_no_future_and_knows_no_loop() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}: {match}"
+        for path in SOURCES
+        if path.relative_to(PACKAGE).parts[0] == "quic"
+        for match in FUTURES.findall(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
 def test_layout_nothing_of_one_machine_or_workplace_in_the_files() -> None:
     # Put together here, so that this file does not contain them.
     words = ["/" + "work/", "/" + "tmp/venv", "/" + "root/", "/" + "home/", "lib" + "rary/env"]

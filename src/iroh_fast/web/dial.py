@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from ..aio._waiters import WaitQueue
 from ..errors import DialError, DialErrorKind
 from .ca import CaConfig
 from .proxy import Proxy
@@ -75,7 +76,7 @@ class Link(asyncio.BufferedProtocol):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._scratch = bytearray(4096)
         self._head = bytearray()
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiting = WaitQueue()  # for more bytes, or the end
         self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -103,8 +104,7 @@ class Link(asyncio.BufferedProtocol):
             self.lost.set_result(None)
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self._waiting.wake_all()
 
     async def read_head(self) -> bytes:
         """Wait for the head of a response; returns it without the empty line.
@@ -123,11 +123,7 @@ class Link(asyncio.BufferedProtocol):
                 raise ValueError(f"a response head of more than {MAX_HEAD_BYTES} bytes")
             if self._ended:
                 raise ConnectionResetError("the connection ended before the answer")
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            await self._waiting.wait()
         head = bytes(self._head[:end])
         del self._head[: end + 4]
         return head

@@ -289,11 +289,7 @@ class RelayConnection(RelayLink):
         """Wait for more bytes."""
         if self._ended:
             raise RelayClientError("closed", "the relay ended the connection during the handshake")
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        await self._waiting.wait()
 
     def serve(self) -> None:
         """Begin to exchange frames: send the first ping, hand over what came in already."""
