@@ -26,11 +26,11 @@ from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._counters cimport frame_index
 from iroh_fast.quic._datagrams cimport queue_empty, queue_push
 from iroh_fast.quic._handshake cimport confirm_handshake
-from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL
+from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL
 from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._loss cimport on_ack
 from iroh_fast.quic._path_table cimport find_path, log_path, on_path_abandon, on_path_status
-from iroh_fast.quic._paths cimport CidSet, LocalCid, Path, STATUS_AVAILABLE, STATUS_BACKUP, same_addr
+from iroh_fast.quic._paths cimport CidSet, Path, STATUS_AVAILABLE, STATUS_BACKUP, same_addr
 from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_insert
 from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._rtt cimport rtt_get
@@ -88,8 +88,6 @@ cdef int read_frames(QuicConnection conn, Path* path, PnSpace* space, int level,
 
 cdef int read_frame(QuicConnection conn, Path* path, PnSpace* space, int level, Frame* frame, const UdpAddr* src,
                     const UdpAddr* dst) noexcept nogil:
-    cdef Level* stage
-    cdef RecvBuf* rx
     cdef Path* other
     cdef int rc
     cdef uint64_t kind = frame.type
@@ -97,14 +95,8 @@ cdef int read_frame(QuicConnection conn, Path* path, PnSpace* space, int level, 
         if kind == FT_CONNECTION_CLOSE or kind == FT_APPLICATION_CLOSE:
             on_peer_close(conn, frame, level)
         return 0
-    if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
-        if not (kind == FT_PING or kind == FT_CRYPTO or kind == FT_ACK or kind == FT_ACK_ECN or kind == FT_CONNECTION_CLOSE):
-            return conn.fail(PROTOCOL_VIOLATION, b"illegal frame type in handshake", kind)
-    elif level == LEVEL_0RTT:
-        if (kind == FT_CRYPTO or kind == FT_ACK or kind == FT_ACK_ECN or kind == FT_HANDSHAKE_DONE or kind == FT_NEW_TOKEN
-                or kind == FT_PATH_RESPONSE or kind == FT_RETIRE_CONNECTION_ID
-                or kind == FT_PATH_ACK or kind == FT_PATH_ACK_ECN or kind >= FT_PATH_ABANDON):
-            return conn.fail(PROTOCOL_VIOLATION, b"illegal frame type in 0-RTT", kind)
+    if level != LEVEL_1RTT and check_level(conn, level, kind) < 0:
+        return -1
     if kind == FT_STREAM:
         rc = conn.streams.on_stream(frame.id, frame.offset, frame.data, frame.len, frame.fin)
         return conn.fail(rc, conn.streams.reason, 0) if rc else 0
@@ -127,29 +119,49 @@ cdef int read_frame(QuicConnection conn, Path* path, PnSpace* space, int level, 
     if kind == FT_PING:
         return 0
     if kind == FT_DATAGRAM:
-        if not conn.cfg.datagrams:
-            return conn.fail(PROTOCOL_VIOLATION, b"unexpected DATAGRAM", 0)
-        if frame.len > conn.cfg.datagram_rx or frame.len > 65535:
-            return conn.fail(PROTOCOL_VIOLATION, b"oversized datagram", 0)
-        if queue_empty(&conn.dgram_rx):
-            conn.happened(W_DATAGRAM)
-        queue_push(&conn.dgram_rx, frame.data, <uint32_t>frame.len, True)
-        return 0
+        return on_datagram(conn, frame)
     if kind == FT_CRYPTO:
-        if level == LEVEL_1RTT:
-            rx = &conn.data_crypto_rx
-        else:
-            stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-            rx = &stage.rx
-        if frame.offset + frame.len > rx.read + conn.cfg.crypto_buffer:
-            return conn.fail(CRYPTO_BUFFER_EXCEEDED, b"", 0)
-        if recvbuf_insert(rx, frame.offset, frame.data, frame.len) < 0:
-            return conn.fail(INTERNAL_ERROR, b"too many gaps in CRYPTO data", 0)
-        return 0
+        return on_crypto(conn, level, frame)
     if kind == FT_CONNECTION_CLOSE or kind == FT_APPLICATION_CLOSE:
         on_peer_close(conn, frame, level)
         return 0
     return control_frame(conn, path, level, frame, src, dst)
+
+
+cdef int check_level(QuicConnection conn, int level, uint64_t kind) noexcept nogil:
+    """RFC 9000 §12.5: what packets before 1-RTT may carry."""
+    if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
+        if not (kind == FT_PING or kind == FT_CRYPTO or kind == FT_ACK or kind == FT_ACK_ECN or kind == FT_CONNECTION_CLOSE):
+            return conn.fail(PROTOCOL_VIOLATION, b"illegal frame type in handshake", kind)
+    elif (kind == FT_CRYPTO or kind == FT_ACK or kind == FT_ACK_ECN or kind == FT_HANDSHAKE_DONE or kind == FT_NEW_TOKEN
+            or kind == FT_PATH_RESPONSE or kind == FT_RETIRE_CONNECTION_ID
+            or kind == FT_PATH_ACK or kind == FT_PATH_ACK_ECN or kind >= FT_PATH_ABANDON):
+        return conn.fail(PROTOCOL_VIOLATION, b"illegal frame type in 0-RTT", kind)
+    return 0
+
+
+cdef int on_datagram(QuicConnection conn, Frame* frame) noexcept nogil:
+    if not conn.cfg.datagrams:
+        return conn.fail(PROTOCOL_VIOLATION, b"unexpected DATAGRAM", 0)
+    if frame.len > conn.cfg.datagram_rx or frame.len > 65535:
+        return conn.fail(PROTOCOL_VIOLATION, b"oversized datagram", 0)
+    if queue_empty(&conn.dgram_rx):
+        conn.happened(W_DATAGRAM)
+    queue_push(&conn.dgram_rx, frame.data, <uint32_t>frame.len, True)
+    return 0
+
+
+cdef int on_crypto(QuicConnection conn, int level, Frame* frame) noexcept nogil:
+    cdef Level* stage
+    cdef RecvBuf* rx = &conn.data_crypto_rx
+    if level != LEVEL_1RTT:
+        stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
+        rx = &stage.rx
+    if frame.offset + frame.len > rx.read + conn.cfg.crypto_buffer:
+        return conn.fail(CRYPTO_BUFFER_EXCEEDED, b"", 0)
+    if recvbuf_insert(rx, frame.offset, frame.data, frame.len) < 0:
+        return conn.fail(INTERNAL_ERROR, b"too many gaps in CRYPTO data", 0)
+    return 0
 
 
 cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame, const UdpAddr* src,
@@ -157,11 +169,7 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
     """Everything that is not on the fast paths."""
     cdef uint64_t kind = frame.type
     cdef int rc = 0
-    cdef CidSet* ids
-    cdef LocalCid* local
     cdef Path* other
-    cdef uint64_t value
-    cdef UdpAddr observed
     if kind == FT_RESET_STREAM:
         rc = conn.streams.on_reset(frame.id, frame.value, frame.offset)
     elif kind == FT_STOP_SENDING:
@@ -202,25 +210,9 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
             other.sp.ack_now = True
             other = other.next
     elif kind == FT_ACK_FREQUENCY:
-        if <int64_t>frame.id > conn.ack_frequency_seq:
-            if frame.value2 < 1000:
-                return conn.fail(PROTOCOL_VIOLATION, b"requested max ack delay below min_ack_delay", 0)
-            conn.ack_frequency_seq = <int64_t>frame.id
-            conn.ack_threshold = frame.value
-            conn.ack_reorder = frame.offset
-            conn.max_ack_delay = ns_from_us(frame.value2 if frame.value2 < MAX_ACK_DELAY_US else MAX_ACK_DELAY_US)
+        return on_ack_frequency(conn, frame)
     elif kind == FT_OBSERVED_ADDR_V4 or kind == FT_OBSERVED_ADDR_V6:
-        if not conn.receive_observed:
-            return conn.fail(PROTOCOL_VIOLATION, b"received OBSERVED_ADDRESS frame when not negotiated", 0)
-        if <int64_t>frame.id > path.observed_seq:
-            path.observed_seq = <int64_t>frame.id
-            memset(&observed, 0, sizeof(UdpAddr))
-            memcpy(observed.ip, frame.ip, 16)
-            observed.port = frame.port
-            if not same_addr(&observed, &path.observed):
-                path.observed = observed
-                with gil:
-                    log_path(conn, "observed", path.id, addr_to_tuple(&observed), None, None, None)
+        return on_observed(conn, path, frame)
     elif FT_ADD_ADDRESS_V4 <= kind <= FT_REMOVE_ADDRESS:
         # Candidates for hole punching. Rounds are not part of this engine yet: the frames are checked and counted.
         if not conn.nat:
@@ -233,6 +225,35 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
         return multipath_frame(conn, path, frame)
     if rc:
         return conn.fail(rc, conn.streams.reason, 0)
+    return 0
+
+
+cdef int on_ack_frequency(QuicConnection conn, Frame* frame) noexcept nogil:
+    if <int64_t>frame.id <= conn.ack_frequency_seq:
+        return 0
+    if frame.value2 < 1000:
+        return conn.fail(PROTOCOL_VIOLATION, b"requested max ack delay below min_ack_delay", 0)
+    conn.ack_frequency_seq = <int64_t>frame.id
+    conn.ack_threshold = frame.value
+    conn.ack_reorder = frame.offset
+    conn.max_ack_delay = ns_from_us(frame.value2 if frame.value2 < MAX_ACK_DELAY_US else MAX_ACK_DELAY_US)
+    return 0
+
+
+cdef int on_observed(QuicConnection conn, Path* path, Frame* frame) noexcept nogil:
+    cdef UdpAddr observed
+    if not conn.receive_observed:
+        return conn.fail(PROTOCOL_VIOLATION, b"received OBSERVED_ADDRESS frame when not negotiated", 0)
+    if <int64_t>frame.id <= path.observed_seq:
+        return 0
+    path.observed_seq = <int64_t>frame.id
+    memset(&observed, 0, sizeof(UdpAddr))
+    memcpy(observed.ip, frame.ip, 16)
+    observed.port = frame.port
+    if not same_addr(&observed, &path.observed):
+        path.observed = observed
+        with gil:
+            log_path(conn, "observed", path.id, addr_to_tuple(&observed), None, None, None)
     return 0
 
 

@@ -32,71 +32,73 @@ cdef enum:
 
 cdef int begin_packet(QuicConnection conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
     """Write a header into `room` bytes. -1 when it does not fit."""
-    cdef PnSpace* space = space_of(conn, path, level)
-    cdef RemoteCid* dcid
-    cdef const uint8_t* token = NULL
-    cdef size_t token_len = 0
-    cdef uint64_t pn
-    cdef uint8_t first
     if path.cids.active < 0:
         return -1
-    dcid = &path.cids.remote[path.cids.active]
     packet.start = at
     packet.level = level
     memset(&packet.sent, 0, sizeof(SentRec))
     packet.sent.generation = path.r.generation
     packet.sent.sent_at = conn.now
-    if level == LEVEL_1RTT:
-        if room < <size_t>(1 + dcid.len + 4 + TAG_LEN + LEAST_PAYLOAD):
-            return -1
-        pn = space_take_pn(space, conn.host.random)
-        packet.pn = pn
-        # A packet may be overtaken by a window of others: its number must be told from theirs, too (RFC 9000 §17.1).
-        packet.pn_len = pn_length(pn + (path.r.cc.cwnd >> 10), space.largest_acked)
-        at[0] = <uint8_t>(0x40 | (0x20 if path.spin else 0) | (4 if conn.keys.phase else 0) | (packet.pn_len - 1))
-        at += 1
-        memcpy(at, dcid.cid, dcid.len)
-        at += dcid.len
-        packet.length_at = NULL
-    else:
-        if room > MAX_LONG:
-            room = MAX_LONG
-        if level == LEVEL_INITIAL and conn.address_token is not None:
-            with gil:
-                token = <const uint8_t*>PyBytes_AS_STRING(conn.address_token)
-                token_len = <size_t>PyBytes_GET_SIZE(conn.address_token)
-        if room < 1 + 4 + 2 + MAX_CID_LEN + CID_LEN + 8 + token_len + 2 + 4 + TAG_LEN + ACK_ROOM:
-            return -1
-        pn = space_take_pn(space, conn.host.random) if level == LEVEL_0RTT else space.next_pn
-        if level != LEVEL_0RTT:
-            space.next_pn += 1
-        packet.pn = pn
-        packet.pn_len = pn_length(pn, space.largest_acked)
-        first = 0xc0 if level == LEVEL_INITIAL else 0xd0 if level == LEVEL_0RTT else 0xe0
-        at[0] = <uint8_t>(first | (packet.pn_len - 1))
-        at[1] = 0
-        at[2] = 0
-        at[3] = 0
-        at[4] = 1
-        at[5] = conn.dcid0_len
-        memcpy(at + 6, conn.dcid0, conn.dcid0_len)
-        at += 6 + conn.dcid0_len
-        at[0] = CID_LEN
-        memcpy(at + 1, conn.scid, CID_LEN)
-        at += 1 + CID_LEN
-        if level == LEVEL_INITIAL:
-            at = put_varint(at, token_len)
-            if token_len:
-                memcpy(at, token, token_len)
-                at += token_len
-        packet.length_at = at
-        at += 2
+    if level != LEVEL_1RTT and room > MAX_LONG:
+        room = MAX_LONG
+    at = short_header(conn, path, at, room, packet) if level == LEVEL_1RTT else long_header(conn, path, at, room, packet)
+    if at == NULL:
+        return -1
     packet.pn_at = at
     at += packet.pn_len
     packet.payload = at
     packet.at = at
     packet.end = packet.start + room - TAG_LEN
     return 0
+
+
+cdef inline uint8_t* short_header(QuicConnection conn, Path* path, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
+    """Up to the packet number; NULL when there is no room."""
+    cdef RemoteCid* dcid = &path.cids.remote[path.cids.active]
+    if room < <size_t>(1 + dcid.len + 4 + TAG_LEN + LEAST_PAYLOAD):
+        return NULL
+    packet.pn = space_take_pn(&path.sp, conn.host.random)
+    # A packet may be overtaken by a window of others: its number must be told from theirs, too (RFC 9000 §17.1).
+    packet.pn_len = pn_length(packet.pn + (path.r.cc.cwnd >> 10), path.sp.largest_acked)
+    packet.length_at = NULL
+    at[0] = <uint8_t>(0x40 | (0x20 if path.spin else 0) | (4 if conn.keys.phase else 0) | (packet.pn_len - 1))
+    memcpy(at + 1, dcid.cid, dcid.len)
+    return at + 1 + dcid.len
+
+
+cdef uint8_t* long_header(QuicConnection conn, Path* path, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
+    cdef PnSpace* space = space_of(conn, path, packet.level)
+    cdef const uint8_t* token = NULL
+    cdef size_t token_len = 0
+    cdef uint8_t first = 0xc0 if packet.level == LEVEL_INITIAL else 0xd0 if packet.level == LEVEL_0RTT else 0xe0
+    if packet.level == LEVEL_INITIAL and conn.address_token is not None:
+        with gil:
+            token = <const uint8_t*>PyBytes_AS_STRING(conn.address_token)
+            token_len = <size_t>PyBytes_GET_SIZE(conn.address_token)
+    if room < 1 + 4 + 2 + MAX_CID_LEN + CID_LEN + 8 + token_len + 2 + 4 + TAG_LEN + ACK_ROOM:
+        return NULL
+    if packet.level == LEVEL_0RTT:
+        packet.pn = space_take_pn(space, conn.host.random)
+    else:
+        packet.pn = space.next_pn
+        space.next_pn += 1
+    packet.pn_len = pn_length(packet.pn, space.largest_acked)
+    at[0] = <uint8_t>(first | (packet.pn_len - 1))
+    at[1] = at[2] = at[3] = 0         # version 1
+    at[4] = 1
+    at[5] = conn.dcid0_len
+    memcpy(at + 6, conn.dcid0, conn.dcid0_len)
+    at += 6 + conn.dcid0_len
+    at[0] = CID_LEN
+    memcpy(at + 1, conn.scid, CID_LEN)
+    at += 1 + CID_LEN
+    if packet.level == LEVEL_INITIAL:
+        at = put_varint(at, token_len)
+        if token_len:
+            memcpy(at, token, token_len)
+            at += token_len
+    packet.length_at = at
+    return at + 2
 
 
 cdef void drop_packet(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:

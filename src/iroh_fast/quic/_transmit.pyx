@@ -113,16 +113,37 @@ cdef bint same_ids(QuicConnection conn, Path* path) noexcept nogil:
     return id.len == conn.dcid0_len and memcmp(id.cid, conn.dcid0, id.len) == 0
 
 
+cdef void write_coalesced(QuicConnection conn, Path* path, Packet* packet, bint* full) noexcept nogil:
+    """What a packet of the handshake's datagrams carries at its level."""
+    cdef PnSpace* space = space_of(conn, path, packet.level)
+    cdef Level* stage
+    cdef bint probe = space.loss_probes > 0
+    if packet.level == LEVEL_0RTT or packet.level == LEVEL_1RTT:
+        if packet.level == LEVEL_1RTT:
+            write_acks(conn, path, packet, True, PATH_FRAMES_ROOM)
+            write_path_frames(conn, path, packet, full)
+        write_general(conn, path, packet)
+        return
+    stage = conn.initial if packet.level == LEVEL_INITIAL else conn.handshake
+    if probe:
+        space.loss_probes -= 1
+        if not sendbuf_has_pending(&stage.tx):
+            requeue_oldest(conn, path, space, packet.level)
+    if space.ack_now and space.received.n_ranges:
+        write_ack(conn, packet, space, False, 0, &path.stats, 0)
+    write_crypto(conn, packet, &stage.tx, &path.stats)
+    if probe and not packet.sent.flags & REC_ELICITING:
+        put_frame(path, packet, FT_PING, NULL)
+
+
 cdef size_t send_handshake(QuicConnection conn, Path* path, uint8_t* buf, Transmit* out) noexcept nogil:
     """One datagram of coalesced packets, lowest level first (RFC 9000 §12.2)."""
     cdef Packet packets[4]
-    cdef Level* stage
-    cdef PnSpace* space
     cdef int n = 0, level, i
     cdef uint8_t* at = buf
     cdef size_t room, total = 0, cap = path.r.mtud.current
     cdef uint64_t allowed = path_allowance(conn, path)
-    cdef bint has_initial = False, full = False, probe
+    cdef bint has_initial = False, full = False
     cdef Packet* packet
     # Never beyond three times what came (RFC 9000 §8.1), and no datagram too small for an Initial.
     if allowed < MIN_DATAGRAM:
@@ -146,24 +167,7 @@ cdef size_t send_handshake(QuicConnection conn, Path* path, uint8_t* buf, Transm
         packet = &packets[n]
         if begin_packet(conn, path, level, at, room, packet) < 0:
             break
-        space = space_of(conn, path, level)
-        if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
-            stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-            probe = space.loss_probes > 0
-            if probe:
-                space.loss_probes -= 1
-                if not sendbuf_has_pending(&stage.tx):
-                    requeue_oldest(conn, path, space, level)
-            if space.ack_now and space.received.n_ranges:
-                write_ack(conn, packet, space, False, 0, &path.stats, 0)
-            write_crypto(conn, packet, &stage.tx, &path.stats)
-            if probe and not packet.sent.flags & REC_ELICITING:
-                put_frame(path, packet, FT_PING, NULL)
-        else:
-            if level == LEVEL_1RTT:
-                write_acks(conn, path, packet, True, PATH_FRAMES_ROOM)
-                write_path_frames(conn, path, packet, &full)
-            write_general(conn, path, packet)
+        write_coalesced(conn, path, packet, &full)
         if packet.at == packet.payload:
             drop_packet(conn, path, packet)
             continue
