@@ -55,7 +55,6 @@ DIRECTIVES = {
     "language_level": 3,
     "embedsignature": True,
     "binding": True,
-    "freethreading_compatible": True,
     "linetrace": TRACE,
     "boundscheck": DEBUG,
     "wraparound": False,
