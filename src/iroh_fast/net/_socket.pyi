@@ -1,16 +1,21 @@
 import logging
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from typing import Self
+from typing import Self, final
 
 from typing_extensions import Buffer, disjoint_base
 
 from iroh_fast._batch import UdpSocket
+from iroh_fast.net._outbox import OutboxOwner
 from iroh_fast.quic._endpoint import QuicEndpoint, Waker
 
 logger: logging.Logger
 
 def monotonic_ns() -> int: ...
+
+@final
+class Sender(OutboxOwner):
+    def __new__(cls, core: DriverCore) -> Self: ...
 
 @disjoint_base
 class DriverCore(Waker):
@@ -35,7 +40,6 @@ class DriverCore(Waker):
     ) -> None: ...
     def inject(self, ip16: bytes, port: int, data: Buffer, stride: int) -> None: ...
     def on_readable(self, index: int) -> None: ...
-    def on_writable(self, index: int) -> None: ...
     def on_timer(self) -> None: ...
     def run(self) -> None: ...
     def stop(self) -> None: ...
