@@ -306,8 +306,8 @@ cdef void detect_losses(QuicConnection conn, Path* path, PnSpace* space, int lev
         return
     delay = reordering_delay(&path.r.reordering, &path.r.rtt, conn.cfg.time_threshold)
     lost_before = conn.now - delay
-    if not path.r.reordering.seen and not path.abandoned and space.largest_acked >= conn.cfg.packet_threshold:
-        by_number = <uint64_t>(space.largest_acked - conn.cfg.packet_threshold) + 1
+    if not path.r.reordering.seen and not path.abandoned and <uint64_t>space.largest_acked >= conn.cfg.packet_threshold:
+        by_number = <uint64_t>space.largest_acked - conn.cfg.packet_threshold + 1
     while position < space.sent.tail:
         sent = sent_at(&space.sent, position)
         if sent.pn >= <uint64_t>space.largest_acked:
