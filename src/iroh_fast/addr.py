@@ -255,6 +255,7 @@ _SPECIAL_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443, "ftp": 
 _PLAIN_URL = re.compile(
     r"(https?)://((?:[a-z0-9][a-z0-9-]*\.)*[a-z][a-z0-9-]*\.?)(?::([1-9][0-9]{0,3}))?/?", re.ASCII
 )
+_CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.ASCII)
 _NORMAL_URL = re.compile(
     r"([a-z][a-z0-9+.-]*):(?://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]*)(?::([0-9]+))?)?.*", re.ASCII | re.DOTALL
 )
@@ -325,6 +326,11 @@ class RelayUrl(str):
         """Port, also when it is the default one of the scheme; None when unknown."""
         port = self._part(3)
         return int(port) if port is not None else _SPECIAL_PORTS.get(self.scheme)
+
+    def without_credentials(self) -> RelayUrl:
+        """The same without user and password, as it may be shown to others."""
+        bare = _CREDENTIALS.sub(r"\1", self, 1)
+        return self if bare == self else RelayUrl(bare)
 
     def __str__(self) -> str:
         return str.__str__(self)

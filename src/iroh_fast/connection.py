@@ -567,7 +567,11 @@ class Connection:
             state = str(reason)
         else:
             state = "open" if q.handshake_complete else "handshake"
-        return f"<{type(self).__name__} {self.side} {peer} alpn={q.alpn!r} {state}>"
+        udp = ConnectionStats.from_core(q.stats())
+        return (
+            f"<{type(self).__name__} {q.stable_id} {self.side} {peer} alpn={q.alpn!r} {state}, "
+            f"{udp.udp_tx.bytes} bytes sent, {udp.udp_rx.bytes} received>"
+        )
 
 
 async def finished(q: QuicConnection) -> None:

@@ -259,7 +259,7 @@ class Endpoint:
         ]
         relay = self._context.relay
         if relay is not None and relay.home is not None:
-            found.append(RelayAddr(relay.home))
+            found.append(RelayAddr(relay.home.without_credentials()))
         return EndpointAddr(self._context.id, found)
 
     def _relay_changed(self) -> None:
@@ -591,8 +591,9 @@ class Endpoint:
             await self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "open"
-        return f"<Endpoint {self.id:short} {', '.join(map(str, self.bound_sockets))} {state}>"
+        live = sum(conn.close_reason is None for conn in list(self._context.live))
+        state = "closed" if self.closed else f"open, {live} connections"
+        return f"<Endpoint {self.id:short} {_named(self.bound_sockets)} {state}>"
 
 
 def _named(sockets: Iterable[SocketAddr]) -> str:

@@ -20,8 +20,8 @@ def minimal(config: EndpointConfig) -> None:
 def n0(config: EndpointConfig) -> None:
     """Relays and address lookup run by number 0, iroh's default.  Not available yet."""
     raise ConfigError(
-        "presets.n0 needs relays and address lookup, which are not part of this version yet; "
-        "use presets.minimal and dial with tickets or addresses"
+        "presets.n0 needs address lookup, which is not part of this version yet; "
+        'use relays="default" and dial with tickets or addresses'
     )
 
 

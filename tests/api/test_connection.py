@@ -326,3 +326,21 @@ async def test_0rtt_rejected_after_the_server_restarted(bind: Bind) -> None:
     assert await other.recv.readexactly(5) == b"again"
     early.close()
     await accepted.wait_closed()
+
+
+async def test_reprs_say_peer_state_and_bytes(pair: Pair) -> None:
+    text = repr(pair.client)
+    stats = pair.client.stats()
+    for part in (
+        f"{pair.client.remote_id:short}",
+        "client",
+        "open",
+        f"{stats.udp_tx.bytes} bytes sent",
+        f"{stats.udp_rx.bytes} received",
+    ):
+        assert part in text
+    assert f"{pair.client_ep.id:short}" in repr(pair.client_ep)
+    assert "open, 1 connections" in repr(pair.client_ep)
+    pair.client.close()
+    assert "closed" in repr(pair.client)
+    assert "open, 0 connections" in repr(pair.client_ep)

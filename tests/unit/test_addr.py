@@ -209,6 +209,18 @@ def test_relay_url_parts(text, scheme, host, port):
     assert (url.scheme, url.host, url.port) == (scheme, host, port)
 
 
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("https://user:pw@h.example/a?x@y", "https://h.example/a?x@y"),
+        ("https://token@h.example:8443/", "https://h.example:8443/"),
+        ("https://h.example/@x", "https://h.example/@x"),
+    ],
+)
+def test_relay_url_without_credentials_can_be_shown(text, bare):
+    assert RelayUrl(text).without_credentials() == RelayUrl(bare)
+
+
 def test_relay_url_is_a_plain_string_to_others():
     url = RelayUrl("https://example.com")
     assert url == "https://example.com/" and {url: 1}["https://example.com/"] == 1
