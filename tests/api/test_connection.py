@@ -149,7 +149,7 @@ async def test_stats_count_what_was_sent(pair: Pair) -> None:
     assert after.frame_tx.stream > before.frame_tx.stream
     assert after.frame_rx.acks + after.frame_rx.path_acks > 0
     assert pair.server.stats().frame_rx.stream >= after.frame_tx.stream - before.frame_tx.stream
-    assert after.frame_rx.handshake_done == 1
+    assert after.frame_rx.handshake_done >= 1  # again, when its acknowledgement is late
 
 
 async def test_paths_tell_address_rtt_and_window(pair: Pair) -> None:
