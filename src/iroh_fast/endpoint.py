@@ -39,7 +39,6 @@ from .metrics import EndpointMetrics
 from .net.local_addrs import direct_addrs, interface_addrs
 from .net.socket import Driver
 from .quic._connection import WAIT_DRAINED, WAIT_FINISHED
-from .quic.tls import Identity
 from .relay.map import RelayConfig, RelayMap, RelayStatus
 from .stats import RemoteInfo, TransportAddrInfo
 from .ticket import EndpointTicket, to_endpoint_addr
@@ -603,6 +602,8 @@ def _named(sockets: Iterable[SocketAddr]) -> str:
 def _open_driver(
     config: EndpointConfig, secret_key: SecretKey, loop: asyncio.AbstractEventLoop
 ) -> Driver:
+    from .quic.tls import Identity  # curves are loaded with the first endpoint
+
     plan = plan_sockets(config.bind_addrs) if config.ip_transports else []
     try:
         return Driver.bind(

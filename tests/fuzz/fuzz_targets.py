@@ -34,6 +34,7 @@ from iroh_fast.errors import AddrError, CustomAddrError, KeyParsingError, RelayU
 from iroh_fast.keys import SecretKey
 from iroh_fast.quic.parameters import ParameterError, TransportParameters
 from iroh_fast.quic.tls import Identity, TlsAlert, TlsSession
+from iroh_fast.quic.tls.session import Session
 from iroh_fast.quic.tls.sessions import ResumptionTicket, ServerTicketStore
 from iroh_fast.quic.tls.tokens import TokenKey, validate
 
@@ -193,7 +194,7 @@ ALPN = b"fuzz/1"
 NOW = 1_700_000_000.0
 
 
-def new_client(ticket: ResumptionTicket | None = None, tickets: list | None = None) -> TlsSession:
+def new_client(ticket: ResumptionTicket | None = None, tickets: list | None = None) -> Session:
     return TlsSession.client(
         CLIENT,
         expected_peer=SERVER.public_key,
@@ -206,7 +207,7 @@ def new_client(ticket: ResumptionTicket | None = None, tickets: list | None = No
     )
 
 
-def new_server(store: ServerTicketStore | None = None) -> TlsSession:
+def new_server(store: ServerTicketStore | None = None) -> Session:
     return TlsSession.server(
         SERVER,
         alpns=[ALPN],
@@ -217,7 +218,7 @@ def new_server(store: ServerTicketStore | None = None) -> TlsSession:
     )
 
 
-def exchange(client: TlsSession, server: TlsSession) -> tuple[list, list]:
+def exchange(client: Session, server: Session) -> tuple[list, list]:
     """Complete a handshake; returns what each side sent as (epoch, bytes)."""
     client.start()
     sent: tuple[list, list] = ([], [])

@@ -46,7 +46,6 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef void maybe_send_reset(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int64_t now)
     cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now)
     cdef void open_qlog(self, QuicConnection c, object transport, bytes parameters)
-    cdef object sessions(self)
     cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1
     cdef int start_server(self, QuicConnection c, QuicIncoming i, alpns, transport) except -1
 

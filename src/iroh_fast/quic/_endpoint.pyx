@@ -82,6 +82,8 @@ cdef class QuicEndpoint(AdmissionHost):
         self.random = RandomSource(random)
         self.wall_clock = wall_clock
         self.clock = clock
+        if tls is None:               # loaded here, so that no handshake waits for it
+            from iroh_fast.quic.tls import TlsSession as tls
         self.tls_class = tls
         self.keylog = keylog
         self.session_cache = session_cache
@@ -346,13 +348,6 @@ cdef class QuicEndpoint(AdmissionHost):
             raise
         return c
 
-    cdef object sessions(self):
-        """Where TLS sessions come from; loaded with the first connection."""
-        if self.tls_class is None:
-            from iroh_fast.quic.tls import TlsSession
-            self.tls_class = TlsSession
-        return self.tls_class
-
     cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1:
         """The rest of `connect`; after an exception nothing of the connection stays."""
         cdef Path* p
@@ -390,7 +385,7 @@ cdef class QuicEndpoint(AdmissionHost):
         c.address_token = token
         parameters = own_parameters(c, NULL)
         self.open_qlog(c, transport, parameters)
-        c.tls = (tls or self.sessions()).client(
+        c.tls = (tls or self.tls_class).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
             ticket=ticket, random=self.random.take,
             on_ticket=self.session_cache.put_ticket if self.session_cache is not None and tls is None else None,
@@ -433,7 +428,7 @@ cdef class QuicEndpoint(AdmissionHost):
         self.token_for(c.scid, token)
         parameters = own_parameters(c, token)
         self.open_qlog(c, transport, parameters)
-        c.tls = self.sessions().server(
+        c.tls = self.tls_class.server(
             self.identity, alpns=alpns,
             transport_parameters=parameters,
             ticket_store=self.server_tickets, random=self.random.take, keylog=self.keylog, now=self.wall_clock)

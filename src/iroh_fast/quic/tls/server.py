@@ -196,7 +196,7 @@ class RawKeyServer(RawKeySession):
         if self._ticket_store is not None and self._tickets_wanted and self.alpn is not None:
             self._send_tickets(hs, self._ticket_store)
         self._client_traffic = b""
-        self._done({})
+        self._done(_NOTHING)
 
     def _send_tickets(self, hs: Handshake, store: ServerTicketStore) -> None:
         assert self.suite is not None and self.alpn is not None
@@ -227,6 +227,7 @@ class RawKeyServer(RawKeySession):
         self._output.append((EPOCH_ONE_RTT, messages))
 
 
+_NOTHING: Handlers = {}
 _AT_FIRST: Handlers = {CLIENT_HELLO: RawKeyServer._client_hello}
 _CERTIFICATE: Handlers = {CERTIFICATE: RawKeyServer._certificate}
 _VERIFY: Handlers = {CERTIFICATE_VERIFY: RawKeyServer._certificate_verify_received}
