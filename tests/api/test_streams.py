@@ -851,3 +851,29 @@ async def test_reprs_say_peer_state_and_bytes(pair: Pair) -> None:
     assert repr(ours.recv) == f"<RecvStream 0 from {peer} open 0 bytes>"
     assert repr(ours) == f"<BiStream 0 with {peer} ready 4 bytes out 0 in>"
     assert "open 4 bytes" in repr(theirs.recv)
+
+
+async def test_cancelled_datagram_senders_take_nobody_elses_place(make_pair: MakePair) -> None:
+    pair = await make_pair(transport=QuicTransportConfig(datagram_send_buffer_size=3_000))
+    chance = random.Random(5)
+    tasks = [
+        asyncio.create_task(pair.client.send_datagram_wait(bytes([k]) * 1_000)) for k in range(120)
+    ]
+    received: list[int] = []
+
+    async def read() -> None:
+        async for data in pair.server.datagrams():
+            received.append(data[0])
+
+    reader = asyncio.create_task(read())
+    for _ in range(60):
+        await asyncio.sleep(0)
+        tasks[chance.randrange(len(tasks))].cancel()
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    sent = [k for k, result in enumerate(done) if result is None]
+    assert 50 < len(sent) < 120
+    async with asyncio.timeout(5):
+        while not set(sent) <= set(received):
+            await asyncio.sleep(0.005)
+    assert len(received) == len(set(received))
+    reader.cancel()

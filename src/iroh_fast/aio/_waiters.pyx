@@ -319,6 +319,8 @@ cdef class Handoff(WaitQueue):
     cdef void returned(self, Waiter waiter):
         if waiter.value is None:
             self.hand(None)
+        elif waiter.subject is not None:
+            pass                      # what it brought along is gone already: nothing that another one could use
         elif not self.hand(waiter.value):
             self.keep_first(waiter.value)
 
