@@ -567,10 +567,18 @@ class RecvStream:
         if limit < 0:
             raise ValueError("the limit is a number of bytes, not negative")
         kept = self._kept
-        if kept is None:
-            kept = self._kept = deque()
-        size = sum(map(len, kept)) if kept else 0
         q = self._q
+        if not kept and not self._ended:
+            # Mostly all of it is there at once.
+            room = limit + 1
+            while (data := q.read(room if room < 1048576 else 1048576)) is None:
+                await wait_read(q)
+            if q.recv_finished and len(data) <= limit:
+                return data
+            kept = self._kept = deque((data,))
+        elif kept is None:
+            kept = self._kept = deque()
+        size = sum(map(len, kept))
         if self._ended:
             kept.append(self._end())
         else:
