@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import errno
+import mmap
+import os
+import platform
 import select
 import socket
+import struct
+import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from iroh_fast._batch import UdpSocket
 from iroh_fast.config import BindAddr, QuicTransportConfig
+from iroh_fast.net._socket import DriverCore
 from iroh_fast.net.socket import Driver
 from iroh_fast.quic._connection import QuicConnection
+from iroh_fast.quic._endpoint import QuicEndpoint
 from iroh_fast.quic.tls import Identity
 
 HERE = [BindAddr("127.0.0.1")]
@@ -158,3 +170,112 @@ async def test_one_address_that_works_is_enough() -> None:
     finally:
         client.stop()
         server.stop()
+
+
+# ---------------------------------------------------------------- a full socket
+# A seccomp listener in another process answers each sendmsg of one thread on one descriptor with the errno in a
+# shared byte, 0 for the real call.
+AUDIT_ARCH, NR_SENDMSG, NR_SENDMMSG, NR_SECCOMP = {
+    "x86_64": (0xC000003E, 46, 307, 317),
+    "aarch64": (0xC00000B7, 211, 269, 277),
+}.get(platform.machine(), (0, 0, 0, 0))
+
+SUPERVISOR = """
+import array, fcntl, mmap, struct, sys
+listener, flag = int(sys.argv[1]), mmap.mmap(int(sys.argv[2]), 1)
+while True:
+    notice = array.array("B", bytes(80))
+    fcntl.ioctl(listener, 0xC0502100, notice)               # SECCOMP_IOCTL_NOTIF_RECV
+    ident, = struct.unpack_from("Q", notice)
+    answer = flag[0]
+    reply = struct.pack("QqiI", ident, 0, -answer, 0 if answer else 1)   # 1: let the call go on
+    fcntl.ioctl(listener, 0xC0182101, array.array("B", reply))   # SECCOMP_IOCTL_NOTIF_SEND
+"""
+
+
+def with_gate(fd: int, main: Callable[[Any], Any]) -> None:
+    """Run ``main(gate)`` on a loop in a thread whose sends on `fd` fail with the errno in ``gate[0]``."""
+    if sys.platform != "linux" or not AUDIT_ARCH:
+        pytest.skip("needs seccomp on Linux x86-64 or aarch64")
+    outcome: list[BaseException | str | None] = []
+
+    def rule(code: int, jump_true: int, jump_false: int, value: int) -> bytes:
+        return struct.pack("HBBI", code, jump_true, jump_false, value)
+
+    program = b"".join([
+        rule(0x20, 0, 0, 4), rule(0x15, 0, 6, AUDIT_ARCH),
+        rule(0x20, 0, 0, 0), rule(0x15, 1, 0, NR_SENDMSG), rule(0x15, 0, 3, NR_SENDMMSG),
+        rule(0x20, 0, 0, 16), rule(0x15, 0, 1, fd),
+        rule(0x06, 0, 0, 0x7FC00000),    # SECCOMP_RET_USER_NOTIF
+        rule(0x06, 0, 0, 0x7FFF0000),    # SECCOMP_RET_ALLOW
+    ])  # fmt: skip
+
+    def run() -> None:
+        libc = ctypes.CDLL(None, use_errno=True)
+        code = ctypes.create_string_buffer(program, len(program))
+        header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS, of this thread only
+        listener = libc.syscall(NR_SECCOMP, 1, 8, header)  # mode filter, new listener
+        if listener < 0:
+            outcome.append(os.strerror(ctypes.get_errno()))
+            return
+        with tempfile.TemporaryFile() as shared:
+            shared.write(b"\0")
+            shared.flush()
+            gate = mmap.mmap(shared.fileno(), 1)
+            command = [sys.executable, "-S", "-c", SUPERVISOR, str(listener), str(shared.fileno())]
+            with subprocess.Popen(command, pass_fds=[listener, shared.fileno()]) as supervisor:
+                os.close(listener)
+                try:
+                    asyncio.run(main(gate))
+                    outcome.append(None)
+                except BaseException as error:
+                    outcome.append(error)
+                finally:
+                    supervisor.kill()
+
+    worker = threading.Thread(target=run)  # the filter ends with the thread
+    worker.start()
+    worker.join()
+    (found,) = outcome
+    if isinstance(found, str):
+        pytest.skip(f"seccomp listener not permitted here: {found}")
+    if found is not None:
+        raise found
+
+
+@pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOBUFS])
+def test_full_socket_parks_once_however_often_it_is_woken(code: int) -> None:
+    sock = UdpSocket.bind(("127.0.0.1", 0))
+
+    async def main(gate: Any) -> None:
+        server = Driver.bind(HERE, identity=Identity(bytes([1]) * 32))
+        endpoint = QuicEndpoint(Identity(bytes([2]) * 32))
+        core = DriverCore(endpoint, asyncio.get_running_loop())
+        core.add_socket(sock, 0, True)
+        client = Driver(endpoint, core, asyncio.get_running_loop())
+        try:
+            q, accepted = await connected(client, server)
+            stream = q.open_stream(False)
+            gate[0] = code
+            most = 0
+            for _ in range(30):  # each datagram that comes is a turn in which something could be sent
+                stream.write(bytes(20_000))
+                accepted.send_datagram(b"wake")
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                most = max(most, core.parked_batches)
+            assert 0 < most <= 3
+            gate[0] = 0
+            await until(lambda: core.parked_batches == 0)
+            received = accepted.accept_stream(False)
+            while received is None:
+                await asyncio.sleep(0.005)
+                received = accepted.accept_stream(False)
+            await until(lambda: server.stats()["recv_data_ipv4"] > 300_000)
+            assert q.close_reason is None
+        finally:
+            client.stop()
+            server.stop()
+
+    with_gate(sock.fileno(), main)
