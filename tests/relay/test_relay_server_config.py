@@ -12,6 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from relay_peer import authenticate, config, connected, head, request, upgraded,
 import iroh_fast
 from iroh_fast import SecretKey
 from iroh_fast.errors import BindError, ConfigError
+from iroh_fast.relay.server import config_file
 from iroh_fast.relay.server.access import AllowList, DenyList, Everyone, HttpAccess, SharedToken
 from iroh_fast.relay.server.config import RelayServerConfig
 from iroh_fast.relay.server.metrics import UniqueKeys
@@ -395,3 +397,42 @@ async def test_command_reads_the_rules_again_at_sighup(tmp_path):
         process.kill()
         process.wait()
         process.stderr.close()
+
+
+# --- the documents ------------------------------------------------------------------------
+
+
+@pytest.mark.source_tree
+def test_file_of_the_documents_is_right_and_names_every_key():
+    text = (ROOT / "docs" / "relay.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.S)
+    found = read(example, env={})
+    assert found.tls is not None and found.metrics_bind_addr == ("127.0.0.1", 9090)
+    # What is commented out there is right too, one rule of access at a time.
+    for line in re.findall(r"^# ((?:\w+\.)?\w+ = [^#]*)", example, re.M):
+        key = line.partition(" ")[0].rpartition(".")[2]
+        if key in ("allowlist", "denylist"):
+            line = line.replace("<endpoint id>", str(KEY))
+        if key in ("allowlist", "denylist", "shared_token", "http"):
+            assert not isinstance(read(line, env={}).access, Everyone)
+        else:
+            example = example.replace(f"# {line}", line)
+    assert read(example, env={}).limits.max_burst_bytes == 1000000
+    for table in (config_file.File, config_file.TlsTable, config_file.LimitsTable):
+        for item in msgspec.structs.fields(table):
+            if item.name != "dangerous_http_only":  # for iroh's own use
+                assert item.name in example, item.name
+
+
+@pytest.mark.source_tree
+async def test_program_of_the_documents_runs(monkeypatch):
+    text = (ROOT / "docs" / "relay.md").read_text(encoding="utf-8")
+    program = re.search(r"```python\n(from iroh_fast.relay import RelayServer.*?)```", text, re.S)
+    assert program is not None
+    lines = [line for line in program[1].splitlines() if line]
+    code = [line.replace("port=3340", "port=0") for line in lines]
+    code[-1] = code[-1].replace("await server.wait_stopped()", "await server.stop()")
+    body = "\n".join("    " + line for line in code)
+    scope: dict[str, object] = {}
+    exec(f"async def main():\n{body}", scope)
+    await scope["main"]()
