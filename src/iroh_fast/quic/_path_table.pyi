@@ -1,4 +1,8 @@
-from typing import Final
+from typing import Any, Final, final
 
 FRAME_NAMES: Final[tuple[str, ...]]
 ABANDON_REASONS: Final[dict[int, str]]
+
+@final
+class PathStatistics:
+    def as_dict(self) -> dict[str, Any]: ...
