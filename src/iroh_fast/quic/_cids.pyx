@@ -20,19 +20,19 @@ from iroh_fast.quic._paths cimport (
 
 
 cdef CidSet* find_ids(QuicConnection conn, uint32_t id, bint make) noexcept nogil:
-    cdef CidSet* ids = conn.cids
+    cdef CidSet* ids = conn.paths.cids
     while ids != NULL and ids.path_id != id:
         ids = ids.next
     if ids == NULL and make:
         ids = cidset_new(id)
         if ids != NULL:
-            ids.next = conn.cids
-            conn.cids = ids
+            ids.next = conn.paths.cids
+            conn.paths.cids = ids
     return ids
 
 
 cdef bint was_abandoned(QuicConnection conn, uint32_t id) noexcept nogil:
-    return ids_have(&conn.abandoned, id)
+    return ids_have(&conn.paths.abandoned, id)
 
 
 cdef void watch_reset(QuicConnection conn, CidSet* ids) noexcept nogil:
@@ -40,7 +40,7 @@ cdef void watch_reset(QuicConnection conn, CidSet* ids) noexcept nogil:
 
     `ids`: what changed, NULL for anything.
     """
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     if ids != NULL and (ids.active < 0 or not ids.remote[ids.active].has_token):
         return
     with gil:
@@ -61,7 +61,7 @@ cdef void watch_reset(QuicConnection conn, CidSet* ids) noexcept nogil:
 
 cdef void drop_ids(QuicConnection conn, uint32_t id) noexcept nogil:
     """Forget all connection ids of a path id, ours and the peer's."""
-    cdef CidSet** at = &conn.cids
+    cdef CidSet** at = &conn.paths.cids
     cdef CidSet* ids
     cdef int i
     while at[0] != NULL:
@@ -103,15 +103,15 @@ cdef void issue_ids(QuicConnection conn, uint32_t path_id) noexcept nogil:
 
 cdef void issue_path_ids(QuicConnection conn) noexcept nogil:
     """Give ids for every path id that both sides allow, once for each."""
-    cdef uint64_t top = conn.local_max_path if conn.local_max_path < conn.remote_max_path else conn.remote_max_path
+    cdef uint64_t top = conn.paths.local_max if conn.paths.local_max < conn.paths.remote_max else conn.paths.remote_max
     if not conn.multipath:
         return
-    if conn.issued_paths == 0:
-        conn.issued_paths = 1
-    while conn.issued_paths <= top:
-        if not was_abandoned(conn, <uint32_t>conn.issued_paths):
-            issue_ids(conn, <uint32_t>conn.issued_paths)
-        conn.issued_paths += 1
+    if conn.paths.issued == 0:
+        conn.paths.issued = 1
+    while conn.paths.issued <= top:
+        if not was_abandoned(conn, <uint32_t>conn.paths.issued):
+            issue_ids(conn, <uint32_t>conn.paths.issued)
+        conn.paths.issued += 1
 
 
 cdef void reset_spin(QuicConnection conn, Path* path) noexcept nogil:
@@ -140,7 +140,7 @@ cdef void retire_later(QuicConnection conn, uint64_t cid):
 
 cdef void unregister(QuicConnection conn):
     """Forget every id at the endpoint."""
-    cdef CidSet* ids = conn.cids
+    cdef CidSet* ids = conn.paths.cids
     cdef int i
     while ids != NULL:
         for i in range(ids.n_local):
@@ -157,11 +157,16 @@ cdef void unregister(QuicConnection conn):
 
 
 cdef int on_new_id(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept nogil:
-    """NEW_CONNECTION_ID or PATH_NEW_CONNECTION_ID for a path id that is not abandoned."""
-    cdef CidSet* ids = find_ids(conn, path_id, True)
+    """NEW_CONNECTION_ID or PATH_NEW_CONNECTION_ID."""
+    cdef CidSet* ids
     cdef Path* path = find_path(conn, path_id)
     cdef uint64_t retired[REMOTE_CIDS + 1]
     cdef int n = 0, i, rc
+    if path_id > conn.paths.sent_max:
+        return conn.fail(PROTOCOL_VIOLATION, b"PATH_NEW_CONNECTION_ID contains path_id exceeding current max", 0)
+    if was_abandoned(conn, path_id):
+        return 0
+    ids = find_ids(conn, path_id, True)
     if ids == NULL:
         return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
     rc = remote_cid_add(ids, frame.id, frame.offset, frame.data, <uint8_t>frame.len, frame.token, retired, &n)

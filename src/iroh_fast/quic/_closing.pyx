@@ -19,7 +19,7 @@ logger = logging.getLogger("iroh_fast.quic")
 
 cdef void end_connection(QuicConnection conn, object reason):
     """Tell everybody, once."""
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef int kind
     if conn.close_reason is not None:
         return
@@ -49,7 +49,7 @@ cdef void enter_close(QuicConnection conn, object reason, uint64_t code, bint ap
     conn.close_frame = frame
     timers_clear(&conn.timers)
     timer_set(&conn.timers, TIMER_CLOSE, conn.now + 3 * pto_max(conn))
-    conn.close_next = conn.now + (rtt_get(&conn.paths.r.rtt) if conn.paths != NULL else conn.cfg.initial_rtt)
+    conn.close_next = conn.now + (rtt_get(&conn.paths.first.r.rtt) if conn.paths.first != NULL else conn.cfg.initial_rtt)
     end_connection(conn, reason)
     conn.host.wake(conn)
 

@@ -9,7 +9,7 @@ from iroh_fast.quic._keys cimport KeyRing
 from iroh_fast.quic._ledger cimport Ledger
 from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._parameters cimport Parameters
-from iroh_fast.quic._paths cimport AddressBudget, CidSet, IdRanges, OffPath, Path, PathStats
+from iroh_fast.quic._paths cimport PathStats, PathTable
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._receive_buffer cimport RecvBuf
 from iroh_fast.quic._send_buffer cimport SendBuf
@@ -76,19 +76,7 @@ cdef class QuicConnection(StreamOwner):
     cdef SendBuf data_crypto_tx
     cdef RecvBuf data_crypto_rx
     # --- paths
-    cdef Path* paths                  # ascending id
-    cdef CidSet* cids
-    cdef Path* last_path              # cache
-    cdef uint32_t local_max_path, remote_max_path, sent_max_path
-    cdef int64_t max_path_used
-    cdef uint64_t issued_paths        # path ids below this have had their connection ids
-    cdef IdRanges abandoned
-    cdef int n_draining               # abandoned paths in `paths`
-    cdef uint32_t generation
-    cdef OffPath* off_path
-    cdef int n_off_path
-    cdef AddressBudget* budgets
-    cdef int n_budgets
+    cdef PathTable paths
     # --- frames to send that any path may carry
     cdef Ledger control
     cdef Streams streams

@@ -21,14 +21,14 @@ from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._datagrams cimport queue_empty, queue_free, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_clear, keys_init
-from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED, CONTROL_PATHS_BLOCKED
+from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
 from iroh_fast.quic._levels cimport drop_level, no_level
 from iroh_fast.quic._loss cimport try_again
 from iroh_fast.quic._path_table cimport (
-    abandon_path, add_path, challenge_path, find_path, last_open, path_mtu, path_stats,
-    read_path_log, set_path_status)
+    abandon_path, add_path, challenge_path, find_path, last_open, next_path_id, path_mtu, path_stats, read_path_log,
+    set_path_status)
 from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ids_end, ip_known, path_free, stats_add)
+    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_free, stats_add)
 from iroh_fast.quic._receive_buffer cimport recvbuf_free, recvbuf_init
 from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._send_buffer cimport sendbuf_free, sendbuf_init
@@ -105,7 +105,7 @@ cdef class QuicConnection(StreamOwner):
         self.state = ST_HANDSHAKE
         keys_init(&self.keys)
         timers_clear(&self.timers)
-        self.max_path_used = 0
+        self.paths.max_used = 0
         self.ack_frequency_seq = -1
         self.max_ack_delay = MAX_ACK_DELAY_MS * MS
         self.peer_max_ack_delay = MAX_ACK_DELAY_MS * MS
@@ -116,9 +116,9 @@ cdef class QuicConnection(StreamOwner):
         recvbuf_init(&self.data_crypto_rx)
 
     def __dealloc__(self):
-        cdef Path* p = self.paths
+        cdef Path* p = self.paths.first
         cdef Path* pn
-        cdef CidSet* c = self.cids
+        cdef CidSet* c = self.paths.cids
         cdef CidSet* cn
         drop_level(self, LEVEL_INITIAL)
         drop_level(self, LEVEL_HANDSHAKE)
@@ -136,10 +136,10 @@ cdef class QuicConnection(StreamOwner):
         frame_recs_free(self.control.head)
         queue_free(&self.dgram_rx)
         queue_free(&self.dgram_tx)
-        free(self.abandoned.ranges)
-        free(self.off_path)
+        free(self.paths.abandoned.ranges)
+        free(self.paths.off_path)
         free(self.done)
-        free(self.budgets)
+        free(self.paths.budgets)
         free(self.dial)
         free(self.peer_parameters)
         free(self.remembered_parameters)
@@ -292,7 +292,7 @@ cdef class QuicConnection(StreamOwner):
 
     cdef object max_datagram(self):
         cdef int64_t room, dcid = CID_LEN
-        cdef Path* p = self.paths
+        cdef Path* p = self.paths.first
         if not self.cfg.datagrams or self.peer_datagram == 0:
             return None
         while p != NULL:
@@ -329,7 +329,7 @@ cdef class QuicConnection(StreamOwner):
 
     def ping(self):
         """Send a PING on every path."""
-        cdef Path* p = self.paths
+        cdef Path* p = self.paths.first
         while p != NULL:
             if not p.abandoned:
                 p.ping_due = True
@@ -361,7 +361,7 @@ cdef class QuicConnection(StreamOwner):
 
     def network_changed(self):
         """Addresses of this machine may have changed: probe every path with a fresh id."""
-        cdef Path* path = self.paths
+        cdef Path* path = self.paths.first
         while path != NULL:
             if not path.abandoned:
                 try_again(self, path)
@@ -375,7 +375,7 @@ cdef class QuicConnection(StreamOwner):
 
         Addresses and connection ids stay. None: every path; the id of no open path does nothing.
         """
-        cdef Path* path = self.paths
+        cdef Path* path = self.paths.first
         while path != NULL:
             if not path.abandoned and (path_id is None or path.id == path_id):
                 try_again(self, path)
@@ -398,7 +398,7 @@ cdef class QuicConnection(StreamOwner):
 
     def path_ids(self):
         """Ids of the paths that are not abandoned."""
-        cdef Path* p = self.paths
+        cdef Path* p = self.paths.first
         cdef list out = []
         while p != NULL:
             if not p.abandoned:
@@ -413,7 +413,7 @@ cdef class QuicConnection(StreamOwner):
 
     def path_states(self):
         """Of each path that is not abandoned: (id, remote, validated, RTT in seconds, available, announced)."""
-        cdef Path* p = self.paths
+        cdef Path* p = self.paths.first
         cdef list out = []
         while p != NULL:
             if not p.abandoned:
@@ -454,8 +454,7 @@ cdef class QuicConnection(StreamOwner):
         """Client: start another path. Its id; IrohError when ids or connection ids ran out."""
         cdef UdpAddr r, l
         cdef Path* p
-        cdef uint32_t top = self.local_max_path if self.local_max_path < self.remote_max_path else self.remote_max_path
-        cdef int64_t id = self.max_path_used + 1
+        cdef int64_t id
         cdef int64_t now = self.host.clock_ns()
         cdef CidSet* c
         self.check()
@@ -469,10 +468,8 @@ cdef class QuicConnection(StreamOwner):
         memset(&l, 0, sizeof(UdpAddr))
         if local is not None:
             addr_from_tuple(local, &l)
-        if <int64_t>ids_end(&self.abandoned) > id:
-            id = <int64_t>ids_end(&self.abandoned)
-        if id > top:
-            queue_control(self, CONTROL_PATHS_BLOCKED, 0, self.remote_max_path, 0)
+        id = next_path_id(self)
+        if id < 0:
             self.host.wake(self)
             raise IrohError("the peer allows no further path")
         c = find_ids(self, <uint32_t>id, True)
@@ -516,7 +513,7 @@ cdef class QuicConnection(StreamOwner):
 
     def stats(self):
         """Counters over all paths there ever were."""
-        cdef Path* p = self.paths
+        cdef Path* p = self.paths.first
         cdef PathStats s
         cdef int i
         memset(&s, 0, sizeof(PathStats))

@@ -123,18 +123,18 @@ cdef void path_status_acked(QuicConnection conn, FrameRec* record) noexcept nogi
 
 
 cdef uint8_t* write_max_path_id(QuicConnection conn, uint8_t* at, FrameRec* record) noexcept nogil:
-    conn.sent_max_path = conn.local_max_path
-    record.id = conn.local_max_path
+    conn.paths.sent_max = conn.paths.local_max
+    record.id = conn.paths.local_max
     record.b = FT_MAX_PATH_ID
     return put_v1(at, FT_MAX_PATH_ID, record.id)
 
 
 cdef bint max_path_id_again(QuicConnection conn, FrameRec* record) noexcept nogil:
-    return record.id == conn.sent_max_path
+    return record.id == conn.paths.sent_max
 
 
 cdef uint8_t* write_paths_blocked(QuicConnection conn, uint8_t* at, FrameRec* record) noexcept nogil:
-    if conn.remote_max_path > record.id:
+    if conn.paths.remote_max > record.id:
         return NULL
     record.b = FT_PATHS_BLOCKED
     return put_v1(at, FT_PATHS_BLOCKED, record.id)
@@ -151,7 +151,7 @@ cdef uint8_t* write_cids_blocked(QuicConnection conn, uint8_t* at, FrameRec* rec
 cdef int64_t ack_frequency_delay(QuicConnection conn) noexcept nogil:
     cdef int64_t delay = conn.cfg.af_max_delay if conn.cfg.af_max_delay else conn.peer_max_ack_delay
     cdef int64_t least = ns_from_us(conn.peer_min_ack_delay_us)
-    cdef int64_t rtt = rtt_get(&conn.paths.r.rtt) if conn.paths != NULL else 0
+    cdef int64_t rtt = rtt_get(&conn.paths.first.r.rtt) if conn.paths.first != NULL else 0
     if delay < least:
         delay = least
     if rtt < 25 * MS:

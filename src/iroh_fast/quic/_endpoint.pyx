@@ -319,11 +319,11 @@ cdef class QuicEndpoint(AdmissionHost):
             PyBytes_FromStringAndSize(<char*>c.odcid, c.odcid_len), c.now, self.wall_clock())
         if c.qlog is None:
             return
-        c.qlog.started(c.now, addr_to_tuple(&c.paths.r.remote),
-                       addr_to_tuple(&c.paths.r.local) if ip_known(&c.paths.r.local) else None,
+        c.qlog.started(c.now, addr_to_tuple(&c.paths.first.r.remote),
+                       addr_to_tuple(&c.paths.first.r.local) if ip_known(&c.paths.first.r.local) else None,
                        PyBytes_FromStringAndSize(<char*>c.scid, CID_LEN),
                        PyBytes_FromStringAndSize(<char*>c.dcid0, c.dcid0_len))
-        log_tuple(c, c.paths)
+        log_tuple(c, c.paths.first)
         c.qlog.parameters(c.now, True, parameters)
 
     def connect(self, remotes, *, bytes expected_peer=None, alpns, transport, int64_t now=0, bint resume=True,
@@ -492,7 +492,7 @@ cdef void dial_window(QuicConnection c, int* at, int* count) noexcept nogil:
     count[0] = c.n_dial
     if c.n_dial > DIAL_AT_ONCE:
         # Whoever made the list may have made it long: each flight goes to a few, the repetitions to the next ones.
-        at[0] = (c.paths.pto_count % MAX_DIAL) * DIAL_AT_ONCE % c.n_dial if c.paths != NULL else 0
+        at[0] = (c.paths.first.pto_count % MAX_DIAL) * DIAL_AT_ONCE % c.n_dial if c.paths.first != NULL else 0
         count[0] = DIAL_AT_ONCE
 
 

@@ -12,12 +12,12 @@ from iroh_fast._packet cimport (
     DEC_TRUNCATED, DEC_UNKNOWN, FT_ACK, FT_ACK_ECN, FT_ACK_FREQUENCY, FT_ADD_ADDRESS_V4, FT_APPLICATION_CLOSE,
     FT_CONNECTION_CLOSE, FT_CRYPTO, FT_DATAGRAM, FT_DATA_BLOCKED, FT_HANDSHAKE_DONE, FT_IMMEDIATE_ACK, FT_MAX_DATA,
     FT_MAX_PATH_ID, FT_MAX_STREAMS_BIDI, FT_MAX_STREAMS_UNI, FT_MAX_STREAM_DATA, FT_NEW_CONNECTION_ID, FT_NEW_TOKEN,
-    FT_OBSERVED_ADDR_V4, FT_OBSERVED_ADDR_V6, FT_PADDING, FT_PATHS_BLOCKED, FT_PATH_ABANDON, FT_PATH_ACK,
-    FT_PATH_ACK_ECN, FT_PATH_CHALLENGE, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RESPONSE, FT_PATH_RETIRE_CONNECTION_ID,
+    FT_OBSERVED_ADDR_V4, FT_OBSERVED_ADDR_V6, FT_PADDING, FT_PATH_ABANDON, FT_PATH_ACK, FT_PATH_ACK_ECN,
+    FT_PATH_CHALLENGE, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RESPONSE, FT_PATH_RETIRE_CONNECTION_ID,
     FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_PING, FT_REACH_OUT_V4, FT_REACH_OUT_V6, FT_REMOVE_ADDRESS,
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
-from iroh_fast.quic._cids cimport find_ids, issue_path_ids, on_new_id, on_retired_id, was_abandoned
+from iroh_fast.quic._cids cimport on_new_id, on_retired_id, was_abandoned
 from iroh_fast.quic._closing cimport enter_drain
 from iroh_fast.quic._codes cimport (
     CRYPTO_BUFFER_EXCEEDED, FRAME_ENCODING_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING,
@@ -29,8 +29,8 @@ from iroh_fast.quic._handshake cimport confirm_handshake
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL
 from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._loss cimport on_ack
-from iroh_fast.quic._path_table cimport find_path, log_path, on_path_abandon, on_path_status
-from iroh_fast.quic._paths cimport CidSet, Path, STATUS_AVAILABLE, STATUS_BACKUP, same_addr
+from iroh_fast.quic._path_table cimport find_path, log_path, on_blocked, on_max_path_id, on_path_abandon, on_path_status
+from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, STATUS_BACKUP, same_addr
 from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_insert
 from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._rtt cimport rtt_get
@@ -189,7 +189,7 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
     elif kind == FT_PATH_RESPONSE:
         on_path_response(conn, path, frame.data, src)
     elif kind == FT_NEW_CONNECTION_ID:
-        return on_new_id(conn, 0, frame) if not was_abandoned(conn, 0) else 0
+        return on_new_id(conn, 0, frame)
     elif kind == FT_RETIRE_CONNECTION_ID:
         return on_retired_id(conn, 0, frame.id)
     elif kind == FT_HANDSHAKE_DONE:
@@ -205,7 +205,7 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
             if conn.on_address_token is not None:
                 conn.on_address_token(PyBytes_FromStringAndSize(<char*>frame.data, frame.len))
     elif kind == FT_IMMEDIATE_ACK:
-        other = conn.paths
+        other = conn.paths.first
         while other != NULL:
             other.sp.ack_now = True
             other = other.next
@@ -259,12 +259,7 @@ cdef int on_observed(QuicConnection conn, Path* path, Frame* frame) noexcept nog
 
 cdef int multipath_frame(QuicConnection conn, Path* path, Frame* frame) noexcept nogil:
     cdef uint64_t kind = frame.type
-    cdef CidSet* ids
     if kind == FT_PATH_NEW_CONNECTION_ID:
-        if frame.path > conn.sent_max_path:
-            return conn.fail(PROTOCOL_VIOLATION, b"PATH_NEW_CONNECTION_ID contains path_id exceeding current max", 0)
-        if was_abandoned(conn, <uint32_t>frame.path):
-            return 0
         return on_new_id(conn, <uint32_t>frame.path, frame)
     if kind == FT_PATH_RETIRE_CONNECTION_ID:
         return on_retired_id(conn, <uint32_t>frame.path, frame.id)
@@ -274,21 +269,9 @@ cdef int multipath_frame(QuicConnection conn, Path* path, Frame* frame) noexcept
         on_path_status(conn, frame, STATUS_BACKUP if kind == FT_PATH_STATUS_BACKUP else STATUS_AVAILABLE)
         return 0
     if kind == FT_MAX_PATH_ID:
-        if frame.id > conn.remote_max_path:
-            conn.remote_max_path = <uint32_t>frame.id
-            issue_path_ids(conn)
+        on_max_path_id(conn, frame)
         return 0
-    if kind == FT_PATHS_BLOCKED:
-        if frame.id > conn.local_max_path:
-            return conn.fail(PROTOCOL_VIOLATION, b"PATHS_BLOCKED maximum path identifier was larger than local maximum", 0)
-        return 0
-    # PATH_CIDS_BLOCKED
-    if frame.path > conn.local_max_path:
-        return conn.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED path identifier was larger than local maximum", 0)
-    ids = find_ids(conn, <uint32_t>frame.path, False)
-    if frame.value > (ids.next_seq if ids != NULL else 0) + 1:
-        return conn.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED next sequence number larger than in local state", 0)
-    return 0
+    return on_blocked(conn, frame)
 
 
 cdef void on_peer_close(QuicConnection conn, Frame* frame, int level) noexcept nogil:

@@ -29,7 +29,7 @@ from iroh_fast.quic._parameters cimport (
     HAS_ADDRESS_DISCOVERY, HAS_INITIAL_SCID, HAS_MAX_PATH_ID, HAS_MIN_ACK_DELAY, HAS_NAT_TRAVERSAL, HAS_ORIGINAL_DCID,
     HAS_RESET_TOKEN, HAS_RETRY_SCID, PARAMETERS_BYTES, PARAMETERS_MALFORMED, PARAMETERS_NOISE, Parameters, cid_equals,
     cid_set, parameters_decode, parameters_encode, parameters_honour, parameters_init, parameters_remember)
-from iroh_fast.quic._path_table cimport find_path, path_established, pto_max
+from iroh_fast.quic._path_table cimport find_path, path_established, pto_max, start_multipath
 from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS, RemoteCid
 from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_readable, recvbuf_take
 from iroh_fast.quic._send_buffer cimport sendbuf_rewind, sendbuf_write_copy
@@ -229,9 +229,7 @@ cdef void complete_handshake(QuicConnection conn):
         # 0-RTT keys are of no use once 1-RTT keys exist (RFC 9001 §4.9.3).
         keys_drop(&conn.keys, LEVEL_0RTT)
     if conn.cfg.max_paths and conn.peer_parameters.present & HAS_MAX_PATH_ID:
-        conn.multipath = True
-        conn.local_max_path = conn.sent_max_path = conn.cfg.max_paths - 1
-        conn.remote_max_path = <uint32_t>conn.peer_parameters.initial_max_path_id
+        start_multipath(conn, conn.peer_parameters.initial_max_path_id)
         if path != NULL:
             path.idle_timeout = conn.cfg.path_idle
         if path != NULL and path.cids.n_remote and path.cids.remote[path.cids.active].len == 0:

@@ -20,8 +20,6 @@ cdef void detect_losses(QuicConnection conn, Path* path, PnSpace* space, int lev
 cdef void drop_oversized(QuicConnection conn) noexcept nogil
 cdef void drop_space(QuicConnection conn, Path* path, PnSpace* space) noexcept nogil
 cdef void forget_sent(Path* path, PnSpace* space) noexcept nogil
-cdef void discard_oldest(QuicConnection conn) noexcept nogil
-cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil
 cdef int64_t backoff(QuicConnection conn, Path* path, int64_t base) noexcept nogil
 cdef int64_t pto_deadline(QuicConnection conn, Path* path, PnSpace** out, int* level) noexcept nogil
 cdef void try_again(QuicConnection conn, Path* path) noexcept nogil

@@ -4,13 +4,12 @@ Plain functions over the connection. Sources: RFC 9002, RFC 9000 §13, the multi
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free
 from libc.string cimport memset
 
 from iroh_fast._packet cimport (
     FT_CRYPTO, FT_MAX_DATA, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_RESET_STREAM, FT_STOP_SENDING, FT_STREAM,
     FT_STREAMS_BLOCKED_UNI, Frame, next_ack_range)
-from iroh_fast.quic._cids cimport drop_ids
 from iroh_fast.quic._codes cimport PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
 from iroh_fast.quic._congestion cimport cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious
 from iroh_fast.quic._connection cimport QuicConnection
@@ -21,8 +20,8 @@ from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, ke
 from iroh_fast.quic._ledger cimport CONTROL
 from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._mtud cimport mtud_black_hole, mtud_on_acked, mtud_on_lost, mtud_on_probe_lost
-from iroh_fast.quic._path_table cimport find_path, grant_path, must_abandon_itself, path_mtu
-from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, PathStats, path_challenging, path_free, stats_add
+from iroh_fast.quic._path_table cimport find_path, must_abandon_itself, path_mtu
+from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, path_challenging
 from iroh_fast.quic._received cimport received_forget
 from iroh_fast.quic._recovery cimport PnSpace, space_free, space_sent_time
 from iroh_fast.quic._reordering cimport reordering_delay, reordering_on_event, reordering_on_spurious
@@ -436,39 +435,6 @@ cdef void drop_space(QuicConnection conn, Path* path, PnSpace* space) noexcept n
     forget_sent(path, space)
     space_free(space)
     path.pto_count = 0
-
-
-cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil:
-    """Drained: what was in flight is lost, the ids are forgotten, counters are kept."""
-    cdef Path** at = &conn.paths
-    if conn.qlog is not None:
-        with gil:
-            conn.qlog.assigned(conn.now, path.id, None, None)
-    while path.sp.sent.outstanding:
-        declare_lost(conn, path, &path.sp, path.sp.sent.head, LEVEL_1RTT)
-    if conn.done == NULL:
-        conn.done = <PathStats*>calloc(1, sizeof(PathStats))
-    if conn.done != NULL:
-        stats_add(conn.done, &path.stats)
-    drop_ids(conn, path.id)
-    while at[0] != path:
-        at = &at[0].next
-    at[0] = path.next
-    conn.n_draining -= 1
-    if conn.last_path == path:
-        conn.last_path = NULL
-    path_free(path)
-
-
-cdef void discard_oldest(QuicConnection conn) noexcept nogil:
-    """Too many abandoned paths wait for late packets: the one with the lowest id waits no longer."""
-    cdef Path* path = conn.paths
-    while not path.abandoned:
-        path = path.next
-    if not path.abandon_received:
-        # The peer's answer will find no path any more.
-        grant_path(conn)
-    discard_path(conn, path)
 
 
 cdef int64_t backoff(QuicConnection conn, Path* path, int64_t base) noexcept nogil:

@@ -10,8 +10,8 @@ from iroh_fast.quic._paths cimport Path, Route
 
 # NULL when there is no such path.
 cdef inline Path* find_path(QuicConnection conn, uint32_t id) noexcept nogil:
-    if conn.last_path != NULL and conn.last_path.id == id:
-        return conn.last_path
+    if conn.paths.last_found != NULL and conn.paths.last_found.id == id:
+        return conn.paths.last_found
     return search_path(conn, id)
 
 cdef Path* search_path(QuicConnection conn, uint32_t id) noexcept nogil
@@ -37,3 +37,10 @@ cdef object path_stats(Path* path)
 cdef object path_statistics(Path* path)
 cdef list read_path_log(QuicConnection conn)
 cdef bytes addr_bytes(const UdpAddr* a)
+cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil
+cdef void discard_oldest(QuicConnection conn) noexcept nogil
+cdef void start_multipath(QuicConnection conn, uint64_t peer_limit) noexcept nogil
+cdef bint may_be_opened(QuicConnection conn, uint32_t id) noexcept nogil
+cdef int64_t next_path_id(QuicConnection conn) noexcept nogil
+cdef void on_max_path_id(QuicConnection conn, Frame* frame) noexcept nogil
+cdef int on_blocked(QuicConnection conn, Frame* frame) noexcept nogil

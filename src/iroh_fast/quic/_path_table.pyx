@@ -6,22 +6,26 @@ Sources: RFC 9000 §9, the multipath draft, and iroh's use of it.
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc
 from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
-from iroh_fast._packet cimport Frame
+from iroh_fast._packet cimport FT_PATHS_BLOCKED, Frame
 from iroh_fast.quic._cids cimport drop_ids, find_ids, issue_ids, issue_path_ids, reset_spin, was_abandoned, watch_reset
 from iroh_fast.quic._codes cimport (
-    APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, PROTOCOL_VIOLATION, W_PATHS)
+    APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, PROTOCOL_VIOLATION, ST_ESTABLISHED, W_PATHS)
 from iroh_fast.quic._congestion cimport cc_init
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._control cimport queue_control
-from iroh_fast.quic._ledger cimport CONTROL_MAX_PATH_ID, CONTROL_PATH_ABANDON, CONTROL_PATH_STATUS
+from iroh_fast.quic._keys cimport LEVEL_1RTT
+from iroh_fast.quic._ledger cimport (
+    CONTROL_MAX_PATH_ID, CONTROL_PATHS_BLOCKED, CONTROL_PATH_ABANDON, CONTROL_PATH_STATUS)
+from iroh_fast.quic._loss cimport declare_lost
 from iroh_fast.quic._mtud cimport mtud_init, mtud_peer_limit
 from iroh_fast.quic._pacer cimport pacer_init
 from iroh_fast.quic._paths cimport (
-    Path, PathStats, Route, STATUS_BACKUP, ids_add, ip_known, path_free, path_new, same_addr)
+    CidSet, MAX_DRAINING, Path, PathStats, Route, STATUS_BACKUP, ids_add, ids_end, ip_known, path_free, path_new,
+    same_addr, stats_add)
 from iroh_fast.quic._recovery cimport space_init
 from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_init, rtt_pto_base
 from iroh_fast.quic._time cimport MS
@@ -39,11 +43,11 @@ ABANDON_REASONS = {APPLICATION_ABANDON_PATH: "application", PATH_UNSTABLE_OR_POO
 
 
 cdef Path* search_path(QuicConnection conn, uint32_t id) noexcept nogil:
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     while path != NULL and path.id != id:
         path = path.next
     if path != NULL:
-        conn.last_path = path
+        conn.paths.last_found = path
     return path
 
 
@@ -53,7 +57,7 @@ cdef int64_t pto_max(QuicConnection conn) noexcept nogil:
     A path that never worked has only the PTO to start with, and carries nothing to wait for: it counts when there
     is no other.
     """
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef int64_t best = 0, unproven = 0, v
     while path != NULL:
         if not path.abandoned:
@@ -68,7 +72,7 @@ cdef int64_t pto_max(QuicConnection conn) noexcept nogil:
 
 
 cdef int open_paths(QuicConnection conn) noexcept nogil:
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef int n = 0
     while path != NULL:
         if not path.abandoned:
@@ -78,7 +82,7 @@ cdef int open_paths(QuicConnection conn) noexcept nogil:
 
 
 cdef bint last_open(QuicConnection conn, Path* path) noexcept nogil:
-    cdef Path* other = conn.paths
+    cdef Path* other = conn.paths.first
     while other != NULL:
         if other != path and not other.abandoned:
             return False
@@ -88,7 +92,7 @@ cdef bint last_open(QuicConnection conn, Path* path) noexcept nogil:
 
 cdef bint irreplaceable(QuicConnection conn, Path* path) noexcept nogil:
     """Whether no other open path is known to work: then it may not be given up for being idle."""
-    cdef Path* other = conn.paths
+    cdef Path* other = conn.paths.first
     while other != NULL:
         if other != path and not other.abandoned and other.r.validated:
             return False
@@ -98,7 +102,7 @@ cdef bint irreplaceable(QuicConnection conn, Path* path) noexcept nogil:
 
 cdef bint any_usable(QuicConnection conn) noexcept nogil:
     """Whether some path can carry anything to the peer."""
-    cdef Path* other = conn.paths
+    cdef Path* other = conn.paths.first
     while other != NULL:
         if other.r.validated and not other.abandoned and other.cids.active >= 0:
             return True
@@ -113,7 +117,7 @@ cdef bint must_abandon_itself(QuicConnection conn, Path* path) noexcept nogil:
 
 
 cdef uint16_t path_mtu(QuicConnection conn) noexcept nogil:
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef uint16_t best = 65535
     while path != NULL:
         if not path.abandoned and path.r.mtud.current < best:
@@ -127,8 +131,8 @@ cdef void init_route(QuicConnection conn, Route* r, const UdpAddr* remote, const
     r.remote = remote[0]
     if local != NULL:
         r.local = local[0]
-    conn.generation += 1
-    r.generation = conn.generation
+    conn.paths.generation += 1
+    r.generation = conn.paths.generation
     r.since = conn.now
     r.ecn = True
     rtt_init(&r.rtt, conn.cfg.initial_rtt)
@@ -152,7 +156,7 @@ cdef Path* add_path(QuicConnection conn, uint32_t id, const UdpAddr* remote, con
     path.permit_idle_reset = True
     path.idle_timeout = conn.cfg.path_idle if id or conn.multipath else 0
     mtud_peer_limit(&path.r.mtud, <uint16_t>conn.peer_udp)
-    other = conn.paths
+    other = conn.paths.first
     while other != NULL:
         if other.r.validated and not other.abandoned and same_addr(&other.r.remote, remote):
             path.r.validated = True
@@ -163,14 +167,14 @@ cdef Path* add_path(QuicConnection conn, uint32_t id, const UdpAddr* remote, con
     if path.cids == NULL:
         path_free(path)
         return NULL
-    at = &conn.paths
+    at = &conn.paths.first
     while at[0] != NULL and at[0].id < id:
         at = &at[0].next
     path.next = at[0]
     at[0] = path
     watch_reset(conn, path.cids)
-    if <int64_t>id > conn.max_path_used:
-        conn.max_path_used = id
+    if <int64_t>id > conn.paths.max_used:
+        conn.paths.max_used = id
     if conn.qlog is not None:
         log_tuple(conn, path)
     return path
@@ -219,15 +223,15 @@ cdef void set_path_status(QuicConnection conn, Path* path, int status) noexcept 
 
 cdef void grant_path(QuicConnection conn) noexcept nogil:
     """Both sides gave up a path id: allow the peer another one."""
-    if conn.local_max_path < <uint32_t>0xffffffff:
-        conn.local_max_path += 1
+    if conn.paths.local_max < <uint32_t>0xffffffff:
+        conn.paths.local_max += 1
         queue_control(conn, CONTROL_MAX_PATH_ID, 0, 0, 0)
         issue_path_ids(conn)
 
 
 cdef int give_up_id(QuicConnection conn, uint32_t id, uint64_t code) noexcept nogil:
     """A path id must not come back; the peer is told."""
-    if ids_add(&conn.abandoned, id) < 0:
+    if ids_add(&conn.paths.abandoned, id) < 0:
         return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
     return queue_control(conn, CONTROL_PATH_ABANDON, id, 0, code)
 
@@ -237,7 +241,7 @@ cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept 
     if path.abandoned:
         return
     path.abandoned = True
-    conn.n_draining += 1
+    conn.paths.n_draining += 1
     path.abandon_code = code
     path.abandon_due = True
     path.challenge_due = False
@@ -295,7 +299,7 @@ cdef int on_path_abandon(QuicConnection conn, Frame* frame) noexcept nogil:
     cdef Path* path = find_path(conn, <uint32_t>frame.path)
     cdef uint32_t id = <uint32_t>frame.path
     if path == NULL:
-        if frame.path > conn.sent_max_path:
+        if frame.path > conn.paths.sent_max:
             return conn.fail(PROTOCOL_VIOLATION, b"PATH_ABANDON contains path_id exceeding current max", 0)
         if not conn.is_client and not was_abandoned(conn, id):
             # Opened by the client but never seen here. Without an answer its id would be lost for both.
@@ -327,6 +331,88 @@ cdef void on_path_status(QuicConnection conn, Frame* frame, int status) noexcept
     if news:
         with gil:
             log_path(conn, "status", path.id, "backup" if status == STATUS_BACKUP else "available", None, None, None)
+
+
+cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil:
+    """Drained: what was in flight is lost, the ids are forgotten, counters are kept."""
+    cdef Path** at = &conn.paths.first
+    if conn.qlog is not None:
+        with gil:
+            conn.qlog.assigned(conn.now, path.id, None, None)
+    while path.sp.sent.outstanding:
+        declare_lost(conn, path, &path.sp, path.sp.sent.head, LEVEL_1RTT)
+    if conn.done == NULL:
+        conn.done = <PathStats*>calloc(1, sizeof(PathStats))
+    if conn.done != NULL:
+        stats_add(conn.done, &path.stats)
+    drop_ids(conn, path.id)
+    while at[0] != path:
+        at = &at[0].next
+    at[0] = path.next
+    conn.paths.n_draining -= 1
+    if conn.paths.last_found == path:
+        conn.paths.last_found = NULL
+    path_free(path)
+
+
+cdef void discard_oldest(QuicConnection conn) noexcept nogil:
+    """When too many abandoned paths wait for late packets, the one with the lowest id waits no longer."""
+    cdef Path* path = conn.paths.first
+    if conn.paths.n_draining <= MAX_DRAINING:
+        return
+    while not path.abandoned:
+        path = path.next
+    if not path.abandon_received:
+        # The peer's answer will find no path any more.
+        grant_path(conn)
+    discard_path(conn, path)
+
+
+# ---------------------------------------------------------------- limits
+cdef void start_multipath(QuicConnection conn, uint64_t peer_limit) noexcept nogil:
+    """Both sides have announced how many paths they allow."""
+    conn.multipath = True
+    conn.paths.local_max = conn.paths.sent_max = conn.cfg.max_paths - 1
+    conn.paths.remote_max = <uint32_t>peer_limit
+
+
+cdef bint may_be_opened(QuicConnection conn, uint32_t id) noexcept nogil:
+    """Whether the peer may open a path with this id: only the client does, and only after the handshake."""
+    return (not conn.is_client and conn.multipath and id <= conn.paths.local_max and not was_abandoned(conn, id)
+            and conn.state == ST_ESTABLISHED)
+
+
+cdef int64_t next_path_id(QuicConnection conn) noexcept nogil:
+    """The id of the next path that we open; -1 when the peer allows no more."""
+    cdef int64_t id = conn.paths.max_used + 1
+    cdef uint32_t top = conn.paths.local_max if conn.paths.local_max < conn.paths.remote_max else conn.paths.remote_max
+    if <int64_t>ids_end(&conn.paths.abandoned) > id:
+        id = <int64_t>ids_end(&conn.paths.abandoned)
+    if id > top:
+        queue_control(conn, CONTROL_PATHS_BLOCKED, 0, conn.paths.remote_max, 0)
+        return -1
+    return id
+
+
+cdef void on_max_path_id(QuicConnection conn, Frame* frame) noexcept nogil:
+    if frame.id > conn.paths.remote_max:
+        conn.paths.remote_max = <uint32_t>frame.id
+        issue_path_ids(conn)
+
+
+cdef int on_blocked(QuicConnection conn, Frame* frame) noexcept nogil:
+    """PATHS_BLOCKED and PATH_CIDS_BLOCKED: the peer has what we allow, or soon will; only lies matter."""
+    cdef CidSet* ids
+    if frame.type == FT_PATHS_BLOCKED:
+        if frame.id > conn.paths.local_max:
+            return conn.fail(PROTOCOL_VIOLATION, b"PATHS_BLOCKED maximum path identifier was larger than local maximum", 0)
+        return 0
+    if frame.path > conn.paths.local_max:
+        return conn.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED path identifier was larger than local maximum", 0)
+    ids = find_ids(conn, <uint32_t>frame.path, False)
+    if frame.value > (ids.next_seq if ids != NULL else 0) + 1:
+        return conn.fail(PROTOCOL_VIOLATION, b"PATH_CIDS_BLOCKED next sequence number larger than in local state", 0)
+    return 0
 
 
 cdef object path_stats(Path* path):

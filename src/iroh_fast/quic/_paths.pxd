@@ -152,6 +152,24 @@ cdef struct Path:
     PathStats stats
 
 
+# The paths of a connection, their ids and limits. Its fields are touched in `_path_table`, `_cids`, `_validation` and the
+# rows of `_control` about paths; everybody may walk along `first`.
+cdef struct PathTable:
+    Path* first                   # ascending id
+    Path* last_found
+    CidSet* cids
+    uint32_t local_max, remote_max, sent_max      # path ids that we allow, the peer allows, the peer knows of
+    int64_t max_used
+    uint64_t issued               # path ids below this have had their connection ids
+    IdRanges abandoned
+    int n_draining                # abandoned paths that are not forgotten yet
+    uint32_t generation           # of the newest route
+    OffPath* off_path
+    int n_off_path
+    AddressBudget* budgets
+    int n_budgets
+
+
 # 1 added, 0 it was there, -1 out of memory.
 cdef int ids_add(IdRanges* ids, uint32_t id) noexcept nogil
 cdef bint ids_have(const IdRanges* ids, uint32_t id) noexcept nogil

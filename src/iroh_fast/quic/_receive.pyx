@@ -9,8 +9,6 @@ from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet cimport LongHeader, parse_long_header
-from iroh_fast.quic._buffers cimport recvbuf_readable
-from iroh_fast.quic._cids cimport was_abandoned
 from iroh_fast.quic._closing cimport end_failed
 from iroh_fast.quic._codes cimport (
     AEAD_LIMIT_REACHED, INTERNAL_ERROR, KEY_UPDATE_ERROR, MIN_DATAGRAM, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING,
@@ -22,10 +20,12 @@ from iroh_fast.quic._keys cimport (
     FOLLOW_UPDATED, KEYS_LIMIT, KEYS_MISUSED, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, Opened,
     keys_can_open, keys_follow, keys_open, keys_phase_news, keys_unmask)
 from iroh_fast.quic._levels cimport Level, drop_level
-from iroh_fast.quic._loss cimport discard_oldest, drop_space
+from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._packets cimport space_of
-from iroh_fast.quic._path_table cimport add_path, addr_bytes, challenge_path, find_path, path_established
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, MAX_DRAINING, Path, RemoteCid, ip_known, same_addr, same_ip
+from iroh_fast.quic._path_table cimport (
+    add_path, addr_bytes, challenge_path, discard_oldest, find_path, may_be_opened, path_established)
+from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, RemoteCid, ip_known, same_addr, same_ip
+from iroh_fast.quic._receive_buffer cimport recvbuf_readable
 from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_received, space_on_processed
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
 from iroh_fast.quic._trace cimport log_packet
@@ -50,8 +50,7 @@ cdef void receive_datagram(QuicConnection conn, uint8_t* data, size_t n, const U
     conn.now = now
     if conn.state >= ST_DRAINING:
         return
-    if conn.n_draining > MAX_DRAINING:
-        discard_oldest(conn)
+    discard_oldest(conn)
     path = find_path(conn, path_id)
     if path != NULL and same_addr(&path.r.remote, src):
         path.r.received += n
@@ -290,7 +289,7 @@ cdef void receive_short(QuicConnection conn, uint8_t* data, size_t n, const Arri
     cdef int64_t largest = -1
     if path != NULL:
         largest = path.sp.received.largest
-    elif not may_open_path(conn, path_id):
+    elif not may_be_opened(conn, path_id):
         return
     if keys_unmask(&conn.keys, LEVEL_1RTT, data, n, 1 + CID_LEN, <uint64_t>(largest + 1), &packet) < 0:
         return
@@ -319,12 +318,6 @@ cdef void receive_short(QuicConnection conn, uint8_t* data, size_t n, const Arri
         if path == NULL:
             return
     process_short(conn, path, data[0], n, &packet, arrival)
-
-
-cdef bint may_open_path(QuicConnection conn, uint32_t path_id) noexcept nogil:
-    """Only the client opens paths, and only after the handshake."""
-    return (not conn.is_client and conn.multipath and path_id <= conn.local_max_path and not was_abandoned(conn, path_id)
-            and conn.state == ST_ESTABLISHED)
 
 
 cdef Path* open_path_of_peer(QuicConnection conn, uint32_t path_id, size_t n, const Arrival* arrival) noexcept nogil:

@@ -14,7 +14,7 @@ cdef inline bint carries_own_acks(const Path* path) noexcept nogil:
 
 # Whether acknowledgements are due that this path has to carry. `data`: it carries what belongs to no path.
 cdef inline bint acks_due(QuicConnection conn, const Path* path, bint data) noexcept nogil:
-    cdef Path* other = conn.paths
+    cdef Path* other = conn.paths.first
     while other != NULL:
         if space_ack_due(&other.sp, conn.now) and (data or other == path) and (other == path or not carries_own_acks(other)):
             return data or path.abandoned or carries_own_acks(path)

@@ -30,7 +30,7 @@ cdef inline int rank(const Path* path) noexcept nogil:
 
 cdef bint may_send_data(QuicConnection conn, const Path* path) noexcept nogil:
     """Whether data and control frames may leave on a path (local status alone counts)."""
-    cdef Path* other = conn.paths
+    cdef Path* other = conn.paths.first
     cdef int own
     if conn.state == ST_HANDSHAKE:
         return True
@@ -63,14 +63,14 @@ cdef void leave_silent_paths(QuicConnection conn) noexcept nogil:
 
     The records stay: they measure the answer that may still come, and keep the probes going.
     """
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef SentRec* sent
     cdef uint64_t position
     while path != NULL and rank(path) > 1:
         path = path.next
     if path == NULL:
         return
-    path = conn.paths
+    path = conn.paths.first
     while path != NULL:
         if path.silent:
             for position in range(path.sp.sent.head, path.sp.sent.tail):

@@ -11,9 +11,9 @@ from iroh_fast.quic._closing cimport end_failed, finish_drained
 from iroh_fast.quic._codes cimport NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_drop_previous
-from iroh_fast.quic._loss cimport detect_losses, discard_path, log_metrics, loss_deadline, pto_deadline
+from iroh_fast.quic._loss cimport detect_losses, log_metrics, loss_deadline, pto_deadline
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
-from iroh_fast.quic._path_table cimport abandon_path, challenge_path, irreplaceable, open_paths, pto_max
+from iroh_fast.quic._path_table cimport abandon_path, challenge_path, discard_path, irreplaceable, open_paths, pto_max
 from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, space_trim
 from iroh_fast.quic._routing cimport probe_unanswered
@@ -39,7 +39,7 @@ cdef int64_t ACK_SLACK = MS           # what acknowledgements may be late: the d
 # ---------------------------------------------------------------- when
 cdef void set_timers(QuicConnection conn) noexcept nogil:
     """Bring the timers that follow from the present state up to date."""
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef Timers* timers = &conn.timers
     cdef int64_t least = 3 * pto_max(conn), active = 0
     cdef bint beat = False
@@ -105,7 +105,7 @@ cdef void set_path_life_timers(QuicConnection conn, Path* path, Timers* timers) 
 
 
 cdef int64_t idle_since(QuicConnection conn) noexcept nogil:
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef int64_t since = conn.created_at
     while path != NULL:
         if path.idle_from > since:
@@ -116,7 +116,7 @@ cdef int64_t idle_since(QuicConnection conn) noexcept nogil:
 
 cdef int64_t next_deadline(QuicConnection conn) noexcept nogil:
     """When handle_timeout has something to do; 0 never."""
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef int64_t earliest, at
     if conn.state == ST_DRAINED:
         return 0
@@ -141,7 +141,7 @@ cdef inline int64_t together(int64_t earliest, int64_t at, int64_t grid) noexcep
 
 cdef int64_t next_wake(QuicConnection conn) noexcept nogil:
     """When to call handle_timeout; 0 never. Up to SLACK after the deadline, where that does no harm."""
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef int64_t earliest = NEVER
     cdef Timers* timers = &conn.timers
     cdef int which
@@ -187,7 +187,7 @@ cdef void handle_timeout(QuicConnection conn, int64_t now) noexcept:
             return
     if conn.state >= ST_CLOSING:
         return
-    path = conn.paths
+    path = conn.paths.first
     while path != NULL:
         following = path.next
         expire_path_timers(conn, path)
@@ -198,7 +198,7 @@ cdef void handle_timeout(QuicConnection conn, int64_t now) noexcept:
 
 cdef void expire(QuicConnection conn, int which) noexcept:
     """A timer of the connection."""
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     if which == TIMER_CLOSE:
         finish_drained(conn, None)
     elif which == TIMER_HANDSHAKE:

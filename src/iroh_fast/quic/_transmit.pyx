@@ -370,7 +370,7 @@ cdef size_t send_mtu_probe(QuicConnection conn, Path* path, uint8_t* buf, size_t
 
 cdef size_t send_close(QuicConnection conn, uint8_t* buf, Transmit* out) noexcept nogil:
     """CONNECTION_CLOSE at every level that has keys, in one datagram."""
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef Path* other
     cdef Packet packets[3]
     cdef Packet* packet
@@ -456,15 +456,14 @@ cdef size_t poll_transmit(QuicConnection conn, int64_t now, uint8_t* buf, size_t
                 timer_set(&conn.timers, TIMER_CLOSE, now)
             return n
         return 0
-    if conn.n_off_path:
-        n = send_off_path(conn, buf, out)
-        if n:
-            return n
+    n = send_off_path(conn, buf, out)
+    if n:
+        return n
     if keys_update_wanted(&conn.keys) and may_update_keys(conn) and update_keys(conn) < 0:
         return 0
     if not conn.cfg.gso:
         max_segments = 1
-    path = conn.paths
+    path = conn.paths.first
     if path != NULL and path.id == 0 and not path.abandoned and (conn.initial.live or conn.handshake.live or not keys_can_seal(&conn.keys, LEVEL_1RTT)):
         if level_due(conn, path, LEVEL_INITIAL) or level_due(conn, path, LEVEL_HANDSHAKE) or level_due(conn, path, LEVEL_0RTT):
             n = send_handshake(conn, path, buf, out)
@@ -485,7 +484,7 @@ cdef size_t poll_transmit(QuicConnection conn, int64_t now, uint8_t* buf, size_t
             cc_on_app_limited(&path.r.cc, now)
         path = path.next
     if conn.handshake_done:
-        path = conn.paths
+        path = conn.paths.first
         while path != NULL:
             n = send_mtu_probe(conn, path, buf, cap, out)
             if n:

@@ -29,9 +29,9 @@ from iroh_fast.quic._trace cimport log_tuple
 # ---------------------------------------------------------------- budgets
 cdef AddressBudget* find_budget(QuicConnection conn, const UdpAddr* remote) noexcept nogil:
     cdef int i
-    for i in range(conn.n_budgets):
-        if same_addr(&conn.budgets[i].remote, remote):
-            return &conn.budgets[i]
+    for i in range(conn.paths.n_budgets):
+        if same_addr(&conn.paths.budgets[i].remote, remote):
+            return &conn.paths.budgets[i]
     return NULL
 
 
@@ -40,18 +40,18 @@ cdef AddressBudget* make_budget(QuicConnection conn, const UdpAddr* remote) noex
     cdef AddressBudget* budget = find_budget(conn, remote)
     cdef int i
     if budget == NULL:
-        if conn.budgets == NULL:
-            conn.budgets = <AddressBudget*>calloc(MAX_BUDGETS, sizeof(AddressBudget))
-            if conn.budgets == NULL:
+        if conn.paths.budgets == NULL:
+            conn.paths.budgets = <AddressBudget*>calloc(MAX_BUDGETS, sizeof(AddressBudget))
+            if conn.paths.budgets == NULL:
                 return NULL
-        if conn.n_budgets < MAX_BUDGETS:
-            budget = &conn.budgets[conn.n_budgets]
-            conn.n_budgets += 1
+        if conn.paths.n_budgets < MAX_BUDGETS:
+            budget = &conn.paths.budgets[conn.paths.n_budgets]
+            conn.paths.n_budgets += 1
         else:
-            budget = &conn.budgets[0]
+            budget = &conn.paths.budgets[0]
             for i in range(1, MAX_BUDGETS):
-                if conn.budgets[i].used_at < budget.used_at:
-                    budget = &conn.budgets[i]
+                if conn.paths.budgets[i].used_at < budget.used_at:
+                    budget = &conn.paths.budgets[i]
         budget.remote = remote[0]
         budget.received = budget.sent = 0
     budget.used_at = conn.now
@@ -60,7 +60,7 @@ cdef AddressBudget* make_budget(QuicConnection conn, const UdpAddr* remote) noex
 
 cdef Path* path_at(QuicConnection conn, const UdpAddr* remote, bint* proven) noexcept nogil:
     """A path whose present address this is, or was before a migration that is not proven yet; proven ones first."""
-    cdef Path* path = conn.paths
+    cdef Path* path = conn.paths.first
     cdef Path* found = NULL
     proven[0] = False
     while path != NULL:
@@ -131,8 +131,8 @@ cdef void adopt_budget(QuicConnection conn, Route* route) noexcept nogil:
     if budget != NULL:
         route.received = budget.received
         route.sent = budget.sent
-        conn.n_budgets -= 1
-        budget[0] = conn.budgets[conn.n_budgets]
+        conn.paths.n_budgets -= 1
+        budget[0] = conn.paths.budgets[conn.paths.n_budgets]
 
 
 # ---------------------------------------------------------------- probing packets for other addresses
@@ -145,21 +145,21 @@ cdef void queue_off_path(QuicConnection conn, const Path* path, const UdpAddr* r
     cdef int i
     cdef OffPath* off
     cdef bint challenge = data == NULL
-    for i in range(conn.n_off_path):
-        off = &conn.off_path[i]
+    for i in range(conn.paths.n_off_path):
+        off = &conn.paths.off_path[i]
         if off.challenge == challenge and same_addr(&off.remote, remote) and same_ip(&off.local, local):
             if data != NULL:
                 off.path_id = path.id
                 memcpy(off.data, data, 8)
             return
-    if conn.n_off_path == MAX_OFF_PATH:
+    if conn.paths.n_off_path == MAX_OFF_PATH:
         return
-    if conn.off_path == NULL:
-        conn.off_path = <OffPath*>malloc(MAX_OFF_PATH * sizeof(OffPath))
-        if conn.off_path == NULL:
+    if conn.paths.off_path == NULL:
+        conn.paths.off_path = <OffPath*>malloc(MAX_OFF_PATH * sizeof(OffPath))
+        if conn.paths.off_path == NULL:
             return
-    off = &conn.off_path[conn.n_off_path]
-    conn.n_off_path += 1
+    off = &conn.paths.off_path[conn.paths.n_off_path]
+    conn.paths.n_off_path += 1
     off.path_id = path.id
     off.remote = remote[0]
     off.local = local[0]
@@ -172,11 +172,11 @@ cdef void queue_off_path(QuicConnection conn, const Path* path, const UdpAddr* r
 
 cdef bint take_off_path(QuicConnection conn, OffPath* out) noexcept nogil:
     """The oldest waiting probing packet; False when there is none."""
-    if conn.n_off_path == 0:
+    if conn.paths.n_off_path == 0:
         return False
-    out[0] = conn.off_path[0]
-    conn.n_off_path -= 1
-    memmove(&conn.off_path[0], &conn.off_path[1], conn.n_off_path * sizeof(OffPath))
+    out[0] = conn.paths.off_path[0]
+    conn.paths.n_off_path -= 1
+    memmove(&conn.paths.off_path[0], &conn.paths.off_path[1], conn.paths.n_off_path * sizeof(OffPath))
     return True
 
 

@@ -62,7 +62,7 @@ cdef void write_acks(QuicConnection conn, Path* path, Packet* packet, bint data,
 
     `reserve` bytes stay free for what else has to go.
     """
-    cdef Path* other = conn.paths
+    cdef Path* other = conn.paths.first
     while other != NULL:
         if (space_ack_wanted(&other.sp, conn.now) and (conn.multipath or other.id == 0)
                 and (other == path or not carries_own_acks(other)) and (data or other == path)):
