@@ -39,7 +39,6 @@ from iroh_fast.quic._timers cimport TIMER_KEYS, timer_set
 import logging
 
 from iroh_fast.errors import CloseReason
-from iroh_fast.quic.parameters import ParameterError, TransportParameters
 from iroh_fast.quic.tls.alerts import TlsAlert
 
 logger = logging.getLogger("iroh_fast.quic")
@@ -152,6 +151,7 @@ cdef int receive_parameters(QuicConnection conn, bytes data) except? -1:
         return conn.fail(TRANSPORT_PARAMETER_ERROR, NULL, 0)
     conn.peer_parameters = p
     if conn.qlog is not None:
+        from iroh_fast.quic.parameters import TransportParameters
         conn.qlog.parameters(conn.now, False, TransportParameters.decode(data, from_server=conn.is_client))
     adopt_parameters(conn, p)
     return 0
@@ -291,7 +291,7 @@ cdef int remember_parameters(QuicConnection conn, bytes data) except? -1:
         raise MemoryError
     if parameters_decode(<const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), True, p) < 0:
         free(p)
-        raise ParameterError("malformed")
+        raise ValueError("a ticket without usable transport parameters")
     parameters_remember(p)
     conn.remembered_parameters = p
     adopt_limits(conn, p)
