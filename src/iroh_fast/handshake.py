@@ -280,13 +280,14 @@ async def dial(
 class _Handshake:
     """Common part of dialling and accepting."""
 
-    __slots__ = ("__weakref__", "_addrs", "_context", "_q", "_remote_id")
+    __slots__ = ("__weakref__", "_addrs", "_context", "_failed", "_q", "_remote_id")
 
     def __init__(self, q: QuicConnection, context: Context, remote_id: EndpointId | None) -> None:
         self._q: QuicConnection | None = q
         self._context = context
         self._remote_id = remote_id
         self._addrs: list[tuple[Any, ...]] = []  # where the peer was dialled
+        self._failed = False
 
     def __del__(self) -> None:
         try:
@@ -319,7 +320,7 @@ class _Handshake:
         q = self._peek()
         while (alpn := q.alpn) is None:
             if q.close_reason is not None:
-                raise self._error(q)
+                raise self._failure(q)
             await wait(q, WAIT_ALPN)
         return alpn
 
@@ -330,11 +331,16 @@ class _Handshake:
     async def _complete(self, q: QuicConnection) -> None:
         while not q.handshake_complete:
             if q.close_reason is not None:
-                error = self._error(q)
-                if not isinstance(error, EndpointClosed):
-                    self._told(error)
-                raise error
+                raise self._failure(q)
             await wait(q, WAIT_HANDSHAKE)
+
+    def _failure(self, q: QuicConnection) -> IrohError:
+        """Why the handshake failed; that is told once, however often it is asked."""
+        error = self._error(q)
+        if not self._failed and not isinstance(error, EndpointClosed):
+            self._failed = True
+            self._told(error)
+        return error
 
     async def _admit(self, conn: Connection) -> None:
         """Run the hooks, once for each connection, and count it.

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from iroh_fast import Connection, EndpointHooks, HookOutcome, Reject
+from iroh_fast import Connection, EndpointHooks, HookOutcome, Reject, Router
 from iroh_fast.errors import AlpnMismatch, LocallyRejected, NoAddress, WrongThread
 from iroh_fast.events import (
     LIMIT,
@@ -94,6 +94,35 @@ async def test_events_tell_failures_with_their_cause(
         assert str(event.error) in caplog.text
     await conn.wait_closed()
     taken.cancel()
+
+
+async def test_events_tell_handshakes_that_fail_before_a_router_knows_the_protocol(
+    bind: Bind,
+) -> None:
+    async def handler(conn: Connection) -> None: ...
+
+    server, client = await bind(), await bind()
+    async with Router(server, {ALPN: handler}):
+        events = server.events()
+        with pytest.raises(AlpnMismatch):
+            await client.connect(server.addr, b"other")
+        failed = await until(events, AcceptFailed)
+    assert isinstance(failed, AcceptFailed) and isinstance(failed.error, AlpnMismatch)
+    assert server.metrics.snapshot()["socket:num_accepts_failed"] == 1
+
+
+async def test_events_tell_a_failure_once_however_often_it_is_asked(bind: Bind) -> None:
+    server, client = await bind(alpns=[ALPN]), await bind()
+    dial = asyncio.create_task(client.connect(server.addr, b"other"))
+    incoming = await server.accept()
+    assert incoming is not None
+    accepting = incoming.accept()
+    for wait in (accepting.alpn(), accepting.alpn(), accepting):
+        with pytest.raises(AlpnMismatch):
+            await wait
+    with pytest.raises(AlpnMismatch):
+        await dial
+    assert server.metrics.snapshot()["socket:num_accepts_failed"] == 1
 
 
 async def test_events_tell_own_addresses_and_end_with_the_endpoint(bind: Bind) -> None:
