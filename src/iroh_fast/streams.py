@@ -117,6 +117,7 @@ class SendStream:
         try:
             q = self._q
             if q.send_state == "ready":
+                # DIFFERS: iroh finishes it, and a sender that failed looks complete.
                 self._owner.defer(q.drop_send)
         except AttributeError:  # the constructor failed
             pass
