@@ -9,9 +9,10 @@ import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from ._check import Buffer, check_bytes, check_code, check_seconds, kind_of
+from ._later import Later
 from .aio._waiters import take, wait
 from .aio.owner import Owner, get_ident
 from .aio.watcher import Watcher
@@ -29,8 +30,12 @@ from .quic._connection import (
     WAIT_OPEN_UNI,
     QuicConnection,
 )
-from .stats import Closed, ConnectionStats, PathInfo, PathStats
 from .streams import BiStream, RecvStream, SendStream
+
+if TYPE_CHECKING:
+    from . import stats as _stats
+else:
+    _stats = Later("iroh_fast.stats")
 
 __all__ = ["Connection", "WeakConnection"]
 
@@ -526,9 +531,9 @@ class Connection:
         if receive_window is not None:
             self._q.set_receive_window(receive_window)
 
-    def stats(self) -> ConnectionStats:
+    def stats(self) -> _stats.ConnectionStats:
         """Counters since the start of the connection, over all its paths."""
-        return ConnectionStats.from_core(self._q.stats())
+        return _stats.ConnectionStats.from_core(self._q.stats())
 
     def weak(self) -> WeakConnection:
         """Get a handle that does not keep the connection open."""
@@ -547,11 +552,11 @@ class Connection:
         return self._path_book().rtt()
 
     @property
-    def paths(self) -> list[PathInfo]:
+    def paths(self) -> list[_stats.PathInfo]:
         """The network paths in use, as a snapshot."""
         return self._path_book().get()
 
-    def watch_paths(self) -> Watcher[list[PathInfo]]:
+    def watch_paths(self) -> Watcher[list[_stats.PathInfo]]:
         """Follow the set of paths and their status; ends with the connection."""
         return self._path_book().watch()
 
@@ -567,7 +572,7 @@ class Connection:
             state = str(reason)
         else:
             state = "open" if q.handshake_complete else "handshake"
-        udp = ConnectionStats.from_core(q.stats())
+        udp = _stats.ConnectionStats.from_core(q.stats())
         return (
             f"<{type(self).__name__} {q.stable_id} {self.side} {peer} alpn={q.alpn!r} {state}, "
             f"{udp.udp_tx.bytes} bytes sent, {udp.udp_rx.bytes} received>"
@@ -628,16 +633,16 @@ class WeakConnection:
         """Get the connection back, or None when nobody holds it any more."""
         return self._ref()
 
-    async def closed(self) -> Closed:
+    async def closed(self) -> _stats.Closed:
         """Wait for the end of the connection; gives the reason and the last counters."""
         q = self._q
         while (reason := q.close_reason) is None:
             await wait(q, WAIT_CLOSED)
-        return Closed(
+        return _stats.Closed(
             reason,
-            ConnectionStats.from_core(q.stats()),
+            _stats.ConnectionStats.from_core(q.stats()),
             tuple(
-                PathStats.from_core(path["stats"])
+                _stats.PathStats.from_core(path["stats"])
                 for id in q.path_ids()
                 if (path := q.path_info(id)) is not None
             ),

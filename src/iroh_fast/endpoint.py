@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ForwardRef, ParamSpec, TypeV
 
 from . import config, presets
 from ._check import Buffer, check_alpns, check_bytes, check_integer, kind_of
+from ._later import Later
 from .addr import EndpointAddr, IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
 from .aio._waiters import wait
 from .aio.owner import Owner
@@ -31,7 +32,6 @@ from .config import (
 )
 from .connection import Connection
 from .errors import BindError, ConfigError, EndpointClosed, WatcherEnded
-from .events import AddrChanged, EndpointEvents, RelayChanged
 from .handshake import Connecting, Context, dial
 from .incoming import MAX_PENDING, Connections, Incoming, IncomingAttempts
 from .keys import EndpointId, PublicKey, SecretKey
@@ -40,12 +40,15 @@ from .net.local_addrs import direct_addrs, interface_addrs
 from .net.socket import Driver
 from .quic._connection import WAIT_DRAINED, WAIT_FINISHED
 from .relay.map import RelayConfig, RelayMap, RelayStatus
-from .stats import RemoteInfo, TransportAddrInfo
 from .ticket import EndpointTicket, to_endpoint_addr
 from .web.proxy import proxy_from_env
 
 if TYPE_CHECKING:
+    from . import events as _events
+    from . import stats as _stats
     from .relay.client.transport import RelayTransport
+else:
+    _events, _stats = Later("iroh_fast.events"), Later("iroh_fast.stats")
 
 __all__ = ["BindOptions", "Endpoint"]
 
@@ -78,7 +81,10 @@ def _options_of(
         parameters = [inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)]
         parameters += [
             inspect.Parameter(
-                item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=item.default,
+                annotation=item.type,
             )
             for item in fields
         ]
@@ -265,12 +271,12 @@ class Endpoint:
         relay = self._context.relay
         if relay is not None:
             if self._home.set((relay.status,) if relay.status is not None else ()):
-                self._context.events.emit(RelayChanged(relay.status))
+                self._context.events.emit(_events.RelayChanged(relay.status))
             self._update_addr()
 
     def _update_addr(self) -> None:
         if self._addr.set(addr := self._current_addr()):
-            self._context.events.emit(AddrChanged(addr))
+            self._context.events.emit(_events.AddrChanged(addr))
 
     async def add_external_addr(self, addr: str | SocketAddr, /) -> None:
         """Advertise one more address at which this endpoint can be reached."""
@@ -297,7 +303,7 @@ class Endpoint:
             if conn.close_reason is None:
                 conn._q.network_changed()
 
-    async def remote_info(self, id: EndpointId | str, /) -> RemoteInfo | None:
+    async def remote_info(self, id: EndpointId | str, /) -> _stats.RemoteInfo | None:
         """What is known about a remote from connections with it; None if nothing."""
         self._owner.check_loop()
         if not isinstance(id, (PublicKey, str)):
@@ -314,10 +320,10 @@ class Endpoint:
                 usage[path.remote_addr] = usage.get(path.remote_addr, False) or active
         if not known:
             return None
-        return RemoteInfo(
+        return _stats.RemoteInfo(
             id,
             tuple(
-                TransportAddrInfo(addr, "active" if active else "inactive")
+                _stats.TransportAddrInfo(addr, "active" if active else "inactive")
                 for addr, active in sorted(usage.items())
             ),
         )
@@ -502,7 +508,7 @@ class Endpoint:
 
     # --- state
 
-    def events(self) -> EndpointEvents:
+    def events(self) -> _events.EndpointEvents:
         """Iterate over what happens from now on, until the endpoint is closed.
 
         The objects of :mod:`iroh_fast.events`: attempts and their failures, connections
@@ -633,9 +639,7 @@ def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTranspo
     try:
         from .relay.client.transport import RelayTransport
     except ImportError as error:
-        raise ConfigError(
-            f"relays need {error.name}: pip install 'iroh-fast[relay]'"
-        ) from error
+        raise ConfigError(f"relays need {error.name}: pip install 'iroh-fast[relay]'") from error
     ref = weakref.ref(endpoint)
 
     def on_status() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ._later import Later
 from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
 from .aio._waiters import wait
 from .aio.owner import Owner
@@ -28,15 +29,6 @@ from .errors import (
     SelfConnect,
     WrongIdentity,
 )
-from .events import (
-    AcceptFailed,
-    ConnectionClosed,
-    ConnectionOpened,
-    DialFailed,
-    Dialing,
-    EventHub,
-    PathsChanged,
-)
 from .hooks import run_after_handshake, run_before_connect
 from .keys import EndpointId, PublicKey
 from .metrics import EndpointMetrics
@@ -47,10 +39,13 @@ from .net.transport import is_private
 from .paths import Paths
 from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE, QuicConnection
 from .quic.config import QuicTransportConfig
-from .stats import ConnectionStats
 
 if TYPE_CHECKING:
+    from . import events as _events
+    from . import stats as _stats
     from .relay.client.transport import RelayTransport  # loads more than others need
+else:
+    _events, _stats = Later("iroh_fast.events"), Later("iroh_fast.stats")
 
 __all__ = [
     "Accepting",
@@ -113,7 +108,7 @@ class Context:
         self.linger = config.linger
         self.sockets = sockets
         self.metrics = metrics
-        self.events = EventHub(owner, id)
+        self.events = _events.EventHub(owner, id)
         self.followed: dict[int, object] = {}  # connection -> its paths, as last told
         self.closing = False
         self.live: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -122,12 +117,12 @@ class Context:
 
     def opened(self, q: QuicConnection) -> None:
         """A connection passed handshake and hooks."""
-        if not self.events.wants(ConnectionOpened):
+        if not self.events.wants(_events.ConnectionOpened):
             return
         path = q.path_info(0)
         assert q.peer_id is not None and q.alpn is not None
         self.events.emit(
-            ConnectionOpened(
+            _events.ConnectionOpened(
                 q.stable_id,
                 PublicKey._from_valid(q.peer_id),
                 q.alpn,
@@ -143,17 +138,17 @@ class Context:
             return
         if reason is not None:
             self.followed.pop(q.stable_id, None)
-            if self.events.wants(ConnectionClosed):
+            if self.events.wants(_events.ConnectionClosed):
                 remote = PublicKey._from_valid(q.peer_id)
-                stats = ConnectionStats.from_core(q.stats())
-                self.events.emit(ConnectionClosed(q.stable_id, remote, reason, stats))
-        elif self.events.wants(PathsChanged):
+                stats = _stats.ConnectionStats.from_core(q.stats())
+                self.events.emit(_events.ConnectionClosed(q.stable_id, remote, reason, stats))
+        elif self.events.wants(_events.PathsChanged):
             book = Paths(q, self.transport_addr)
             now = book.version()
             if self.followed.get(q.stable_id) != now:
                 self.followed[q.stable_id] = now
                 remote = PublicKey._from_valid(q.peer_id)
-                self.events.emit(PathsChanged(q.stable_id, remote, tuple(book.get())))
+                self.events.emit(_events.PathsChanged(q.stable_id, remote, tuple(book.get())))
 
     def transport_addr(self, address: tuple[Any, ...]) -> TransportAddr:
         """Convert an address of the driver."""
@@ -177,7 +172,6 @@ class Context:
             else:
                 refused[str(addr)] = "no transport of this endpoint"
         return found[:MAX_WAYS], refused
-
 
 
 def handshake_error(
@@ -262,8 +256,8 @@ async def dial(
             more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
             why = f"none of its addresses can be used: {', '.join(listed[:8])}{more}"
         error = NoAddress(f"{what} failed: {why}", remote=remote, alpn=alpn)
-        if context.events.wants(DialFailed):
-            context.events.emit(DialFailed(target.id, alpn, error))
+        if context.events.wants(_events.DialFailed):
+            context.events.emit(_events.DialFailed(target.id, alpn, error))
         raise error
     q = context.driver.connect(
         sockets,
@@ -271,9 +265,9 @@ async def dial(
         alpns=[alpn, *extra_alpns],
         transport=transport or context.transport,
     )
-    if context.events.wants(Dialing):
+    if context.events.wants(_events.Dialing):
         addrs = tuple(context.transport_addr(addr) for addr in sockets)
-        context.events.emit(Dialing(target.id, alpn, addrs))
+        context.events.emit(_events.Dialing(target.id, alpn, addrs))
     return Connecting(q, context, target.id, alpn, sockets)
 
 
@@ -463,8 +457,8 @@ class Connecting(_Handshake):
 
     def _told(self, error: Exception) -> None:
         events = self._context.events
-        if events.wants(DialFailed):
-            events.emit(DialFailed(self.remote_id, self._alpn, error))
+        if events.wants(_events.DialFailed):
+            events.emit(_events.DialFailed(self.remote_id, self._alpn, error))
 
     def __repr__(self) -> str:
         return f"<Connecting to {self._remote_id:short} alpn={self._alpn!r}>"
@@ -506,8 +500,8 @@ class Accepting(_Handshake):
     def _told(self, error: Exception) -> None:
         context = self._context
         context.metrics.accept_failed += 1
-        if context.events.wants(AcceptFailed):
-            context.events.emit(AcceptFailed(self._remote, error))
+        if context.events.wants(_events.AcceptFailed):
+            context.events.emit(_events.AcceptFailed(self._remote, error))
 
     def __repr__(self) -> str:
         return f"<Accepting from {self._remote}>"

@@ -5,22 +5,18 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ._later import Later
 from .addr import TransportAddr
 from .aio._waiters import wait
 from .aio.watcher import Source, Watcher
 from .quic._connection import WAIT_PATHS, QuicConnection
-from .stats import (
-    ObservedAddr,
-    PathClosed,
-    PathEvent,
-    PathInfo,
-    PathOpened,
-    PathsLagged,
-    PathStats,
-    PathStatusChanged,
-)
+
+if TYPE_CHECKING:
+    from . import stats as _stats
+else:
+    _stats = Later("iroh_fast.stats")
 
 __all__ = ["PathEvents", "Paths"]
 
@@ -41,10 +37,10 @@ class PathEvents:
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._buffer: deque[PathEvent] = deque()
+        self._buffer: deque[_stats.PathEvent] = deque()
         self._missed = 0
 
-    def _put(self, event: PathEvent) -> None:
+    def _put(self, event: _stats.PathEvent) -> None:
         if len(self._buffer) == self.LIMIT:
             self._buffer.popleft()
             self._missed += 1
@@ -53,13 +49,13 @@ class PathEvents:
     def __aiter__(self) -> PathEvents:
         return self
 
-    async def __anext__(self) -> PathEvent:
+    async def __anext__(self) -> _stats.PathEvent:
         paths = self._paths
         while True:
             paths.pull()
             if self._missed:
                 missed, self._missed = self._missed, 0
-                return PathsLagged(missed)
+                return _stats.PathsLagged(missed)
             if self._buffer:
                 return self._buffer.popleft()
             if paths.ended():
@@ -67,7 +63,7 @@ class PathEvents:
             await paths.wait()
 
 
-class Paths(Source[list[PathInfo]]):
+class Paths(Source["list[_stats.PathInfo]"]):
     """What a connection knows of its paths."""
 
     __slots__ = ("_addr_of", "_consumers", "_q")
@@ -77,7 +73,7 @@ class Paths(Source[list[PathInfo]]):
         self._addr_of = addr_of
         self._consumers: weakref.WeakSet[PathEvents] | None = None
 
-    def get(self) -> list[PathInfo]:
+    def get(self) -> list[_stats.PathInfo]:
         """The paths in use now."""
         q, addr_of = self._q, self._addr_of
         found = [path for id in q.path_ids() if (path := q.path_info(id)) is not None]
@@ -86,7 +82,7 @@ class Paths(Source[list[PathInfo]]):
             found[0]["id"] if found else None,
         )
         return [
-            PathInfo(
+            _stats.PathInfo(
                 id=path["id"],
                 remote_addr=addr_of(path["remote"]),
                 local_addr=addr_of(path["local"]) if path["local"] else None,
@@ -96,7 +92,7 @@ class Paths(Source[list[PathInfo]]):
                 rtt=path["rtt"],
                 cwnd=path["cwnd"],
                 mtu=path["mtu"],
-                stats=PathStats.from_core(path["stats"]),
+                stats=_stats.PathStats.from_core(path["stats"]),
             )
             for path in found
         ]
@@ -124,7 +120,7 @@ class Paths(Source[list[PathInfo]]):
         """Return when something may have changed."""
         await wait(self._q, WAIT_PATHS)
 
-    def watch(self) -> Watcher[list[PathInfo]]:
+    def watch(self) -> Watcher[list[_stats.PathInfo]]:
         """Follow the set of paths and their status."""
         return Watcher(self)
 
@@ -147,23 +143,23 @@ class Paths(Source[list[PathInfo]]):
                 for consumer in self._consumers:
                     consumer._put(event)
 
-    def _event(self, event: tuple[Any, ...]) -> PathEvent:
+    def _event(self, event: tuple[Any, ...]) -> _stats.PathEvent:
         addr_of = self._addr_of
         kind = event[0]
         if kind == "opened":
             _, id, remote, local = event
-            return PathOpened(id, addr_of(remote), addr_of(local) if local else None)
+            return _stats.PathOpened(id, addr_of(remote), addr_of(local) if local else None)
         if kind == "closed":
             _, id, remote, local, reason, stats = event
-            return PathClosed(
+            return _stats.PathClosed(
                 id,
                 addr_of(remote),
                 addr_of(local) if local else None,
                 reason,
-                PathStats.from_core(stats),
+                _stats.PathStats.from_core(stats),
             )
         if kind == "status":
-            return PathStatusChanged(event[1], event[2])
+            return _stats.PathStatusChanged(event[1], event[2])
         if kind == "observed":
-            return ObservedAddr(event[1], addr_of(event[2]))
-        return PathsLagged(event[1])
+            return _stats.ObservedAddr(event[1], addr_of(event[2]))
+        return _stats.PathsLagged(event[1])

@@ -53,6 +53,19 @@ def test_import_of_the_identity_part_needs_no_network_code() -> None:
     assert sorted(loaded & unwanted) == []
 
 
+# What an endpoint needs only once it is bound, or not at all.
+LATE = (
+    *("ada_url", "aioquic", "certifi", "cryptography", "nacl", "OpenSSL", "psutil"),
+    *("typing_extensions", "uvloop", "iroh_fast.events", "iroh_fast.stats"),
+)
+
+
+def test_import_of_the_endpoint_leaves_out_what_binding_one_loads() -> None:
+    loaded = loaded_after("from iroh_fast import Endpoint")
+    assert "iroh_fast.endpoint" in loaded
+    assert sorted(loaded & set(LATE)) == []
+
+
 @pytest.mark.parametrize("name", iroh_fast.__all__)
 def test_public_name_resolves(name: str) -> None:
     value = getattr(iroh_fast, name)
