@@ -5,8 +5,6 @@ Sources: RFC 9000 §5.1, §10.3, the multipath draft.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
-from libc.string cimport memcpy
 
 from iroh_fast._packet cimport Frame
 from iroh_fast.quic._codes cimport CONNECTION_ID_LIMIT_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED
@@ -15,8 +13,8 @@ from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._ledger cimport CONTROL_NEW_CID, CONTROL_RETIRE_CID
 from iroh_fast.quic._path_table cimport find_path, pto_max
 from iroh_fast.quic._paths cimport (
-    CidSet, LOCAL_CIDS, LocalCid, Path, REMOTE_CIDS, UNOPENED_CIDS, cidset_new, ids_have, local_cid_find,
-    local_cid_remove, remote_cid_add, remote_cid_rotate)
+    CidSet, LOCAL_CIDS, LocalCid, Path, REMOTE_CIDS, UNOPENED_CIDS, cidset_free, cidset_new, ids_have, local_cid_add,
+    local_cid_find, local_cid_remove, remote_cid_add, remote_cid_rotate)
 
 
 cdef CidSet* find_ids(QuicConnection conn, uint32_t id, bint make) noexcept nogil:
@@ -71,7 +69,7 @@ cdef void drop_ids(QuicConnection conn, uint32_t id) noexcept nogil:
                 for i in range(ids.n_local):
                     conn.host.cid_remove(ids.local[i].value)
             at[0] = ids.next
-            free(ids)
+            cidset_free(ids)
             return
         at = &ids.next
 
@@ -81,7 +79,7 @@ cdef void issue_ids(QuicConnection conn, uint32_t path_id) noexcept nogil:
     cdef CidSet* ids = find_ids(conn, path_id, True)
     cdef Path* path = find_path(conn, path_id)
     cdef uint64_t limit = conn.peer_cid_limit if conn.peer_cid_limit < LOCAL_CIDS else LOCAL_CIDS
-    cdef uint8_t cid[8]
+    cdef LocalCid* local
     cdef uint64_t value
     if ids == NULL:
         return
@@ -89,13 +87,15 @@ cdef void issue_ids(QuicConnection conn, uint32_t path_id) noexcept nogil:
     if limit > UNOPENED_CIDS and path_id and (path == NULL or not path.established):
         limit = UNOPENED_CIDS
     while <uint64_t>ids.n_local < limit:
-        if queue_control(conn, CONTROL_NEW_CID, path_id, ids.next_seq, 0) < 0:
+        local = local_cid_add(ids)
+        if local == NULL:
             return
-        conn.host.new_cid(cid)
-        memcpy(&value, cid, 8)
-        ids.local[ids.n_local].seq = ids.next_seq
-        ids.local[ids.n_local].value = value
-        ids.n_local += 1
+        if queue_control(conn, CONTROL_NEW_CID, path_id, ids.next_seq, 0) < 0:
+            ids.n_local -= 1
+            return
+        conn.host.new_cid(<uint8_t*>&value)
+        local.seq = ids.next_seq
+        local.value = value
         with gil:
             conn.host.cid_add(value, conn, path_id)
         ids.next_seq += 1
@@ -174,6 +174,8 @@ cdef int on_new_id(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept
         return conn.fail(CONNECTION_ID_LIMIT_ERROR, b"", 0)
     if rc == -2:
         return conn.fail(PROTOCOL_VIOLATION, b"conflicting connection ids", 0)
+    if rc == -3:
+        return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
     if rc == 2:
         retired[n] = frame.id
         n += 1

@@ -3,7 +3,9 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 
 
+# Shared by the connections made with the same configuration; nobody changes it.
 cdef struct Config:
+    size_t users
     int64_t idle_timeout, keep_alive, path_idle, path_keep_alive, initial_rtt
     uint64_t max_bidi, max_uni, stream_window, receive_window, send_window
     bint fair, spin, mtud, pad_to_mtu, gso, observed_send, observed_receive
@@ -22,4 +24,10 @@ cdef struct Config:
     int64_t af_max_delay          # 0: the peer's own
 
 
-cdef int load_config(object t, Config* c) except -1
+# Read a QuicTransportConfig; the caller is its first user.
+cdef Config* config_new(object transport) except NULL
+cdef inline Config* config_share(Config* config) noexcept:
+    config.users += 1
+    return config
+# The last user frees it; NULL is let through.
+cdef void config_release(Config* config) noexcept

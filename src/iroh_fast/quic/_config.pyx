@@ -1,15 +1,33 @@
 """What a connection needs of its QuicTransportConfig, as C values."""
 
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free
 
 from iroh_fast.quic._congestion cimport CC_CUBIC, CC_NEW_RENO
 from iroh_fast.quic._time cimport ns_of
 
 
-cdef int load_config(object t, Config* c) except -1:
-    """Read a QuicTransportConfig once per connection."""
+cdef Config* config_new(object transport) except NULL:
+    cdef Config* config = <Config*>calloc(1, sizeof(Config))
+    if config == NULL:
+        raise MemoryError
+    config.users = 1
+    try:
+        load(transport, config)
+    except BaseException:
+        free(config)
+        raise
+    return config
+
+
+cdef void config_release(Config* config) noexcept:
+    if config != NULL:
+        config.users -= 1
+        if config.users == 0:
+            free(config)
+
+
+cdef int load(object t, Config* c) except -1:
     cdef object m = t.mtu_discovery, af = t.ack_frequency
-    memset(c, 0, sizeof(Config))
     c.idle_timeout = ns_of(t.max_idle_timeout)
     c.keep_alive = ns_of(t.keep_alive_interval)
     c.path_idle = ns_of(t.default_path_max_idle_timeout)

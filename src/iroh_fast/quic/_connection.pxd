@@ -42,7 +42,7 @@ cdef class QuicConnection(StreamOwner):
     cdef uint32_t peer_udp            # peer's max_udp_payload_size
     cdef int64_t created_at
     cdef int64_t handshake_until     # when a handshake that is not complete is given up
-    cdef Config cfg
+    cdef Config* cfg
     cdef int state
     cdef readonly bint handshake_confirmed
     cdef bint handshake_done, multipath, peer_validated_us, got_first_packet, used_retry

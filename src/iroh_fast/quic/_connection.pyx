@@ -17,6 +17,7 @@ from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, ST_DRAINING, ST_HANDSHAKE, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
     W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI,
     W_PATHS)
+from iroh_fast.quic._config cimport config_release
 from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._datagrams cimport queue_empty, queue_free, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
@@ -28,7 +29,7 @@ from iroh_fast.quic._path_table cimport (
     abandon_path, add_path, challenge_path, find_path, last_open, next_path_id, path_mtu, path_stats, read_path_log,
     set_path_status)
 from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_free, stats_add)
+    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, cidset_free, ip_known, path_free, stats_add)
 from iroh_fast.quic._receive_buffer cimport recvbuf_free, recvbuf_init
 from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._send_buffer cimport sendbuf_free, sendbuf_init
@@ -128,8 +129,9 @@ cdef class QuicConnection(StreamOwner):
             p = pn
         while c != NULL:
             cn = c.next
-            free(c)
+            cidset_free(c)
             c = cn
+        config_release(self.cfg)
         keys_clear(&self.keys)
         sendbuf_free(&self.data_crypto_tx)
         recvbuf_free(&self.data_crypto_rx)

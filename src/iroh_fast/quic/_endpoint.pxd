@@ -26,7 +26,7 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef Waker waker
     cdef readonly object identity, connections
     cdef object config_of         # the configuration `config` was made of
-    cdef Config config
+    cdef Config* config           # NULL: none yet
     cdef object random_source, reset_tokens, server_tickets, session_cache, keylog, wall_clock, clock, tls_class
     cdef object outgoing              # answers of the endpoint itself: (remote, local, data)
     cdef object initial_ids           # connections by the id that their client chose

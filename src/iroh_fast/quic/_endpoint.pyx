@@ -17,7 +17,7 @@ from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
 from iroh_fast.quic._cids cimport find_ids, unregister
 from iroh_fast.quic._closing cimport end_failed, finish_drained
 from iroh_fast.quic._codes cimport ST_HANDSHAKE
-from iroh_fast.quic._config cimport Config, load_config
+from iroh_fast.quic._config cimport Config, config_new, config_release, config_share
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._datagrams cimport queue_init
 from iroh_fast.quic._handshake cimport own_parameters, remember_parameters, set_initial_keys, tls_drain
@@ -98,6 +98,9 @@ cdef class QuicEndpoint(AdmissionHost):
         self.counters = {"accepted_handshakes": 0, "outgoing_handshakes": 0, "refused_handshakes": 0,
                          "ignored_handshakes": 0, "dropped_datagrams": 0}
         self.last_reset = -1000 * MS
+
+    def __dealloc__(self):
+        config_release(self.config)
 
     @property
     def max_incoming(self):
@@ -275,6 +278,7 @@ cdef class QuicEndpoint(AdmissionHost):
     # ------------------------------------------------------------- connections
     cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now):
         cdef QuicConnection c = QuicConnection.__new__(QuicConnection)
+        cdef Config* config
         cdef uint64_t value
         cdef CidSet* s
         c.host = self
@@ -284,11 +288,13 @@ cdef class QuicEndpoint(AdmissionHost):
         self.next_id += 1
         c.stable_id = self.next_id
         if transport is not self.config_of:        # frozen: the same object means the same values
-            load_config(transport, &self.config)
+            config = config_new(transport)
+            config_release(self.config)
+            self.config = config
             self.config_of = transport
-        c.cfg = self.config
+        c.cfg = config_share(self.config)
         c.idle_timeout = c.cfg.idle_timeout
-        c.handshake_until = now + handshake_limit(&c.cfg)
+        c.handshake_until = now + handshake_limit(c.cfg)
         c.peer_udp = 65527
         # RFC 9000 §17.4: disabled on one of 16 connections even where it is allowed, so that its absence tells nothing.
         c.spinning = c.cfg.spin and (self.random.word() & 15) != 0

@@ -300,7 +300,7 @@ cdef int remember_parameters(QuicConnection conn, bytes data) except? -1:
 
 cdef bytes own_parameters(QuicConnection conn, const uint8_t* reset_token):
     """Our transport parameters, encoded; `reset_token`: 16 bytes, of a server."""
-    cdef Config* config = &conn.cfg
+    cdef Config* config = conn.cfg
     cdef Parameters p
     cdef uint8_t noise[PARAMETERS_NOISE]
     cdef uint8_t out[PARAMETERS_BYTES]

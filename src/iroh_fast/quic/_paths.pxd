@@ -1,6 +1,6 @@
 """Paths and connection IDs of one connection."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcmp, memcpy
 
 from iroh_fast._batch cimport UdpAddr
@@ -43,19 +43,21 @@ cdef struct LocalCid:
     uint64_t value                # the 8 bytes, as loaded
 
 
-# Ids of one path id, whether or not the path is open.
+# Ids of one path id, whether or not the path is open. Most path ids never open: their ids fit into the structure, which
+# must not be moved.
 cdef struct CidSet:
     CidSet* next
     uint32_t path_id
-    int n_local
+    uint8_t n_local, n_remote
+    int8_t active                 # index into remote, -1: none
+    LocalCid* local               # `few_local`, or memory for LOCAL_CIDS
+    RemoteCid* remote             # `few_remote`, or memory for REMOTE_CIDS
     uint64_t next_seq             # of the next id we issue
     uint64_t sent                 # ids below this number were written to a packet
-    LocalCid local[8]
-    int n_remote
-    int active                    # index into remote, -1: none
     uint64_t retire_prior_to
-    RemoteCid remote[5]
     uint64_t given_up             # one above the highest sequence number of the peer that we retired by ourselves
+    LocalCid few_local[2]         # UNOPENED_CIDS
+    RemoteCid few_remote[2]
 
 
 # Path ids, as ascending half-open intervals that do not touch: as many as there are gaps between abandoned paths.
@@ -191,6 +193,7 @@ cdef void path_free(Path* p) noexcept nogil
 # Add counters up.
 cdef void stats_add(PathStats* total, const PathStats* stats) noexcept nogil
 cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil
+cdef void cidset_free(CidSet* c) noexcept nogil
 
 cdef inline bint same_ip(const UdpAddr* a, const UdpAddr* b) noexcept nogil:
     return memcmp(a.ip, b.ip, 16) == 0
@@ -204,10 +207,12 @@ cdef inline bint ip_known(const UdpAddr* a) noexcept nogil:
     return (x[0] | x[1]) != 0
 
 # Peer's NEW_CONNECTION_ID. 0 stored, 1 duplicate or stale, 2 must be retired at once, -1 CONNECTION_ID_LIMIT_ERROR,
-# -2 contradicts an earlier frame. `n_retired` ids moved to `retired` because of retire_prior_to.
+# -2 contradicts an earlier frame, -3 out of memory. `n_retired` ids moved to `retired` because of retire_prior_to.
 cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
                         const uint8_t* token, uint64_t* retired, int* n_retired) noexcept nogil
 # Move to another id. The old one's sequence number goes to `retired`. False: no other id.
 cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil
+# Place for one more of ours, at the end of those there are; NULL: out of memory.
+cdef LocalCid* local_cid_add(CidSet* c) noexcept nogil
 cdef LocalCid* local_cid_find(CidSet* c, uint64_t seq) noexcept nogil
 cdef void local_cid_remove(CidSet* c, LocalCid* l) noexcept nogil

@@ -1,7 +1,7 @@
 """Paths and connection IDs of one connection. Sources: RFC 9000 §5.1, §9, the multipath draft."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
 from iroh_fast.quic._recovery cimport space_free
@@ -77,7 +77,29 @@ cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil:
     if c != NULL:
         c.path_id = path_id
         c.active = -1
+        c.local = c.few_local
+        c.remote = c.few_remote
     return c
+
+
+cdef void cidset_free(CidSet* c) noexcept nogil:
+    if c.local != c.few_local:
+        free(c.local)
+    if c.remote != c.few_remote:
+        free(c.remote)
+    free(c)
+
+
+cdef bint make_remote_room(CidSet* c) noexcept nogil:
+    cdef RemoteCid* grown
+    if c.n_remote < UNOPENED_CIDS or c.remote != c.few_remote:
+        return True
+    grown = <RemoteCid*>malloc(REMOTE_CIDS * sizeof(RemoteCid))
+    if grown == NULL:
+        return False
+    memcpy(grown, c.few_remote, c.n_remote * sizeof(RemoteCid))
+    c.remote = grown
+    return True
 
 
 cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
@@ -114,6 +136,8 @@ cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const
                     c.active = i
     if c.n_remote == REMOTE_CIDS:
         return -1
+    if not make_remote_room(c):
+        return -3
     r = &c.remote[c.n_remote]
     r.seq = seq
     r.len = n
@@ -147,6 +171,18 @@ cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil:
     c.remote[c.active] = c.remote[c.n_remote]
     c.active = best
     return True
+
+
+cdef LocalCid* local_cid_add(CidSet* c) noexcept nogil:
+    cdef LocalCid* grown
+    if c.n_local >= UNOPENED_CIDS and c.local == c.few_local:
+        grown = <LocalCid*>malloc(LOCAL_CIDS * sizeof(LocalCid))
+        if grown == NULL:
+            return NULL
+        memcpy(grown, c.few_local, c.n_local * sizeof(LocalCid))
+        c.local = grown
+    c.n_local += 1
+    return &c.local[c.n_local - 1]
 
 
 cdef LocalCid* local_cid_find(CidSet* c, uint64_t seq) noexcept nogil:
