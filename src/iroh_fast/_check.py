@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
@@ -107,7 +106,9 @@ def check_seconds(
     """Turn a duration option into seconds, or raise :class:`ConfigError`."""
     if value is None and none:
         return None
-    if isinstance(value, timedelta):
+    # Who has a timedelta has loaded its module.
+    dates = sys.modules.get("datetime")
+    if dates is not None and isinstance(value, dates.timedelta):
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{name} is a number of seconds or a timedelta, not {shown(value)}")

@@ -109,8 +109,9 @@ def encode_varint(value: int) -> bytes:
 # --- socket addresses -------------------------------------------------------------
 
 _OCTET = "(?:0|[1-9][0-9]?|1[0-9][0-9]|2[0-4][0-9]|25[0-5])"
-_V4 = re.compile(rf"((?:{_OCTET}\.){{3}}{_OCTET}):([0-9]+)", re.ASCII)
-_V6 = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%([0-9]+))?\]:([0-9]+)", re.ASCII)
+# Text: `re` compiles and keeps them when they are first used, not with every import.
+_V4: Final = rf"((?:{_OCTET}\.){{3}}{_OCTET}):([0-9]+)"
+_V6: Final = r"\[([0-9A-Fa-f:.]+)(?:%([0-9]+))?\]:([0-9]+)"
 
 
 def _number(digits: str, limit: int, text: str) -> int:
@@ -173,9 +174,9 @@ class SocketAddr:
             Anything else: host names, short forms, leading zeros in an octet, blanks,
             named scopes.
         """
-        if match := _V4.fullmatch(text):
+        if match := re.fullmatch(_V4, text):
             return cls(IPv4Address(match[1]), _number(match[2], _U16_MAX, text))
-        if match := _V6.fullmatch(text):
+        if match := re.fullmatch(_V6, text):
             try:
                 ip = IPv6Address(match[1])
             except ValueError:
@@ -252,17 +253,17 @@ _SPECIAL_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443, "ftp": 
 
 # URLs that normalising leaves as they are, but for a missing last slash.  A last label
 # that starts with a letter cannot be an IPv4 number.  Saves loading the URL parser.
-_PLAIN_URL = re.compile(
-    r"(https?)://((?:[a-z0-9][a-z0-9-]*\.)*[a-z][a-z0-9-]*\.?)(?::([1-9][0-9]{0,3}))?/?", re.ASCII
+_PLAIN_URL: Final = (
+    r"(https?)://((?:[a-z0-9][a-z0-9-]*\.)*[a-z][a-z0-9-]*\.?)(?::([1-9][0-9]{0,3}))?/?"
 )
-_CREDENTIALS = re.compile(r"^([a-z][a-z0-9+.-]*://)[^/?#]*@", re.ASCII)
-_NORMAL_URL = re.compile(
-    r"([a-z][a-z0-9+.-]*):(?://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]*)(?::([0-9]+))?)?.*", re.ASCII | re.DOTALL
+_CREDENTIALS: Final = r"^([a-z][a-z0-9+.-]*://)[^/?#]*@"
+_NORMAL_URL: Final = (
+    r"(?s)([a-z][a-z0-9+.-]*):(?://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]*)(?::([0-9]+))?)?.*"
 )
 
 
 def _normalise_url(text: str) -> str:
-    match = _PLAIN_URL.fullmatch(text)
+    match = re.fullmatch(_PLAIN_URL, text)
     if match and "xn--" not in match[2] and match[3] != str(_SPECIAL_PORTS[match[1]]):
         return text if text.endswith("/") else text + "/"
     import ada_url  # late: loading it takes longer than everything else here
@@ -306,7 +307,7 @@ class RelayUrl(str):
         return super().__new__(cls, _normalise_url(str(url)))
 
     def _part(self, index: int) -> str | None:
-        match = _NORMAL_URL.fullmatch(self)
+        match = re.fullmatch(_NORMAL_URL, self)
         assert match is not None  # every normalised URL has a scheme
         part: str | None = match[index]
         return part
@@ -329,7 +330,7 @@ class RelayUrl(str):
 
     def without_credentials(self) -> RelayUrl:
         """The same without user and password, as it may be shown to others."""
-        bare = _CREDENTIALS.sub(r"\1", self, 1)
+        bare = re.sub(_CREDENTIALS, r"\1", self, count=1)
         return self if bare == self else RelayUrl(bare)
 
     def __str__(self) -> str:
@@ -491,8 +492,8 @@ class IpAddr(TransportAddr):
         return 1, self.addr
 
 
-_LOWER_HEX: Final = re.compile(r"(?:[0-9a-f]{2})*", re.ASCII)
-_ANY_HEX: Final = re.compile(r"[0-9A-Fa-f]+", re.ASCII)
+_LOWER_HEX: Final = r"(?:[0-9a-f]{2})*"
+_ANY_HEX: Final = r"[0-9A-Fa-f]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -537,9 +538,9 @@ class CustomAddr(TransportAddr):
         number, separator, data = text.partition("_")
         if not separator:
             raise CustomAddrError("no _ in custom address", reason="separator")
-        if not _ANY_HEX.fullmatch(number) or len(number.lstrip("0")) > 16:
+        if not re.fullmatch(_ANY_HEX, number) or len(number.lstrip("0")) > 16:
             raise CustomAddrError(f"bad transport id {number[:40]!r}", reason="id")
-        if not _LOWER_HEX.fullmatch(data):
+        if not re.fullmatch(_LOWER_HEX, data):
             raise CustomAddrError("bad data in custom address", reason="data")
         return cls(int(number, 16), bytes.fromhex(data))
 

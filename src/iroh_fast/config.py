@@ -10,7 +10,7 @@ import dataclasses
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ._check import (
     check_alpns,
@@ -21,6 +21,7 @@ from ._check import (
     kind_of,
     shown,
 )
+from ._later import Later
 from .addr import RelayUrl, SocketAddr
 from .errors import AddrError, ConfigError, DialError, RelayUrlError
 from .hooks import EndpointHooks
@@ -28,8 +29,12 @@ from .keys import SecretKey
 from .net.bind import BindAddr, BindAddrLike, plan_sockets
 from .quic.config import AckFrequencyConfig, MtuDiscoveryConfig, QuicTransportConfig
 from .relay.map import RelayConfig, RelayMap, relay_map
-from .web.ca import CaConfig
-from .web.proxy import Proxy
+
+if TYPE_CHECKING:
+    from .web import ca as _ca_config
+    from .web import proxy as _proxies
+else:
+    _ca_config, _proxies = Later("iroh_fast.web.ca"), Later("iroh_fast.web.proxy")
 
 __all__ = [
     "AckFrequencyConfig",
@@ -47,6 +52,7 @@ __all__ = [
 
 MAX_SOCKETS = 16
 MAX_HOOKS = 64
+MAX_PENDING = 256  # connections that are being made or wait to be taken, see Connections
 
 RelaysLike: TypeAlias = (
     Literal["default", "staging"] | Iterable[RelayConfig | RelayUrl | str] | RelayMap | None
@@ -174,19 +180,19 @@ def _relays(name: str, value: Any) -> RelayMap | None:
         raise ConfigError(f"{name}: {error}") from error
 
 
-def _proxy(name: str, value: object) -> Proxy | None:
-    if value is None or isinstance(value, Proxy):
+def _proxy(name: str, value: object) -> _proxies.Proxy | None:
+    if value is None or isinstance(value, _proxies.Proxy):
         return value
     if not isinstance(value, str):
         raise ConfigError(f"{name} is the URL of an HTTP proxy, not {kind_of(value)}")
     try:
-        return Proxy.parse(value)
+        return _proxies.Proxy.parse(value)
     except DialError as error:
         raise ConfigError(f"{name} is the URL of an HTTP proxy: {error}") from error
 
 
-def _ca(name: str, value: object) -> CaConfig | ssl.SSLContext | None:
-    if value is not None and not isinstance(value, (CaConfig, ssl.SSLContext)):
+def _ca(name: str, value: object) -> _ca_config.CaConfig | ssl.SSLContext | None:
+    if value is not None and not isinstance(value, (_ca_config.CaConfig, ssl.SSLContext)):
         raise ConfigError(
             f"{name} is a CaConfig, an ssl.SSLContext or None, not {shown(value)}; "
             "CaConfig(extra=[pem]) trusts a certificate of your own"
@@ -253,9 +259,9 @@ class EndpointConfig:
     key_exchange: Sequence[str] = _option(("x25519",), _key_exchange)
     linger: float | None = _option(5.0, _linger)
     relays: RelaysLike = _option(None, _relays)
-    proxy: str | Proxy | None = _option(None, _proxy)
+    proxy: str | _proxies.Proxy | None = _option(None, _proxy)
     proxy_from_env: bool = _option(False, check_flag)
-    ca: CaConfig | ssl.SSLContext | None = _option(None, _ca)
+    ca: _ca_config.CaConfig | ssl.SSLContext | None = _option(None, _ca)
 
     def merge(self, other: EndpointConfig) -> None:
         """Take over every field of `other` that differs from its default."""
@@ -329,4 +335,3 @@ Preset: TypeAlias = (
     | EndpointConfig
     | Sequence[Callable[[EndpointConfig], None] | EndpointConfig]
 )
-

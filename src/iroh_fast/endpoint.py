@@ -17,11 +17,10 @@ from . import config, presets
 from ._check import Buffer, check_alpns, check_bytes, check_integer, kind_of
 from ._later import Later
 from .addr import EndpointAddr, IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
-from .aio._waiters import wait
 from .aio.owner import Owner
 from .aio.pending import Pending
-from .aio.watcher import Watchable, Watcher
 from .config import (
+    MAX_PENDING,
     EndpointConfig,
     Preset,
     QuicTransportConfig,
@@ -30,25 +29,41 @@ from .config import (
     plan_sockets,
     socket_addr,
 )
-from .connection import Connection
 from .errors import BindError, ConfigError, EndpointClosed, WatcherEnded
-from .handshake import Connecting, Context, dial
-from .incoming import MAX_PENDING, Connections, Incoming, IncomingAttempts
 from .keys import EndpointId, PublicKey, SecretKey
-from .metrics import EndpointMetrics
-from .net.local_addrs import direct_addrs, interface_addrs
-from .net.socket import Driver
-from .quic._connection import WAIT_DRAINED, WAIT_FINISHED
-from .relay.map import RelayConfig, RelayMap, RelayStatus
-from .ticket import EndpointTicket, to_endpoint_addr
-from .web.proxy import proxy_from_env
 
+# The protocol itself, most of this package, loads when an endpoint is bound.
 if TYPE_CHECKING:
+    from . import connection as _connection
     from . import events as _events
+    from . import handshake as _handshake
+    from . import incoming as _incoming
+    from . import metrics as _metrics
     from . import stats as _stats
+    from . import ticket as _ticket
+    from .aio import _waiters
+    from .aio import watcher as _watcher
+    from .net import local_addrs as _local_addrs
+    from .net import socket as _socket
+    from .quic import _connection as _quic
+    from .relay import map as _relay
     from .relay.client.transport import RelayTransport
+    from .web import proxy as _proxy
 else:
-    _events, _stats = Later("iroh_fast.events"), Later("iroh_fast.stats")
+    _connection = Later("iroh_fast.connection")
+    _events = Later("iroh_fast.events")
+    _handshake = Later("iroh_fast.handshake")
+    _incoming = Later("iroh_fast.incoming")
+    _metrics = Later("iroh_fast.metrics")
+    _stats = Later("iroh_fast.stats")
+    _ticket = Later("iroh_fast.ticket")
+    _waiters = Later("iroh_fast.aio._waiters")
+    _watcher = Later("iroh_fast.aio.watcher")
+    _local_addrs = Later("iroh_fast.net.local_addrs")
+    _socket = Later("iroh_fast.net.socket")
+    _quic = Later("iroh_fast.quic._connection")
+    _relay = Later("iroh_fast.relay.map")
+    _proxy = Later("iroh_fast.web.proxy")
 
 __all__ = ["BindOptions", "Endpoint"]
 
@@ -122,14 +137,14 @@ class Endpoint:
         "_secret_key",
     )
 
-    _home: Watchable[tuple[RelayStatus, ...]]
+    _home: _watcher.Watchable[tuple[_relay.RelayStatus, ...]]
 
-    _addr: Watchable[EndpointAddr]
-    _alpns: Watchable[tuple[bytes, ...]]
+    _addr: _watcher.Watchable[EndpointAddr]
+    _alpns: _watcher.Watchable[tuple[bytes, ...]]
     _close_task: asyncio.Task[None] | None
     _closed: asyncio.Event
-    _context: Context
-    _driver: Driver
+    _context: _handshake.Context
+    _driver: _socket.Driver
     _external: set[SocketAddr]
     _loop: asyncio.AbstractEventLoop
     _owner: Owner
@@ -179,13 +194,13 @@ class Endpoint:
         cls,
         config: EndpointConfig,
         secret_key: SecretKey,
-        driver: Driver,
+        driver: _socket.Driver,
         loop: asyncio.AbstractEventLoop,
     ) -> Endpoint:
         self = cls.__new__(cls)
         owner = Owner(loop)
-        metrics = EndpointMetrics(lambda: _counters(context))
-        context = Context(
+        metrics = _metrics.EndpointMetrics(lambda: _counters(context))
+        context = _handshake.Context(
             owner=owner,
             driver=driver,
             id=secret_key.public,
@@ -201,9 +216,9 @@ class Endpoint:
         self._external = {socket_addr(addr, "external_addrs") for addr in config.external_addrs}
         self._closed = asyncio.Event()
         self._close_task = None
-        self._addr = Watchable(EndpointAddr(secret_key.public), owner)
-        self._alpns = Watchable(context.alpns, owner)
-        self._home = Watchable((), owner)
+        self._addr = _watcher.Watchable(EndpointAddr(secret_key.public), owner)
+        self._alpns = _watcher.Watchable(context.alpns, owner)
+        self._home = _watcher.Watchable((), owner)
         if config.relays is not None:
             context.relay = _relay_transport(self, config)
         self._addr.set(self._current_addr())
@@ -250,17 +265,18 @@ class Endpoint:
         return self._addr.get()
 
     @property
-    def ticket(self) -> EndpointTicket:
+    def ticket(self) -> _ticket.EndpointTicket:
         """:attr:`addr` as a ticket; ``str()`` of it is text to copy and paste."""
-        return EndpointTicket(self.addr)
+        return _ticket.EndpointTicket(self.addr)
 
-    def watch_addr(self) -> Watcher[EndpointAddr]:
+    def watch_addr(self) -> _watcher.Watcher[EndpointAddr]:
         """Follow :attr:`addr`; ends when the endpoint closes."""
         return self._addr.watch()
 
     def _current_addr(self) -> EndpointAddr:
         found: list[TransportAddr] = [
-            IpAddr(addr) for addr in direct_addrs(self._context.sockets) | self._external
+            IpAddr(addr)
+            for addr in _local_addrs.direct_addrs(self._context.sockets) | self._external
         ]
         relay = self._context.relay
         if relay is not None and relay.home is not None:
@@ -298,7 +314,7 @@ class Endpoint:
             return
         self._update_addr()
         if context.relay is not None:
-            context.relay.pool.network_changed({str(ip) for ip in interface_addrs()})
+            context.relay.pool.network_changed({str(ip) for ip in _local_addrs.interface_addrs()})
         for conn in list(context.live):
             if conn.close_reason is None:
                 conn._q.network_changed()
@@ -331,8 +347,8 @@ class Endpoint:
     # --- dialling
 
     def connect(
-        self, addr: EndpointAddr | EndpointId | EndpointTicket | str, alpn: Buffer, /
-    ) -> Pending[Connection]:
+        self, addr: EndpointAddr | EndpointId | _ticket.EndpointTicket | str, alpn: Buffer, /
+    ) -> Pending[_connection.Connection]:
         """Dial an endpoint and wait for the handshake.
 
         ``conn = await ep.connect(...)`` or ``async with ep.connect(...) as conn``.
@@ -357,20 +373,20 @@ class Endpoint:
         -----
         Cancel-safe: cancelling drops the attempt.
         """
-        return Pending(self._connect(to_endpoint_addr(addr), check_bytes("alpn", alpn)))
+        return Pending(self._connect(_ticket.to_endpoint_addr(addr), check_bytes("alpn", alpn)))
 
-    async def _connect(self, target: EndpointAddr, alpn: bytes) -> Connection:
+    async def _connect(self, target: EndpointAddr, alpn: bytes) -> _connection.Connection:
         return await (await self._dial(target, alpn))
 
     async def connect_with(
         self,
-        addr: EndpointAddr | EndpointId | EndpointTicket | str,
+        addr: EndpointAddr | EndpointId | _ticket.EndpointTicket | str,
         alpn: Buffer,
         /,
         *,
         transport: QuicTransportConfig | None = None,
         extra_alpns: Iterable[bytes] = (),
-    ) -> Connecting:
+    ) -> _handshake.Connecting:
         """Start dialling with options of this connection.
 
         Parameters
@@ -386,7 +402,9 @@ class Endpoint:
         if transport is not None:
             check_transport("transport", transport)
         extra = check_alpns(extra_alpns, "extra_alpns")
-        return await self._dial(to_endpoint_addr(addr), check_bytes("alpn", alpn), transport, extra)
+        return await self._dial(
+            _ticket.to_endpoint_addr(addr), check_bytes("alpn", alpn), transport, extra
+        )
 
     async def _dial(
         self,
@@ -394,13 +412,13 @@ class Endpoint:
         alpn: bytes,
         transport: QuicTransportConfig | None = None,
         extra_alpns: tuple[bytes, ...] = (),
-    ) -> Connecting:
+    ) -> _handshake.Connecting:
         self._owner.check_loop()
-        return await dial(self._context, target, alpn, transport, extra_alpns)
+        return await _handshake.dial(self._context, target, alpn, transport, extra_alpns)
 
     # --- accepting
 
-    async def accept(self) -> Incoming | None:
+    async def accept(self) -> _incoming.Incoming | None:
         """Wait for the next connection attempt; None once the endpoint is closed.
 
         Cancel-safe.
@@ -413,10 +431,10 @@ class Endpoint:
                 await self._alpns.wait()
                 continue
             if (attempt := await driver.wait_incoming()) is not None:
-                return Incoming(attempt, context)
+                return _incoming.Incoming(attempt, context)
         return None
 
-    def connections(self, *, max_pending: int = MAX_PENDING) -> Connections:
+    def connections(self, *, max_pending: int = MAX_PENDING) -> _incoming.Connections:
         """Iterate over connections whose handshake is complete, until the endpoint closes.
 
         Handshakes run beside each other and beside the loop's body, so that no client
@@ -430,14 +448,14 @@ class Endpoint:
         """
         self._owner.check_loop()
         check_integer("max_pending", max_pending, 1, 2**20)
-        return Connections(self.accept, self._context, max_pending)
+        return _incoming.Connections(self.accept, self._context, max_pending)
 
-    def incoming(self) -> IncomingAttempts:
+    def incoming(self) -> _incoming.IncomingAttempts:
         """Iterate over connection attempts until the endpoint closes.
 
         For those who decide about each attempt; :meth:`connections` does the rest by itself.
         """
-        return IncomingAttempts(self.accept)
+        return _incoming.IncomingAttempts(self.accept)
 
     @property
     def alpns(self) -> tuple[bytes, ...]:
@@ -481,11 +499,11 @@ class Endpoint:
         except WatcherEnded:
             raise EndpointClosed() from None
 
-    def watch_home_relay(self) -> Watcher[tuple[RelayStatus, ...]]:
+    def watch_home_relay(self) -> _watcher.Watcher[tuple[_relay.RelayStatus, ...]]:
         """Follow the state of the home relay: empty without one; ends at :meth:`close`."""
         return self._home.watch()
 
-    async def insert_relay(self, config: RelayConfig | str, /) -> RelayConfig | None:
+    async def insert_relay(self, config: _relay.RelayConfig | str, /) -> _relay.RelayConfig | None:
         """Add or replace a relay; the previous configuration of its URL is returned.
 
         Raises
@@ -495,12 +513,12 @@ class Endpoint:
         self._owner.check_loop()
         return self._with_relays().insert(config)
 
-    async def remove_relay(self, url: RelayUrl | str, /) -> RelayConfig | None:
+    async def remove_relay(self, url: RelayUrl | str, /) -> _relay.RelayConfig | None:
         """Forget a relay; its configuration is returned, or None if it was unknown."""
         self._owner.check_loop()
         return self._with_relays().remove(url)
 
-    def _with_relays(self) -> RelayMap:
+    def _with_relays(self) -> _relay.RelayMap:
         relay = self._context.relay
         if relay is None:
             raise ConfigError("this endpoint was bound without relays; give bind() relays=[]")
@@ -520,7 +538,7 @@ class Endpoint:
         return self._context.events.consumer()
 
     @property
-    def metrics(self) -> EndpointMetrics:
+    def metrics(self) -> _metrics.EndpointMetrics:
         """Counters of this endpoint."""
         return self._context.metrics
 
@@ -607,12 +625,12 @@ def _named(sockets: Iterable[SocketAddr]) -> str:
 
 def _open_driver(
     config: EndpointConfig, secret_key: SecretKey, loop: asyncio.AbstractEventLoop
-) -> Driver:
+) -> _socket.Driver:
     from .quic.tls import Identity  # curves are loaded with the first endpoint
 
     plan = plan_sockets(config.bind_addrs) if config.ip_transports else []
     try:
-        return Driver.bind(
+        return _socket.Driver.bind(
             plan,
             identity=Identity(secret_key.to_bytes()),
             max_tls_tickets=config.max_tls_tickets,
@@ -628,7 +646,7 @@ def _open_driver(
         ) from error
 
 
-def _counters(context: Context) -> tuple[Mapping[str, int], int, object]:
+def _counters(context: _handshake.Context) -> tuple[Mapping[str, int], int, object]:
     live = sum(conn.close_reason is None for conn in list(context.live))
     relay = context.relay
     return context.driver.stats(), live, None if relay is None else relay.pool.stats
@@ -647,8 +665,8 @@ def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTranspo
             alive._relay_changed()
 
     context = endpoint._context
-    proxy = config.proxy or (proxy_from_env() if config.proxy_from_env else None)
-    assert isinstance(config.relays, RelayMap)  # what check() made of it
+    proxy = config.proxy or (_proxy.proxy_from_env() if config.proxy_from_env else None)
+    assert isinstance(config.relays, _relay.RelayMap)  # what check() made of it
     return RelayTransport(
         driver=context.driver,
         secret_key=endpoint._secret_key,
@@ -660,18 +678,18 @@ def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTranspo
     )
 
 
-async def _delivered(driver: Driver, linger: float | None) -> None:
+async def _delivered(driver: _socket.Driver, linger: float | None) -> None:
     """Wait until what was finished on any connection is acknowledged, or lost, or it is late."""
     try:
         async with asyncio.timeout(linger):
             for q in list(driver.endpoint.connections.values()):
                 while q.unconfirmed_streams and q.close_reason is None:
-                    await wait(q, WAIT_FINISHED)
+                    await _waiters.wait(q, _quic.WAIT_FINISHED)
     except TimeoutError:
         log.warning("closing: some finished streams were not acknowledged within %g s", linger)
 
 
-async def _peers_told(driver: Driver) -> None:
+async def _peers_told(driver: _socket.Driver) -> None:
     """Wait until the connections closed by this side are drained.
 
     The others are over on both sides: nothing has to be sent for them any more.  A handshake
@@ -684,14 +702,14 @@ async def _peers_told(driver: Driver) -> None:
             if not q.handshake_complete:
                 continue
             if reason is None or reason.kind == "locally_closed":
-                await wait(q, WAIT_DRAINED)
+                await _waiters.wait(q, _quic.WAIT_DRAINED)
                 break
         else:
             return
 
 
 async def _close(
-    context: Context, watched: Iterable[Watchable[Any]], closed: asyncio.Event
+    context: _handshake.Context, watched: Iterable[_watcher.Watchable[Any]], closed: asyncio.Event
 ) -> None:
     driver = context.driver
     try:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ._check import check_bytes, check_code
+from ._later import Later
 from .addr import EndpointAddr
-from .connection import Connection
+
+if TYPE_CHECKING:
+    from . import connection as _connection
+else:
+    _connection = Later("iroh_fast.connection")
 
 __all__ = ["EndpointHooks", "HookOutcome", "Reject"]
 
@@ -41,7 +46,7 @@ class EndpointHooks:
         """Decide before any packet is sent to `addr`."""
         return None
 
-    async def after_handshake(self, conn: Connection) -> HookOutcome:
+    async def after_handshake(self, conn: _connection.Connection) -> HookOutcome:
         """Decide when a handshake has completed, for both directions."""
         return None
 
@@ -67,7 +72,9 @@ async def run_before_connect(
     return None
 
 
-async def run_after_handshake(hooks: Iterable[EndpointHooks], conn: Connection) -> Reject | None:
+async def run_after_handshake(
+    hooks: Iterable[EndpointHooks], conn: _connection.Connection
+) -> Reject | None:
     """First refusal of the hooks, or None."""
     for hook in hooks:
         if (reject := refusal(await hook.after_handshake(conn))) is not None:

@@ -21,7 +21,6 @@ __all__ = ["Connections", "DecryptedInitial", "Incoming", "IncomingAttempts"]
 
 log = logging.getLogger(__name__)
 
-MAX_PENDING = 256  # connections that are being made or wait to be taken, see Connections
 MAX_HANDSHAKES = 1024  # attempts of one endpoint that are being answered at the same time
 
 

@@ -7,7 +7,6 @@ given and everything (equality, hash, order) goes by them, as in iroh.
 from __future__ import annotations
 
 import base64
-import hmac
 import os
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, Self, TypeAlias
@@ -482,7 +481,9 @@ class SecretKey:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SecretKey):
             return NotImplemented
-        return hmac.compare_digest(self._seed, other._seed)
+        from hmac import compare_digest  # late: it loads all of hashlib
+
+        return compare_digest(self._seed, other._seed)
 
     def __hash__(self) -> int:
         return hash(self._public)

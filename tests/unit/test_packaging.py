@@ -56,7 +56,15 @@ def test_import_of_the_identity_part_needs_no_network_code() -> None:
 # What an endpoint needs only once it is bound, or not at all.
 LATE = (
     *("ada_url", "aioquic", "certifi", "cryptography", "nacl", "OpenSSL", "psutil"),
-    *("typing_extensions", "uvloop", "iroh_fast.events", "iroh_fast.stats"),
+    *("hmac", "datetime", "random", "urllib.parse", "typing_extensions", "uvloop"),
+    *("iroh_fast._batch", "iroh_fast._crypto", "iroh_fast.connection", "iroh_fast.events"),
+    *("iroh_fast.handshake", "iroh_fast.incoming", "iroh_fast.net.socket", "iroh_fast.stats"),
+    *(
+        "iroh_fast.quic._connection",
+        "iroh_fast.quic.tls",
+        "iroh_fast.web.ca",
+        "iroh_fast.web.proxy",
+    ),
 )
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self, TypeAlias
-from urllib.parse import unquote_plus, urlsplit, urlunsplit
 
 from ..addr import RelayUrl
 from ..errors import ConfigError, RelayUrlError
@@ -55,6 +54,8 @@ def split_token(url: RelayUrl) -> tuple[RelayUrl, str | None]:
     """
     if "token=" not in url:
         return url, None
+    from urllib.parse import unquote_plus, urlsplit, urlunsplit  # late: rarely needed
+
     parts = urlsplit(url)
     pairs = parts.query.split("&")
     tokens = [pair for pair in pairs if pair.partition("=")[0] == "token"]
