@@ -2,14 +2,31 @@
 
 from libc.stdint cimport uint64_t
 
-from iroh_fast.quic._stream cimport Stream, StreamTable
+from iroh_fast.quic._stream cimport FLOW_CONTROL_ERROR, Stream, StreamTable
 
 
 # receiving
-cdef int flow_received(StreamTable* table, Stream* stream, uint64_t end) noexcept nogil      # 0 or an error code
 cdef void flow_read(StreamTable* table, Stream* stream, uint64_t n) noexcept nogil
 cdef void flow_forget(StreamTable* table, Stream* stream) noexcept nogil     # the rest of the stream is not wanted
 cdef void flow_credit(StreamTable* table, uint64_t n) noexcept nogil
+
+cdef inline uint64_t above(uint64_t limit, uint64_t used) noexcept nogil:
+    return limit - used if limit > used else 0
+
+cdef inline int flow_received(StreamTable* table, Stream* stream, uint64_t end) noexcept nogil:
+    """Charge both windows for data up to `end`. 0 or an error code."""
+    cdef uint64_t grown = above(end, stream.highest)
+    if grown == 0:
+        return 0
+    if end > stream.rx_max or grown > above(table.flow.local_max_data, table.flow.received):
+        table.reason = b""
+        return FLOW_CONTROL_ERROR
+    stream.highest = end
+    table.flow.received += grown
+    if stream.rx_stopped:
+        flow_forget(table, stream)
+    return 0
+
 # sending
 cdef uint64_t flow_room(StreamTable* table, Stream* stream) noexcept nogil   # bytes that may be written now
 cdef void flow_written(StreamTable* table, Stream* stream, uint64_t n) noexcept nogil

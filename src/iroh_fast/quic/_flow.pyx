@@ -12,7 +12,7 @@ from libc.stdint cimport uint64_t
 
 from iroh_fast.quic._schedule cimport queue_push, schedule_first, schedule_is_top, schedule_push, schedule_remove, stream_signal
 from iroh_fast.quic._stream cimport (
-    EV_WRITE, FLOW_CONTROL_ERROR, Flow, IN_BLOCKED, IN_CONTROL, RX_OPEN, Stream, StreamTable)
+    EV_WRITE, Flow, IN_BLOCKED, IN_CONTROL, RX_OPEN, Stream, StreamTable)
 
 cdef enum:
     GRANT_BYTES = 65536           # a blocked writer is woken for this much, or for what it has
@@ -21,10 +21,6 @@ cdef enum:
     GRANT_SHARE = 4               # no grant is larger than this part of the send window
 
 cdef uint64_t MAX_VARINT = (<uint64_t>1 << 62) - 1
-
-
-cdef inline uint64_t above(uint64_t limit, uint64_t used) noexcept nogil:
-    return limit - used if limit > used else 0
 
 
 # ---- receiving --------------------------------------------------------------
@@ -41,21 +37,6 @@ cdef void flow_credit(StreamTable* table, uint64_t n) noexcept nogil:
     if (flow.local_max_data - flow.sent_max_data >= flow.receive_window // CREDIT_STEP
             and flow.local_max_data > flow.sent_max_data):
         flow.max_data_unsent = True
-
-
-cdef int flow_received(StreamTable* table, Stream* stream, uint64_t end) noexcept nogil:
-    """Charge both windows for data up to `end`."""
-    cdef uint64_t grown = above(end, stream.highest)
-    if grown == 0:
-        return 0
-    if end > stream.rx_max or grown > above(table.flow.local_max_data, table.flow.received):
-        table.reason = b""
-        return FLOW_CONTROL_ERROR
-    stream.highest = end
-    table.flow.received += grown
-    if stream.rx_stopped:
-        flow_forget(table, stream)
-    return 0
 
 
 cdef void flow_read(StreamTable* table, Stream* stream, uint64_t n) noexcept nogil:

@@ -9,9 +9,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcpy, memset
 
 from iroh_fast._crypto cimport (
-    Aead, HeaderKey, aead_free, aead_open, aead_seal, hp_free, hp_masks, initial_secrets, keys_from_secret, next_secret,
-    AEAD_FAILED, AEAD_FORGED, SUITE_AES128_GCM, SUITE_CHACHA20_POLY1305)
-from iroh_fast._packet cimport pn_expand
+    aead_free, hp_free, initial_secrets, keys_from_secret, next_secret, SUITE_AES128_GCM, SUITE_CHACHA20_POLY1305)
 
 # RFC 9001 §6.6 and §B.1: packets that one key may protect, and failures that one connection may see.
 cdef uint64_t GCM_SEAL_LIMIT = <uint64_t>1 << 23
@@ -134,79 +132,6 @@ cdef void keys_drop_previous(KeyRing* ring) noexcept nogil:
 
 
 # ---------------------------------------------------------------- sending
-cdef int keys_seal(KeyRing* ring, int level, uint32_t path_id, uint64_t pn, const uint8_t* header, size_t header_len,
-                   uint8_t* payload, size_t n) noexcept nogil:  # hot
-    cdef Aead* key = ring.level[level].tx
-    if key == NULL:
-        return KEYS_FAILED
-    if level != LEVEL_1RTT:
-        return KEYS_FAILED if aead_seal(key, 0, pn, header, header_len, payload, n) < 0 else 0
-    if ring.sealed >= ring.seal_limit:
-        return KEYS_LIMIT
-    if aead_seal(key, path_id, pn, header, header_len, payload, n) < 0:
-        return KEYS_FAILED
-    ring.sealed += 1
-    ring.unanswered = False
-    return 0
-
-
-cdef int keys_masks(KeyRing* ring, int level, const uint8_t** samples, int n, uint8_t* masks) noexcept nogil:
-    cdef HeaderKey* key = ring.level[level].tx_header
-    if key == NULL or hp_masks(key, samples, n, masks) < 0:
-        return KEYS_FAILED
-    return 0
-
-
-# ---------------------------------------------------------------- receiving
-cdef int keys_unmask(KeyRing* ring, int level, uint8_t* packet, size_t n, size_t pn_offset, uint64_t expected,
-                     Opened* out) noexcept nogil:  # hot
-    cdef HeaderKey* key = ring.level[level].rx_header
-    cdef const uint8_t* sample = packet + pn_offset + 4
-    cdef uint8_t mask[16]
-    cdef uint8_t* at = packet + pn_offset
-    cdef uint64_t truncated = 0
-    cdef int i
-    if key == NULL or n < pn_offset + HEADER_SAMPLE or hp_masks(key, &sample, 1, mask) < 0:
-        return KEYS_FAILED
-    packet[0] ^= mask[0] & (0x1f if level == LEVEL_1RTT else 0x0f)
-    out.pn_len = (packet[0] & 3) + 1
-    for i in range(out.pn_len):
-        at[i] ^= mask[1 + i]
-        truncated = (truncated << 8) | at[i]
-    out.pn = pn_expand(truncated, out.pn_len, expected)
-    out.payload = at + out.pn_len
-    return 0
-
-
-cdef inline Aead* opening_key(KeyRing* ring, int level, uint32_t path_id, const uint8_t* packet, Opened* out) noexcept nogil:
-    """The key that a packet's phase bit and number ask for."""
-    out.phase = PHASE_PRESENT
-    if level != LEVEL_1RTT or ((packet[0] & 4) != 0) == ring.phase:
-        return ring.level[level].rx
-    if ring.rx_previous != NULL and (
-            ring.first_pn < 0 or path_id != ring.first_path or <int64_t>out.pn < ring.first_pn):
-        out.phase = PHASE_PREVIOUS
-        return ring.rx_previous
-    out.phase = PHASE_NEXT
-    return ring.rx_next
-
-
-cdef int keys_open(KeyRing* ring, int level, uint32_t path_id, uint8_t* packet, size_t n, size_t pn_offset,
-                   Opened* out) noexcept nogil:  # hot
-    cdef size_t header = pn_offset + out.pn_len
-    cdef Aead* key = opening_key(ring, level, path_id, packet, out)
-    cdef Py_ssize_t size = AEAD_FORGED
-    if key != NULL:
-        size = aead_open(key, path_id, out.pn, packet, header, packet + header, n - header)
-    if size == AEAD_FAILED:
-        return KEYS_FAILED            # our fault, not the packet's: it counts as lost
-    if size < 0:
-        ring.failed_opens += 1
-        return KEYS_LIMIT if ring.failed_opens > ring.open_limit else KEYS_FAILED
-    out.size = <size_t>size
-    return 0
-
-
 # ---------------------------------------------------------------- key phases
 cdef int keys_follow(KeyRing* ring, const Opened* packet, uint32_t path_id, int64_t largest, int64_t now) noexcept nogil:
     cdef int found = FOLLOW_ANSWERED

@@ -23,5 +23,4 @@ cdef void forget_sent(Path* path, PnSpace* space) noexcept nogil
 cdef int64_t backoff(QuicConnection conn, Path* path, int64_t base) noexcept nogil
 cdef int64_t pto_deadline(QuicConnection conn, Path* path, PnSpace** out, int* level) noexcept nogil
 cdef void try_again(QuicConnection conn, Path* path) noexcept nogil
-cdef int64_t loss_deadline(QuicConnection conn, Path* path) noexcept nogil
 cdef void log_metrics(QuicConnection conn, Path* path) noexcept nogil

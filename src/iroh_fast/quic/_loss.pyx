@@ -513,16 +513,6 @@ cdef void try_again(QuicConnection conn, Path* path) noexcept nogil:
         conn.handshake.sp.loss_probes = 1
 
 
-cdef int64_t loss_deadline(QuicConnection conn, Path* path) noexcept nogil:
-    cdef int64_t t = path.sp.loss_time
-    if path.id == 0:
-        if conn.initial.live and conn.initial.sp.loss_time and (t == 0 or conn.initial.sp.loss_time < t):
-            t = conn.initial.sp.loss_time
-        if conn.handshake.live and conn.handshake.sp.loss_time and (t == 0 or conn.handshake.sp.loss_time < t):
-            t = conn.handshake.sp.loss_time
-    return t
-
-
 cdef void log_metrics(QuicConnection conn, Path* path) noexcept nogil:
     cdef uint64_t packets = path.sp.sent.outstanding
     if path.id == 0:

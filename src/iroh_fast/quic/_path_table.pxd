@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet cimport Frame
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._paths cimport Path, Route
+from iroh_fast.quic._paths cimport MAX_DRAINING, Path, Route
 
 
 # NULL when there is no such path.
@@ -39,6 +39,12 @@ cdef list read_path_log(QuicConnection conn)
 cdef bytes addr_bytes(const UdpAddr* a)
 cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil
 cdef void discard_oldest(QuicConnection conn) noexcept nogil
+
+cdef inline void limit_draining(QuicConnection conn) noexcept nogil:
+    """When too many abandoned paths wait for late packets, the one with the lowest id waits no longer."""
+    if conn.paths.n_draining > MAX_DRAINING:
+        discard_oldest(conn)
+
 cdef void start_multipath(QuicConnection conn, uint64_t peer_limit) noexcept nogil
 cdef bint may_be_opened(QuicConnection conn, uint32_t id) noexcept nogil
 cdef int64_t next_path_id(QuicConnection conn) noexcept nogil

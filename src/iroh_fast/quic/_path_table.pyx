@@ -24,7 +24,7 @@ from iroh_fast.quic._loss cimport declare_lost
 from iroh_fast.quic._mtud cimport mtud_init, mtud_peer_limit
 from iroh_fast.quic._pacer cimport pacer_init
 from iroh_fast.quic._paths cimport (
-    CidSet, MAX_DRAINING, Path, PathStats, Route, STATUS_BACKUP, ids_add, ids_end, ip_known, path_free, path_new,
+    CidSet, Path, PathStats, Route, STATUS_BACKUP, ids_add, ids_end, ip_known, path_free, path_new,
     same_addr, stats_add)
 from iroh_fast.quic._recovery cimport space_init
 from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_init, rtt_pto_base
@@ -356,10 +356,8 @@ cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil:
 
 
 cdef void discard_oldest(QuicConnection conn) noexcept nogil:
-    """When too many abandoned paths wait for late packets, the one with the lowest id waits no longer."""
+    """Of the abandoned paths, the one with the lowest id waits no longer."""
     cdef Path* path = conn.paths.first
-    if conn.paths.n_draining <= MAX_DRAINING:
-        return
     while not path.abandoned:
         path = path.next
     if not path.abandon_received:

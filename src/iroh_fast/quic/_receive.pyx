@@ -23,7 +23,7 @@ from iroh_fast.quic._levels cimport Level, drop_level
 from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._packets cimport space_of
 from iroh_fast.quic._path_table cimport (
-    add_path, addr_bytes, challenge_path, discard_oldest, find_path, may_be_opened, path_established)
+    add_path, addr_bytes, challenge_path, find_path, limit_draining, may_be_opened, path_established)
 from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, RemoteCid, ip_known, same_addr, same_ip
 from iroh_fast.quic._receive_buffer cimport recvbuf_readable
 from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_received, space_on_processed
@@ -50,7 +50,7 @@ cdef void receive_datagram(QuicConnection conn, uint8_t* data, size_t n, const U
     conn.now = now
     if conn.state >= ST_DRAINING:
         return
-    discard_oldest(conn)
+    limit_draining(conn)
     path = find_path(conn, path_id)
     if path != NULL and same_addr(&path.r.remote, src):
         path.r.received += n

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast.quic._random cimport RandomSource
-from iroh_fast.quic._received cimport ReceivedSet, received_has
+from iroh_fast.quic._received cimport ReceivedSet, received_has, received_next
 from iroh_fast.quic._sent cimport LostTable, PnLog, SentTable
 
 
@@ -39,16 +39,28 @@ cdef void space_free(PnSpace* space) noexcept nogil
 # Nothing was sent or received for a while: give back memory.
 cdef void space_trim(PnSpace* space) noexcept nogil
 
-# The number of the next packet, skipping one now and then (optimistic-ACK defence).
-cdef uint64_t space_take_pn(PnSpace* space, RandomSource random) noexcept nogil
+# Leave a number out, and choose the next one to leave out.
+cdef void space_skip_pn(PnSpace* space, RandomSource random) noexcept nogil
+
+cdef inline uint64_t space_take_pn(PnSpace* space, RandomSource random) noexcept nogil:
+    """The number of the next packet, skipping one now and then (optimistic-ACK defence)."""
+    if space.next_pn == space.skip_pn:
+        space_skip_pn(space, random)
+    space.next_pn += 1
+    return space.next_pn - 1
+
 # When a packet with a number above largest_acked was sent; -1: not known any more.
 cdef int64_t space_sent_time(PnSpace* space, uint64_t pn) noexcept nogil
 
 cdef inline bint space_is_duplicate(const PnSpace* space, uint64_t pn) noexcept nogil:
     return received_has(&space.received, pn)
 
-# After authentication: mark received.
-cdef void space_mark_received(PnSpace* space, uint64_t pn, int64_t now) noexcept nogil
+cdef inline void space_mark_received(PnSpace* space, uint64_t pn, int64_t now) noexcept nogil:  # hot
+    """After authentication."""
+    if <int64_t>pn > space.received.largest:
+        space.largest_rx_at = now
+    received_next(&space.received, pn)
+
 # After its frames: decides when to acknowledge. threshold and reorder as in the ACK frequency draft.
 cdef void space_on_processed(PnSpace* space, uint64_t pn, bint eliciting, bint ce, int64_t now, int64_t max_ack_delay,
                              uint64_t threshold, uint64_t reorder, int64_t previous_largest) noexcept nogil

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t, int64_t
 from libc.string cimport memset
 
 from iroh_fast.quic._received cimport (
-    received_add, received_free, received_init, received_reported, received_trim)
+    received_free, received_init, received_reported, received_trim)
 from iroh_fast.quic._sent cimport (
     log_at, log_free, log_from, lost_free, sent_at, sent_free, sent_from)
 
@@ -39,16 +39,13 @@ cdef void space_trim(PnSpace* space) noexcept nogil:
     received_trim(&space.received)
 
 
-cdef uint64_t space_take_pn(PnSpace* space, RandomSource random) noexcept nogil:
+cdef void space_skip_pn(PnSpace* space, RandomSource random) noexcept nogil:
     cdef uint64_t width = <uint64_t>1 << space.skip_bits
-    if space.next_pn == space.skip_pn:
-        space.last_skipped = <int64_t>space.next_pn
-        space.next_pn += 1
-        space.skip_pn = space.next_pn + width + (random.word() & (width - 1))
-        if space.skip_bits < 24:
-            space.skip_bits += 1
+    space.last_skipped = <int64_t>space.next_pn
     space.next_pn += 1
-    return space.next_pn - 1
+    space.skip_pn = space.next_pn + width + (random.word() & (width - 1))
+    if space.skip_bits < 24:
+        space.skip_bits += 1
 
 
 cdef int64_t space_sent_time(PnSpace* space, uint64_t pn) noexcept nogil:
@@ -62,12 +59,6 @@ cdef int64_t space_sent_time(PnSpace* space, uint64_t pn) noexcept nogil:
     if position < space.lost.log.tail and log_at(&space.lost.log, position).pn == pn:
         return log_at(&space.lost.log, position).sent_at
     return -1
-
-
-cdef void space_mark_received(PnSpace* space, uint64_t pn, int64_t now) noexcept nogil:  # hot
-    if <int64_t>pn > space.received.largest:
-        space.largest_rx_at = now
-    received_add(&space.received, pn)
 
 
 cdef void space_on_processed(PnSpace* space, uint64_t pn, bint eliciting, bint ce, int64_t now, int64_t max_ack_delay,

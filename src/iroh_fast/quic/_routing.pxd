@@ -1,7 +1,7 @@
 """Which path carries what."""
 
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._paths cimport Path
+from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
 from iroh_fast.quic._recovery cimport space_ack_due
 
 
@@ -21,6 +21,13 @@ cdef inline bint acks_due(QuicConnection conn, const Path* path, bint data) noex
         other = other.next
     return False
 
-cdef bint may_send_data(QuicConnection conn, const Path* path) noexcept nogil
+cdef bint is_best(QuicConnection conn, const Path* path) noexcept nogil
+
+cdef inline bint may_send_data(QuicConnection conn, const Path* path) noexcept nogil:
+    """Whether data and control frames may leave on a path (local status alone counts)."""
+    if usable(path) and not path.silent and path.status == STATUS_AVAILABLE:
+        return True                   # none ranks above it
+    return is_best(conn, path)
+
 cdef void probe_unanswered(QuicConnection conn, Path* path) noexcept nogil
 cdef void leave_silent_paths(QuicConnection conn) noexcept nogil

@@ -28,8 +28,8 @@ cdef inline int rank(const Path* path) noexcept nogil:
     return (2 if path.silent else 0) + (0 if path.status == STATUS_AVAILABLE else 1)
 
 
-cdef bint may_send_data(QuicConnection conn, const Path* path) noexcept nogil:
-    """Whether data and control frames may leave on a path (local status alone counts)."""
+cdef bint is_best(QuicConnection conn, const Path* path) noexcept nogil:
+    """`may_send_data` of a path that need not be the best there can be."""
     cdef Path* other = conn.paths.first
     cdef int own
     if conn.state == ST_HANDSHAKE:

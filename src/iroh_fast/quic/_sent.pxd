@@ -78,14 +78,27 @@ cdef FrameRec* frame_rec(FrameRec** head, uint64_t type, uint64_t path, uint64_t
 cdef void frame_recs_free(FrameRec* record) noexcept nogil
 
 cdef void sent_free(SentTable* table) noexcept nogil
-# Copies `sent`, whose number is above all others. 0, or -1 out of memory.
-cdef int sent_insert(SentTable* table, const SentRec* sent) noexcept nogil
 # Position of the first packet with a number of at least `pn`, in flight or not; table.tail: none.
 cdef uint64_t sent_from(const SentTable* table, uint64_t pn) noexcept nogil
 # Takes a packet out of flight; its frames are the caller's. `became`: REC_ACKED or 0.
 cdef void sent_remove(SentTable* table, uint64_t position, uint16_t became) noexcept nogil
 cdef inline SentRec* sent_at(const SentTable* table, uint64_t position) noexcept nogil:
     return &table.ring[position & table.mask]
+
+# 0, or -1 out of memory.
+cdef int sent_grow(SentTable* table) noexcept nogil
+
+cdef inline int sent_insert(SentTable* table, const SentRec* sent) noexcept nogil:  # hot
+    """Copies `sent`, whose number is above all others. 0, or -1 out of memory."""
+    cdef SentRec* record
+    if (table.ring == NULL or table.tail - table.head > table.mask) and sent_grow(table) < 0:
+        return -1
+    record = sent_at(table, table.tail)
+    record[0] = sent[0]
+    record.flags |= REC_USED
+    table.tail += 1
+    table.outstanding += 1
+    return 0
 
 # A log of zeros is empty.
 cdef void log_free(PnLog* log) noexcept nogil

@@ -45,7 +45,7 @@ cdef void sent_free(SentTable* table) noexcept nogil:
     memset(table, 0, sizeof(SentTable))
 
 
-cdef int grow(SentTable* table) noexcept nogil:
+cdef int sent_grow(SentTable* table) noexcept nogil:
     cdef uint32_t room = 2 * (table.mask + 1) if table.ring != NULL else FIRST_SENT
     cdef uint64_t position = table.head
     cdef SentRec* ring
@@ -60,18 +60,6 @@ cdef int grow(SentTable* table) noexcept nogil:
     free(table.ring)
     table.ring = ring
     table.mask = room - 1
-    return 0
-
-
-cdef int sent_insert(SentTable* table, const SentRec* sent) noexcept nogil:  # hot
-    cdef SentRec* record
-    if (table.ring == NULL or table.tail - table.head > table.mask) and grow(table) < 0:
-        return -1
-    record = sent_at(table, table.tail)
-    record[0] = sent[0]
-    record.flags |= REC_USED
-    table.tail += 1
-    table.outstanding += 1
     return 0
 
 

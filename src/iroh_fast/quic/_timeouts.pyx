@@ -11,7 +11,7 @@ from iroh_fast.quic._closing cimport end_failed, finish_drained
 from iroh_fast.quic._codes cimport NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_drop_previous
-from iroh_fast.quic._loss cimport detect_losses, log_metrics, loss_deadline, pto_deadline
+from iroh_fast.quic._loss cimport detect_losses, log_metrics, pto_deadline
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
 from iroh_fast.quic._path_table cimport abandon_path, challenge_path, discard_path, irreplaceable, open_paths, pto_max
 from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe
@@ -41,27 +41,40 @@ cdef void set_timers(QuicConnection conn) noexcept nogil:
     """Bring the timers that follow from the present state up to date."""
     cdef Path* path = conn.paths.first
     cdef Timers* timers = &conn.timers
-    cdef int64_t least = 3 * pto_max(conn), active = 0
+    cdef int64_t least = 3 * pto_max(conn), active = 0, since = conn.created_at
     cdef bint beat = False
     if conn.handshake_done:
         timer_clear(timers, TIMER_HANDSHAKE)
     else:
         timer_set(timers, TIMER_HANDSHAKE, conn.handshake_until)
-    if conn.idle_timeout:
-        timer_set(timers, TIMER_IDLE, idle_since(conn) + (conn.idle_timeout if conn.idle_timeout > least else least))
     while path != NULL:
         if path.last_rx > active:
             active = path.last_rx
         if path.last_tx > active:
             active = path.last_tx
+        if path.idle_from > since:
+            since = path.idle_from
         if not path.abandoned and not path.ping_due:
             beat = True
         set_path_timers(conn, path)
         path = path.next
+    if conn.idle_timeout:
+        timer_set(timers, TIMER_IDLE, since + (conn.idle_timeout if conn.idle_timeout > least else least))
     if beat and conn.cfg.keep_alive and conn.state == ST_ESTABLISHED:
         timer_set(timers, TIMER_KEEP_ALIVE, active + conn.cfg.keep_alive)
     else:
         timer_clear(timers, TIMER_KEEP_ALIVE)
+
+
+cdef inline int64_t loss_deadline(QuicConnection conn, Path* path) noexcept nogil:
+    """When packets of the path count as lost: 0 never."""
+    cdef int64_t t = path.sp.loss_time
+    if path.id == 0:
+        if conn.initial.live and conn.initial.sp.loss_time and (t == 0 or conn.initial.sp.loss_time < t):
+            t = conn.initial.sp.loss_time
+        if conn.handshake.live and conn.handshake.sp.loss_time and (t == 0 or conn.handshake.sp.loss_time < t):
+            t = conn.handshake.sp.loss_time
+    return t
 
 
 cdef void set_path_timers(QuicConnection conn, Path* path) noexcept nogil:
@@ -102,16 +115,6 @@ cdef void set_path_life_timers(QuicConnection conn, Path* path, Timers* timers) 
         timer_set(timers, TIMER_MTU, path.r.mtud.next_search)
     else:
         timer_clear(timers, TIMER_MTU)
-
-
-cdef int64_t idle_since(QuicConnection conn) noexcept nogil:
-    cdef Path* path = conn.paths.first
-    cdef int64_t since = conn.created_at
-    while path != NULL:
-        if path.idle_from > since:
-            since = path.idle_from
-        path = path.next
-    return since
 
 
 cdef int64_t next_deadline(QuicConnection conn) noexcept nogil:

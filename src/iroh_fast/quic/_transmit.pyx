@@ -31,7 +31,7 @@ from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, 
 from iroh_fast.quic._send_buffer cimport sendbuf_has_pending
 from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
-from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, path_allowance, take_off_path
+from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, off_path_waits, path_allowance, take_off_path
 from iroh_fast.quic._write cimport (
     CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, put_frame, requeue_oldest, write_ack, write_acks,
     write_crypto, write_general, write_path_frames)
@@ -456,9 +456,10 @@ cdef size_t poll_transmit(QuicConnection conn, int64_t now, uint8_t* buf, size_t
                 timer_set(&conn.timers, TIMER_CLOSE, now)
             return n
         return 0
-    n = send_off_path(conn, buf, out)
-    if n:
-        return n
+    if off_path_waits(conn):
+        n = send_off_path(conn, buf, out)
+        if n:
+            return n
     if keys_update_wanted(&conn.keys) and may_update_keys(conn) and update_keys(conn) < 0:
         return 0
     if not conn.cfg.gso:

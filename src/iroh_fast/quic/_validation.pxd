@@ -27,6 +27,9 @@ cdef void address_sent(QuicConnection conn, const UdpAddr* remote, size_t n) noe
 
 cdef void queue_off_path(QuicConnection conn, const Path* path, const UdpAddr* remote, const UdpAddr* local,
                          const uint8_t* data) noexcept nogil
+cdef inline bint off_path_waits(QuicConnection conn) noexcept nogil:
+    return conn.paths.n_off_path > 0
+
 cdef bint take_off_path(QuicConnection conn, OffPath* out) noexcept nogil
 cdef void on_path_challenge(QuicConnection conn, Path* path, const uint8_t* data, const UdpAddr* src,
                             const UdpAddr* dst) noexcept nogil

@@ -6,7 +6,7 @@ from iroh_fast._packet cimport put_varint
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport Path, PathStats
-from iroh_fast.quic._recovery cimport PnSpace
+from iroh_fast.quic._recovery cimport PnSpace, space_ack_wanted
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_has_pending
 
 
@@ -30,7 +30,16 @@ cdef inline bint general_due(QuicConnection conn) noexcept nogil:
 
 cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
                     PathStats* stats, size_t reserve) noexcept nogil
-cdef void write_acks(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil
+cdef void write_acks_of_all(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil
+
+cdef inline void write_acks(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
+    """Acknowledgements of this path, and where it carries data those of paths that can not carry their own.
+
+    `reserve` bytes stay free for what else has to go.
+    """
+    if path.next != NULL or path != conn.paths.first or space_ack_wanted(&path.sp, conn.now):
+        write_acks_of_all(conn, path, packet, data, reserve)
+
 cdef void write_crypto(QuicConnection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
 cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil
 cdef void write_path_frames(QuicConnection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil

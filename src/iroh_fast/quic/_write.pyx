@@ -57,11 +57,7 @@ cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint mu
     space_ack_sent(space)
 
 
-cdef void write_acks(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
-    """Acknowledgements of this path, and where it carries data those of paths that can not carry their own.
-
-    `reserve` bytes stay free for what else has to go.
-    """
+cdef void write_acks_of_all(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
     cdef Path* other = conn.paths.first
     while other != NULL:
         if (space_ack_wanted(&other.sp, conn.now) and (conn.multipath or other.id == 0)
