@@ -73,7 +73,7 @@ T = TypeVar("T")
 CLOSE_TIMEOUT_S = 3.0  # how long close() waits for peers that do not answer
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, repr=False, eq=False)  # as EndpointConfig has them
 class BindOptions(EndpointConfig):
     """What :meth:`Endpoint.bind` takes: the options of an endpoint, and where to start from."""
 
