@@ -79,7 +79,7 @@ cdef extern from "native/crypto.h" nogil:
                        uint8_t* buf, size_t n)
     Py_ssize_t iroh_aead_open(Aead* a, uint32_t path_id, uint64_t pn, const uint8_t* aad,
                               size_t aad_len, uint8_t* buf, size_t n)
-    HeaderKey* iroh_hp_new(int suite, const uint8_t* key)
+    HeaderKey* iroh_hp_new(int suite, const uint8_t* key, int which)
     void iroh_hp_free(HeaderKey* h)
     int iroh_hp_masks(HeaderKey* h, const uint8_t** samples, int n, uint8_t* masks)
     int iroh_keys_from_secret(int suite, const uint8_t* secret, size_t secret_len, int which,
@@ -131,7 +131,7 @@ cdef Py_ssize_t aead_open(Aead* a, uint32_t path_id, uint64_t pn, const uint8_t*
 
 
 cdef HeaderKey* hp_new(int suite, const uint8_t* key) noexcept nogil:
-    return iroh_hp_new(suite, key)
+    return iroh_hp_new(suite, key, _which)
 
 
 cdef void hp_free(HeaderKey* h) noexcept nogil:

@@ -70,8 +70,10 @@ typedef struct iroh_aead {
 } iroh_aead;
 
 typedef struct iroh_header_key {
-    EVP_CIPHER_CTX *ctx;
+    EVP_CIPHER_CTX *ctx; /* large; with `expanded`, made when several samples come at once */
     int suite;
+    int expanded;      /* ipsec-mb masks single samples, with `rounds` */
+    uint8_t rounds[]; /* AES-128 encryption keys, on a 16-byte boundary; the first one is the key itself */
 } iroh_header_key;
 
 /* Written once by iroh_crypto_init_once(), read-only afterwards. */
@@ -230,7 +232,8 @@ static void iroh_mb_setup(void) {
     if ((mb->features & need) == need) {
         init_mb_mgr_auto(mb, &arch);
         if (imb_get_errno(mb) == 0 && arch != IMB_ARCH_NONE && arch != IMB_ARCH_NOAESNI &&
-            mb->gcm128_enc != NULL && mb->gcm256_enc != NULL) {
+            mb->gcm128_enc != NULL && mb->gcm256_enc != NULL &&
+            mb->keyexp_128 != NULL && mb->aes128_cfb_one != NULL) {
             iroh_crypto.mb = mb;
             return;
         }
@@ -392,26 +395,62 @@ static inline ptrdiff_t iroh_aead_open(iroh_aead *a, uint32_t path_id, uint64_t 
 
 /* ---------------------------------------------------------------- header protection */
 
-static iroh_header_key *iroh_hp_new(int suite, const uint8_t *key) {
-    int i = iroh_suite_index(suite);
-    iroh_header_key *h;
-    if (i < 0 || iroh_crypto.hp[i] == NULL) return NULL;
-    if ((h = (iroh_header_key *)calloc(1, sizeof(*h))) == NULL) return NULL;
-    h->suite = suite;
-    h->ctx = EVP_CIPHER_CTX_new();
-    if (h->ctx == NULL || EVP_EncryptInit_ex2(h->ctx, iroh_crypto.hp[i], key, NULL, NULL) != 1 ||
-        EVP_CIPHER_CTX_set_padding(h->ctx, 0) != 1) {
-        EVP_CIPHER_CTX_free(h->ctx);
-        free(h);
-        return NULL;
+#define IROH_AES128_ROUNDS (11 * 16)
+
+static int iroh_hp_context(iroh_header_key *h, const uint8_t *key) {
+    EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
+    if (ctx == NULL ||
+        EVP_EncryptInit_ex2(ctx, iroh_crypto.hp[iroh_suite_index(h->suite)], key, NULL, NULL) != 1 ||
+        EVP_CIPHER_CTX_set_padding(ctx, 0) != 1) {
+        EVP_CIPHER_CTX_free(ctx);
+        return -1;
     }
-    return h;
+    h->ctx = ctx;
+    return 0;
 }
 
 static void iroh_hp_free(iroh_header_key *h) {
     if (h == NULL) return;
     EVP_CIPHER_CTX_free(h->ctx); /* wipes the key schedule */
+    if (h->expanded) OPENSSL_cleanse(h->rounds, IROH_AES128_ROUNDS);
     free(h);
+}
+
+#ifdef IROH_FAST_HAVE_IPSEC_MB
+/* Memory of one key instead of an OpenSSL context. */
+static iroh_header_key *iroh_hp_expand(const uint8_t *key) {
+    DECLARE_ALIGNED(uint8_t unused[IROH_AES128_ROUNDS], 16);
+    iroh_header_key *h = (iroh_header_key *)calloc(1, sizeof(*h) + IROH_AES128_ROUNDS);
+    if (h == NULL) return NULL;
+    h->suite = IROH_AES128_GCM;
+    h->expanded = 1;
+    IMB_AES_KEYEXP_128(iroh_crypto.mb, key, h->rounds, unused);
+    OPENSSL_cleanse(unused, sizeof(unused));
+    if (!iroh_mb_ok()) {
+        iroh_hp_free(h);
+        return NULL;
+    }
+    return h;
+}
+#endif
+
+/* `which` as of iroh_backend_for */
+static iroh_header_key *iroh_hp_new(int suite, const uint8_t *key, int which) {
+    int i = iroh_suite_index(suite);
+    iroh_header_key *h;
+    if (i < 0 || iroh_crypto.hp[i] == NULL) return NULL;
+#ifdef IROH_FAST_HAVE_IPSEC_MB
+    if (which != 1 && suite == IROH_AES128_GCM && iroh_crypto.mb != NULL) return iroh_hp_expand(key);
+#else
+    (void)which;
+#endif
+    if ((h = (iroh_header_key *)calloc(1, sizeof(*h))) == NULL) return NULL;
+    h->suite = suite;
+    if (iroh_hp_context(h, key) != 0) {
+        free(h);
+        return NULL;
+    }
+    return h;
 }
 
 /* RFC 9001 §5.4.3 (AES: encrypt the samples) and §5.4.4 (ChaCha20: the sample is counter and nonce). */
@@ -419,6 +458,15 @@ static int iroh_hp_masks(iroh_header_key *h, const uint8_t *const *samples, int 
     int i, len;
     if (IROH_UNLIKELY(h == NULL || n < 0 || n > IROH_MAX_SAMPLES)) return -1;
     if (n == 0) return 0;
+#ifdef IROH_FAST_HAVE_IPSEC_MB
+    if (n == 1 && h->expanded) {
+        /* one block of CFB over zeros is the encryption of its IV */
+        static const uint8_t zero[16] = {0};
+        IMB_AES128_CFB_ONE(iroh_crypto.mb, masks, zero, samples[0], h->rounds, 16);
+        return iroh_mb_ok() ? 0 : -1;
+    }
+    if (IROH_UNLIKELY(h->ctx == NULL) && iroh_hp_context(h, h->rounds) != 0) return -1;
+#endif
     if (h->suite != IROH_CHACHA20_POLY1305) {
         for (i = 0; i < n; i++) memcpy(masks + 16 * i, samples[i], 16);
         return EVP_EncryptUpdate(h->ctx, masks, &len, masks, 16 * n) == 1 ? 0 : -1;
@@ -527,7 +575,7 @@ static int iroh_keys_from_secret(int suite, const uint8_t *secret, size_t secret
     if (hp != NULL) {
         if (iroh_expand_label(ctx, hash_len, secret, secret_len, IROH_LABEL("quic hp"), key, key_len))
             goto done;
-        if ((*hp = iroh_hp_new(suite, key)) == NULL) goto done;
+        if ((*hp = iroh_hp_new(suite, key, which)) == NULL) goto done;
     }
     rc = 0;
 done:
