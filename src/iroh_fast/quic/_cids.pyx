@@ -5,6 +5,8 @@ Sources: RFC 9000 §5.1, §10.3, the multipath draft.
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memmove
 
 from iroh_fast._packet cimport Frame
 from iroh_fast.quic._codes cimport CONNECTION_ID_LIMIT_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED
@@ -13,8 +15,8 @@ from iroh_fast.quic._control cimport queue_control
 from iroh_fast.quic._ledger cimport CONTROL_NEW_CID, CONTROL_RETIRE_CID
 from iroh_fast.quic._path_table cimport find_path, pto_max
 from iroh_fast.quic._paths cimport (
-    CidSet, LOCAL_CIDS, LocalCid, Path, REMOTE_CIDS, UNOPENED_CIDS, cidset_free, cidset_new, ids_have, local_cid_add,
-    local_cid_find, local_cid_remove, remote_cid_add, remote_cid_rotate)
+    CidSet, LOCAL_CIDS, LocalCid, MAX_RETIRED, Path, PathTable, REMOTE_CIDS, RetiredCid, UNOPENED_CIDS, cidset_free,
+    cidset_new, ids_have, local_cid_add, local_cid_find, local_cid_remove, remote_cid_add, remote_cid_rotate)
 
 
 cdef CidSet* find_ids(QuicConnection conn, uint32_t id, bint make) noexcept nogil:
@@ -129,13 +131,24 @@ cdef void rotate_id(QuicConnection conn, Path* path) noexcept nogil:
 
 cdef void retire_later(QuicConnection conn, uint64_t cid):
     """Keep routing an id the peer retired for a while: packets with it may be under way."""
-    cdef list old
-    if conn.retired is None:
-        conn.retired = []
-    old = conn.retired
-    while old and (old[0][1] <= conn.now or len(old) > 64):
-        conn.host.cid_remove(old.pop(0)[0])
-    old.append((cid, conn.now + 3 * pto_max(conn)))
+    cdef PathTable* paths = &conn.paths
+    cdef RetiredCid* grown
+    cdef int gone = 0
+    while gone < paths.n_retired and (
+            paths.retired[gone].until <= conn.now or paths.n_retired - gone > MAX_RETIRED):
+        conn.host.cid_remove(paths.retired[gone].value)
+        gone += 1
+    paths.n_retired -= gone
+    if gone:
+        memmove(paths.retired, &paths.retired[gone], paths.n_retired * sizeof(RetiredCid))
+    grown = <RetiredCid*>realloc(paths.retired, (paths.n_retired + 1) * sizeof(RetiredCid))
+    if grown == NULL:
+        conn.host.cid_remove(cid)
+        return
+    grown[paths.n_retired].value = cid
+    grown[paths.n_retired].until = conn.now + 3 * pto_max(conn)
+    paths.retired = grown
+    paths.n_retired += 1
 
 
 cdef void unregister(QuicConnection conn):
@@ -146,10 +159,9 @@ cdef void unregister(QuicConnection conn):
         for i in range(ids.n_local):
             conn.host.cid_remove(ids.local[i].value)
         ids = ids.next
-    if conn.retired is not None:
-        for cid, _ in conn.retired:
-            conn.host.cid_remove(cid)
-        conn.retired = None
+    for i in range(conn.paths.n_retired):
+        conn.host.cid_remove(conn.paths.retired[i].value)
+    conn.paths.n_retired = 0
     if conn.reset_tokens is not None:
         for token in conn.reset_tokens:
             conn.host.reset_token_remove(token)

@@ -37,7 +37,6 @@ cdef class QuicConnection(StreamOwner):
     cdef readonly bint is_client
     cdef readonly uint64_t stable_id
     cdef public object tls, qlog, host_random, on_address_token
-    cdef object retired               # ids the peer retired, still routed for a while
     cdef list reset_tokens            # tokens registered at the endpoint
     cdef uint32_t peer_udp            # peer's max_udp_payload_size
     cdef int64_t created_at

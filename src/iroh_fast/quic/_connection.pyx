@@ -142,6 +142,7 @@ cdef class QuicConnection(StreamOwner):
         free(self.paths.off_path)
         free(self.done)
         free(self.paths.budgets)
+        free(self.paths.retired)
         free(self.dial)
         free(self.peer_parameters)
         free(self.remembered_parameters)

@@ -80,6 +80,7 @@ cdef class QuicEndpoint(AdmissionHost):
         self.identity = identity
         self.random_source = random
         self.random = RandomSource(random)
+        self.random_take = self.random.take
         self.wall_clock = wall_clock
         self.clock = clock
         if tls is None:               # loaded here, so that no handshake waits for it
@@ -393,7 +394,7 @@ cdef class QuicEndpoint(AdmissionHost):
         self.open_qlog(c, transport, parameters)
         c.tls = (tls or self.tls_class).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
-            ticket=ticket, random=self.random.take,
+            ticket=ticket, random=self.random_take,
             on_ticket=self.session_cache.put_ticket if self.session_cache is not None and tls is None else None,
             keylog=self.keylog,
             now=self.wall_clock)
@@ -437,7 +438,7 @@ cdef class QuicEndpoint(AdmissionHost):
         c.tls = self.tls_class.server(
             self.identity, alpns=alpns,
             transport_parameters=parameters,
-            ticket_store=self.server_tickets, random=self.random.take, keylog=self.keylog, now=self.wall_clock)
+            ticket_store=self.server_tickets, random=self.random_take, keylog=self.keylog, now=self.wall_clock)
         self.initial_ids[i.dcid] = c
         memcpy(c.initial_dcid, PyBytes_AS_STRING(i.dcid), len(i.dcid))
         c.initial_dcid_len = len(i.dcid)

@@ -11,7 +11,7 @@ cdef enum:
     FORMER_IDS = 8192             # ids of connections that are over, for stateless resets
 
 
-cdef struct IdEntry:
+cdef packed struct IdEntry:      # an idle connection has twenty
     uint64_t id
     PyObject* conn                # borrowed; NULL: empty, 1: deleted
     uint32_t path_id

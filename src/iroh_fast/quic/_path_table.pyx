@@ -4,10 +4,10 @@ Sources: RFC 9000 §9, the multipath draft, and iroh's use of it.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
 from iroh_fast._packet cimport FT_PATHS_BLOCKED, Frame
@@ -196,12 +196,40 @@ cdef void path_established(QuicConnection conn, Path* path) noexcept nogil:
     if conn.send_observed and path.id:
         path.observed_due = True     # path 0 has been told with the parameters
     with gil:
-        log_path(conn, "opened", path.id, addr_to_tuple(&path.r.remote),
-                      addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None, None, None)
+        log_opened(conn, path)
 
 
 cdef void log_path(QuicConnection conn, str kind, uint32_t id, object a, object b, object c, object d):
     cdef tuple event = (kind, id, a, b, c, d)
+    log_event(conn, event[:6 if kind == "closed" else 3])
+
+
+cdef struct Opened:
+    uint32_t id
+    UdpAddr remote, local
+
+
+cdef void log_opened(QuicConnection conn, const Path* path):
+    """Most connections open one path, and nobody asks for it: kept small."""
+    cdef Opened event
+    event.id = path.id
+    event.remote = path.r.remote
+    event.local = path.r.local
+    log_event(conn, PyBytes_FromStringAndSize(<char*>&event, sizeof(Opened)))
+
+
+cdef object read_event(object event):
+    cdef Opened opened
+    if isinstance(event, bytes):
+        memcpy(&opened, PyBytes_AS_STRING(event), sizeof(Opened))
+        return ("opened", opened.id, addr_to_tuple(&opened.remote),
+                addr_to_tuple(&opened.local) if ip_known(&opened.local) else None)
+    if event[0] == "closed":
+        return (*event[:4], str(event[4]), (<PathStatistics>event[5]).as_dict())
+    return event
+
+
+cdef void log_event(QuicConnection conn, object event):
     if conn.path_log is None:
         conn.path_log = []
     # Also when nobody takes the events: the listener follows the paths themselves.
@@ -209,7 +237,7 @@ cdef void log_path(QuicConnection conn, str kind, uint32_t id, object a, object 
     if len(conn.path_log) >= MAX_PATH_LOG:
         conn.path_log_lost += 1
         return
-    conn.path_log.append(event[:6 if kind == "closed" else 4 if kind == "opened" else 3])
+    conn.path_log.append(event)
 
 
 cdef void set_path_status(QuicConnection conn, Path* path, int status) noexcept nogil:
@@ -420,10 +448,8 @@ cdef object path_stats(Path* path):
 cdef list read_path_log(QuicConnection conn):
     """Take the events, complete."""
     cdef list events = conn.path_log
-    cdef tuple event
     conn.path_log = None
-    return [(*event[:4], str(event[4]), (<PathStatistics>event[5]).as_dict()) if event[0] == "closed" else event
-            for event in events]
+    return [read_event(event) for event in events]
 
 
 cdef bytes addr_bytes(const UdpAddr* a):

@@ -24,6 +24,7 @@ cdef enum:
     MAX_OFF_PATH = 32             # probing packets that wait for other addresses
     MAX_CHALLENGES = 4            # unanswered PATH_CHALLENGE values remembered per path
 
+    MAX_RETIRED = 64              # ids that the peer retired and that are still routed, but for the newest
     MAX_DRAINING = 32             # abandoned paths that still listen for late packets
 
     STATUS_AVAILABLE = 0
@@ -58,6 +59,11 @@ cdef struct CidSet:
     uint64_t given_up             # one above the highest sequence number of the peer that we retired by ourselves
     LocalCid few_local[2]         # UNOPENED_CIDS
     RemoteCid few_remote[2]
+
+
+cdef struct RetiredCid:           # of ours: the peer retired it, it is still routed for a while
+    uint64_t value
+    int64_t until
 
 
 # Path ids, as ascending half-open intervals that do not touch: as many as there are gaps between abandoned paths.
@@ -170,6 +176,8 @@ cdef struct PathTable:
     int n_off_path
     AddressBudget* budgets
     int n_budgets
+    RetiredCid* retired           # oldest first
+    int n_retired
 
 
 # 1 added, 0 it was there, -1 out of memory.
