@@ -442,6 +442,8 @@ cdef int64_t backoff(QuicConnection conn, Path* path, int64_t base) noexcept nog
     cdef int64_t cap, d = base, grown
     cdef int i
     cdef int64_t rtt = rtt_get(&path.r.rtt)
+    if path.pto_count == 0:
+        return base
     if rtt > 1333 * MS:
         cap = rtt + rtt // 2
     elif (path.idle_timeout and path.idle_timeout <= 25 * SECOND) or (conn.idle_timeout and conn.idle_timeout <= 25 * SECOND):

@@ -18,7 +18,16 @@ cdef Path* search_path(QuicConnection conn, uint32_t id) noexcept nogil
 cdef int64_t pto_max(QuicConnection conn) noexcept nogil
 cdef int open_paths(QuicConnection conn) noexcept nogil
 cdef bint last_open(QuicConnection conn, Path* path) noexcept nogil
-cdef bint irreplaceable(QuicConnection conn, Path* path) noexcept nogil
+
+cdef inline bint irreplaceable(QuicConnection conn, Path* path) noexcept nogil:
+    """Whether no other open path is known to work: then it may not be given up for being idle."""
+    cdef Path* other = conn.paths.first
+    while other != NULL:
+        if other != path and not other.abandoned and other.r.validated:
+            return False
+        other = other.next
+    return True
+
 cdef bint any_usable(QuicConnection conn) noexcept nogil
 cdef bint must_abandon_itself(QuicConnection conn, Path* path) noexcept nogil
 cdef uint16_t path_mtu(QuicConnection conn) noexcept nogil

@@ -90,16 +90,6 @@ cdef bint last_open(QuicConnection conn, Path* path) noexcept nogil:
     return True
 
 
-cdef bint irreplaceable(QuicConnection conn, Path* path) noexcept nogil:
-    """Whether no other open path is known to work: then it may not be given up for being idle."""
-    cdef Path* other = conn.paths.first
-    while other != NULL:
-        if other != path and not other.abandoned and other.r.validated:
-            return False
-        other = other.next
-    return True
-
-
 cdef bint any_usable(QuicConnection conn) noexcept nogil:
     """Whether some path can carry anything to the peer."""
     cdef Path* other = conn.paths.first

@@ -61,9 +61,30 @@ cdef inline void space_mark_received(PnSpace* space, uint64_t pn, int64_t now) n
         space.largest_rx_at = now
     received_next(&space.received, pn)
 
-# After its frames: decides when to acknowledge. threshold and reorder as in the ACK frequency draft.
-cdef void space_on_processed(PnSpace* space, uint64_t pn, bint eliciting, bint ce, int64_t now, int64_t max_ack_delay,
-                             uint64_t threshold, uint64_t reorder, int64_t previous_largest) noexcept nogil
+# ACK frequency draft §6.2: distance from the oldest hole that the peer cannot know yet to the newest packet.
+cdef void space_check_holes(PnSpace* space, uint64_t reorder) noexcept nogil
+
+cdef inline void space_on_processed(PnSpace* space, uint64_t pn, bint eliciting, bint ce, int64_t now,
+                                    int64_t max_ack_delay, uint64_t threshold, uint64_t reorder,
+                                    int64_t previous_largest) noexcept nogil:
+    """After a packet's frames: when to acknowledge. threshold and reorder as in the ACK frequency draft."""
+    if not eliciting:
+        space.non_eliciting_rx += 1
+        return
+    space.eliciting_rx += 1
+    if space.eliciting_rx > threshold or ce:
+        space.ack_now = True
+    if reorder == 1:
+        # RFC 9000 §13.2.1: below the largest, or a gap just above it
+        if <int64_t>pn < space.largest_eliciting or (previous_largest >= 0 and <int64_t>pn > previous_largest + 1):
+            space.ack_now = True
+    elif reorder > 1:
+        space_check_holes(space, reorder)
+    if <int64_t>pn > space.largest_eliciting:
+        space.largest_eliciting = <int64_t>pn
+    if space.ack_at == 0:
+        space.ack_at = now + max_ack_delay
+
 cdef void space_ack_sent(PnSpace* space) noexcept nogil
 cdef inline bint space_ack_due(const PnSpace* space, int64_t now) noexcept nogil:
     return space.received.n_ranges > 0 and (space.ack_now or (space.ack_at != 0 and space.ack_at <= now))

@@ -61,35 +61,16 @@ cdef int64_t space_sent_time(PnSpace* space, uint64_t pn) noexcept nogil:
     return -1
 
 
-cdef void space_on_processed(PnSpace* space, uint64_t pn, bint eliciting, bint ce, int64_t now, int64_t max_ack_delay,
-                             uint64_t threshold, uint64_t reorder, int64_t previous_largest) noexcept nogil:
-    cdef int64_t before
+cdef void space_check_holes(PnSpace* space, uint64_t reorder) noexcept nogil:
+    cdef int64_t before = space.reported - <int64_t>reorder + 1
     cdef int i
-    if not eliciting:
-        space.non_eliciting_rx += 1
-        return
-    space.eliciting_rx += 1
-    if space.eliciting_rx > threshold or ce:
-        space.ack_now = True
-    if reorder == 1:
-        # RFC 9000 §13.2.1: below the largest, or a gap just above it
-        before = previous_largest
-        if <int64_t>pn < space.largest_eliciting or (before >= 0 and <int64_t>pn > before + 1):
-            space.ack_now = True
-    elif reorder > 1:
-        # ACK frequency draft §6.2: distance from the oldest hole that the peer cannot know yet to the newest packet
-        before = space.reported - <int64_t>reorder + 1
-        for i in range(space.received.n_ranges - 1):
-            if <int64_t>space.received.starts[i + 1] > before:
-                if before < <int64_t>space.received.ends[i]:
-                    before = <int64_t>space.received.ends[i]
-                if space.received.largest - before >= <int64_t>reorder:
-                    space.ack_now = True
-                break
-    if <int64_t>pn > space.largest_eliciting:
-        space.largest_eliciting = <int64_t>pn
-    if space.ack_at == 0:
-        space.ack_at = now + max_ack_delay
+    for i in range(space.received.n_ranges - 1):
+        if <int64_t>space.received.starts[i + 1] > before:
+            if before < <int64_t>space.received.ends[i]:
+                before = <int64_t>space.received.ends[i]
+            if space.received.largest - before >= <int64_t>reorder:
+                space.ack_now = True
+            break
 
 
 cdef void space_ack_sent(PnSpace* space) noexcept nogil:
