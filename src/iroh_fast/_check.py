@@ -117,7 +117,8 @@ def check_seconds(
         return 0.0
     if not 0 < seconds <= VARINT_MAX / 1000:
         hint = "; None switches it off" if none else ""
-        raise ConfigError(f"{name} must be a positive number of seconds, not {seconds!r}{hint}")
+        least = "0 or " if zero else ""
+        raise ConfigError(f"{name} must be {least}a positive number of seconds, not {seconds!r}{hint}")
     return seconds
 
 

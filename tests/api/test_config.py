@@ -236,7 +236,7 @@ def test_presets_apply_in_order_and_n0_is_refused() -> None:
         ({"ip_transports": "no"}, "ip_transports"),
         ({"keylog": 1}, "keylog"),
         ({"linger": "x"}, "linger"),
-        ({"linger": -1}, "linger"),
+        ({"linger": -1}, "linger must be 0 or a positive number"),
         ({"relays": 5}, "relays"),
         ({"relays": "other"}, "relays"),
         ({"relays": ["x"]}, "relays.*'x'"),
