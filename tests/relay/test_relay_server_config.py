@@ -436,3 +436,10 @@ async def test_program_of_the_documents_runs(monkeypatch):
     scope: dict[str, object] = {}
     exec(f"async def main():\n{body}", scope)
     await scope["main"]()
+
+
+def test_relay_server_wrong_use_says_what_is_missing() -> None:
+    with pytest.raises(TypeError, match="config is a RelayServerConfig, not str"):
+        RelayServer("relay.toml")  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="start it"):
+        _ = RelayServer(RelayServerConfig.dev()).url

@@ -114,6 +114,8 @@ class RelayServer:
         exporter: Callable[[asyncio.BaseTransport], Exporter | None] | None = None,
         qad: QadFactory | None = None,
     ) -> None:
+        if config is not None and not isinstance(config, RelayServerConfig):
+            raise TypeError(f"config is a RelayServerConfig, not {type(config).__name__}")
         self.config = RelayServerConfig.dev() if config is None else config
         self.addresses: dict[str, Address] = {}
         self.certificate: bytes | None = None
@@ -336,7 +338,10 @@ class RelayServer:
 
     @property
     def url(self) -> str:
+        """Where clients reach the relay; RuntimeError before the start, or when only metrics run."""
         name = "https" if "https" in self.addresses else "http"
+        if name not in self.addresses:
+            raise RuntimeError("the relay server listens nowhere: start it with async with")
         host, port = self.addresses[name]
         tls = self.config.tls
         if name == "https" and tls is not None and tls.hostname:
