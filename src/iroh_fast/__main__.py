@@ -14,7 +14,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     script = Path(sys.argv[0]).stem == "iroh-fast"
     parser = argparse.ArgumentParser(
-        prog="iroh-fast" if script else "python -m iroh_fast", description=__doc__
+        prog="iroh-fast" if script else "python -m iroh_fast",
+        description="Small tools to see the library at work.",
     )
     parser.add_argument("--version", action="version", version=f"iroh_fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
