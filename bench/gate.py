@@ -20,6 +20,7 @@ import ctypes
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -300,10 +301,10 @@ def build_requests(folder: Path) -> Path:
     """Compile the two calls by which a program under callgrind controls it."""
     source, library = folder / "requests.c", folder / "requests.so"
     source.write_text(REQUESTS_C)
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CC", "cc"))  # may begin with a launcher such as ccache
+    if shutil.which(compiler[0]) is None:
         raise Impossible("the gate needs a C compiler")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    subprocess.run([*compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
     return library
 
 
