@@ -18,6 +18,7 @@ else:  # for typing.get_type_hints; whatever has the buffer protocol is taken
 __all__ = [
     "VARINT_MAX",
     "Buffer",
+    "check_address",
     "check_alpns",
     "check_bytes",
     "check_code",
@@ -25,6 +26,7 @@ __all__ = [
     "check_integer",
     "check_items",
     "check_seconds",
+    "check_text",
     "kind_of",
 ]
 
@@ -34,7 +36,7 @@ VARINT_MAX = 2**62 - 1
 def kind_of(value: object) -> str:
     """What a wrong value is, in words that hold no secret and no page of text."""
     if value is None or isinstance(value, (bool, int, float)):
-        return repr(value)
+        return shown(value)
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return type(value).__name__
@@ -42,7 +44,10 @@ def kind_of(value: object) -> str:
 
 def shown(value: object) -> str:
     """The beginning of `repr`, for messages."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return "a number of very many digits"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -112,7 +117,10 @@ def check_seconds(
         value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{name} is a number of seconds or a timedelta, not {shown(value)}")
-    seconds = float(value)
+    try:
+        seconds = float(value)
+    except OverflowError:  # an integer
+        seconds = float("inf")
     if seconds == 0 and zero:
         return 0.0
     if not 0 < seconds <= VARINT_MAX / 1000:
@@ -131,7 +139,7 @@ def check_integer(
     if isinstance(value, bool) or not isinstance(value, int):
         raise ConfigError(f"{name} is an integer, not {shown(value)}")
     if not low <= value <= high:
-        raise ConfigError(f"{name} must be between {low} and {high}, not {value}")
+        raise ConfigError(f"{name} must be between {low} and {high}, not {shown(value)}")
     return value
 
 
@@ -140,3 +148,36 @@ def check_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{name} is True or False, not {shown(value)}")
     return value
+
+
+def check_text(name: str, value: object, *, none: bool = False) -> str | None:
+    """Check a text option: not empty, or raise :class:`ConfigError`."""
+    if value is None and none:
+        return None
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} is text, not {kind_of(value)}")
+    if not value:
+        raise ConfigError(f"{name} is empty")
+    return value
+
+
+def check_address(name: str, value: Any, *, none: bool = False) -> tuple[str, int] | None:
+    """Check a pair of IP address and port to listen on, or raise :class:`ConfigError`."""
+    if value is None and none:
+        return None
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ConfigError(f'{name} is a pair such as ("127.0.0.1", 80), not {shown(value)}')
+    host, port = value
+    check_text(f"the host of {name}", host)
+    if host == "localhost":
+        host = "127.0.0.1"
+    import ipaddress  # late: only servers listen
+
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise ConfigError(
+            f"{name}: {host[:80]!r} is not an IP address; names are not resolved"
+        ) from None
+    check_integer(f"the port of {name}", port, 0, 65535)
+    return host, port

@@ -108,8 +108,12 @@ def _bind_addrs(name: str, value: Any) -> tuple[BindAddr, ...]:
     )
     if single:
         raise ConfigError(f"{name} is a list of addresses, not {shown(value)}")
-    addrs = tuple(BindAddr.parse(addr) for addr in check_items(name, value, "addresses"))
-    plan = plan_sockets(addrs)
+    given = check_items(name, value, "addresses")
+    try:
+        addrs = tuple(BindAddr.parse(addr) for addr in given)
+        plan = plan_sockets(addrs)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error}") from None
     if len(plan) > MAX_SOCKETS:
         raise ConfigError(
             f"{name} has {len(addrs)} addresses, which is {len(plan)} sockets: "

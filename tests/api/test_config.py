@@ -87,7 +87,7 @@ def test_transport_durations_accept_timedelta_and_become_seconds() -> None:
         ({"ack_frequency": 2}, "AckFrequencyConfig"),
         ({"crypto_buffer_size": 100}, "between 4096 and"),
         ({"congestion_controller": "bbr3"}, "cubic"),
-        ({"qlog_dir": b"/tmp"}, "text path"),
+        ({"qlog_dir": b"/tmp"}, "path as text"),
     ],
 )
 def test_transport_wrong_value_raises_with_reason(options: dict[str, Any], words: str) -> None:
@@ -158,7 +158,7 @@ def test_bind_addr_parse_refuses_names_and_malformed_text(value: Any) -> None:
 
 @pytest.mark.parametrize(("host", "prefix"), [("1.2.3.4", 33), ("::1", 129), ("::1", -1)])
 def test_bind_addr_prefix_out_of_range_raises(host: str, prefix: int) -> None:
-    with pytest.raises(ConfigError, match="prefix length"):
+    with pytest.raises(ConfigError, match="prefix_len"):
         BindAddr(host, 0, prefix_len=prefix)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from .._check import check_flag, check_integer, kind_of, shown
 from ..addr import SocketAddr
 from ..errors import ConfigError
 
@@ -35,23 +36,22 @@ class BindAddr:
     default_route: bool | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.host, str):
+            raise ConfigError(f"host is an IP address as text, not {kind_of(self.host)}")
         try:
             ip = ipaddress.ip_address(self.host)
         except ValueError as error:
             raise ConfigError(
-                f"bind address {self.host!r} is not an IP address; names are not resolved"
+                f"host {self.host[:80]!r} is not an IP address; names are not resolved"
             ) from error
-        if isinstance(self.port, bool) or not isinstance(self.port, int):
-            raise ConfigError(f"port is an integer, not {self.port!r}")
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port must be between 0 and 65535, not {self.port}")
-        if not isinstance(self.prefix_len, int) or not 0 <= self.prefix_len <= ip.max_prefixlen:
-            raise ConfigError(
-                f"prefix length of an IPv{ip.version} address must be between 0 and "
-                f"{ip.max_prefixlen}, not {self.prefix_len!r}"
-            )
+        check_integer("port", self.port, 0, 65535)
+        check_integer(
+            f"prefix_len of an IPv{ip.version} address", self.prefix_len, 0, ip.max_prefixlen
+        )
+        check_flag("required", self.required)
         if self.default_route is None:
             object.__setattr__(self, "default_route", self.prefix_len == 0)
+        check_flag("default_route", self.default_route)
 
     @property
     def is_default(self) -> bool:
@@ -81,7 +81,7 @@ class BindAddr:
             return cls(host, int(port))
         if isinstance(value, tuple):
             if len(value) == 2:
-                return cls(str(value[0]), value[1])
+                return cls(value[0], value[1])
             raise ConfigError(f"bind address {value!r} is not a (host, port) pair")
         ip = getattr(value, "ip", None)
         if isinstance(ip, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
@@ -89,7 +89,7 @@ class BindAddr:
             if value.scope_id and "%" not in host:
                 host += f"%{value.scope_id}"
             return cls(host, value.port)
-        raise ConfigError(f"bind address {value!r} is not an address")
+        raise ConfigError(f"{shown(value)} is not an address")
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if self.version == 6 else f"{self.host}:{self.port}"

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from .._check import VARINT_MAX, check_flag, check_integer, check_seconds
+from .._check import VARINT_MAX, check_flag, check_integer, check_seconds, shown
 from ..errors import ConfigError
 
 __all__ = ["AckFrequencyConfig", "MtuDiscoveryConfig", "QuicTransportConfig"]
@@ -144,7 +144,7 @@ class QuicTransportConfig:
         factor = self.time_threshold
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 < factor < 100:
             raise ConfigError(
-                f"time_threshold is a multiple of the round-trip time above 1, not {factor!r}"
+                f"time_threshold is a multiple of the round-trip time above 1, not {shown(factor)}"
             )
         put(self, "initial_rtt", check_seconds("initial_rtt", self.initial_rtt))
         check_integer("min_mtu", self.min_mtu, MIN_UDP_PAYLOAD, MAX_UDP_PAYLOAD)
@@ -156,10 +156,10 @@ class QuicTransportConfig:
             )
         mtu = self.mtu_discovery
         if mtu is not None and not isinstance(mtu, MtuDiscoveryConfig):
-            raise ConfigError(f"mtu_discovery is a MtuDiscoveryConfig or None, not {mtu!r}")
+            raise ConfigError(f"mtu_discovery is a MtuDiscoveryConfig or None, not {shown(mtu)}")
         frequency = self.ack_frequency
         if frequency is not None and not isinstance(frequency, AckFrequencyConfig):
-            raise ConfigError(f"ack_frequency is an AckFrequencyConfig or None, not {frequency!r}")
+            raise ConfigError(f"ack_frequency is an AckFrequencyConfig or None, not {shown(frequency)}")
         check_integer("persistent_congestion_threshold", self.persistent_congestion_threshold, 1, 2**31)
         # RFC 9000 §7.5: an endpoint must be able to buffer 4096 bytes of handshake data.
         check_integer("crypto_buffer_size", self.crypto_buffer_size, 4096, 2**31)
@@ -169,7 +169,7 @@ class QuicTransportConfig:
         check_integer("datagram_send_buffer_size", self.datagram_send_buffer_size, 1)
         if self.congestion_controller not in ("cubic", "newreno"):
             raise ConfigError(
-                f'congestion_controller is "cubic" or "newreno", not {self.congestion_controller!r}'
+                f'congestion_controller is "cubic" or "newreno", not {shown(self.congestion_controller)}'
             )
         check_integer("max_concurrent_multipath_paths", self.max_concurrent_multipath_paths, 0, 2**31)
         if self.max_concurrent_multipath_paths < 8:
@@ -198,12 +198,14 @@ class QuicTransportConfig:
                 f"not {self.max_remote_nat_traversal_addresses}: hole punching needs that many"
             )
         if self.qlog_dir is not None:
-            directory = os.fspath(self.qlog_dir)
-            if not isinstance(directory, str):
-                raise ConfigError(f"qlog_dir is a text path, not {directory!r}")
+            directory: object = self.qlog_dir
+            if isinstance(directory, os.PathLike):
+                directory = os.fspath(directory)
+            if not isinstance(directory, str) or not directory:
+                raise ConfigError(f"qlog_dir is a path as text or None, not {shown(directory)}")
             put(self, "qlog_dir", directory)
         if not isinstance(self.qlog_prefix, str):
-            raise ConfigError(f"qlog_prefix is text, not {self.qlog_prefix!r}")
+            raise ConfigError(f"qlog_prefix is text, not {shown(self.qlog_prefix)}")
 
     def replace(self, **changes: Any) -> QuicTransportConfig:
         """Return a copy with some fields changed; the copy is checked like a new object."""

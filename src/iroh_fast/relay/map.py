@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self, TypeAlias
 
+from .._check import shown
 from ..addr import RelayUrl
 from ..errors import ConfigError, RelayUrlError
 
@@ -101,7 +102,7 @@ class RelayConfig:
             object.__setattr__(self, "auth_token", token)
         port = self.quic_port
         if port is not None and not (type(port) is int and 0 <= port <= 0xFFFF):
-            raise ConfigError(f"quic_port is 0 to 65535 or None, not {port!r}")
+            raise ConfigError(f"quic_port is 0 to 65535 or None, not {shown(port)}")
         if self.auth_token is not None:
             check_token(self.auth_token)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from .._check import check_flag, check_items, kind_of, shown
 from ..errors import ConfigError
 
 __all__ = ["CaConfig"]
@@ -31,13 +32,28 @@ class CaConfig:
     extra: Sequence[bytes | str] = ()
     insecure: bool = False
 
+    def __post_init__(self) -> None:
+        if self.roots not in ("embedded", "system", "none"):
+            raise ConfigError(
+                f'roots is "embedded", "system" or "none", not {shown(self.roots)}; '
+                "certificates of your own are extra=[...]"
+            )
+        extra = tuple(check_items("extra", self.extra, "certificates"))
+        for root in extra:
+            if not isinstance(root, (bytes, str)):
+                raise ConfigError(
+                    f"a certificate of extra is PEM text or DER bytes, not {kind_of(root)}"
+                )
+        object.__setattr__(self, "extra", extra)
+        check_flag("insecure", self.insecure)
+
     def context(self) -> ssl.SSLContext:
         """Make a client context: TLS 1.2 or later, no ALPN, no client certificate.
 
         Raises
         ------
         ConfigError
-            An extra root is not a certificate, or `roots` is another word.
+            An extra root is not a certificate.
 
         Notes
         -----
@@ -54,8 +70,6 @@ class CaConfig:
             context.load_verify_locations(certifi.where())
         elif self.roots == "system":
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-        elif self.roots != "none":
-            raise ConfigError(f'roots is "embedded", "system" or "none", not {self.roots!r}')
         for root in self.extra:
             try:
                 context.load_verify_locations(cadata=root)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
+from .._check import check_flag, check_integer, check_text
 from ..addr import RelayUrl
 from ..errors import DialError, RelayUrlError
 
@@ -32,6 +33,12 @@ class Proxy:
     port: int
     tls: bool
     authorization: str | None = None
+
+    def __post_init__(self) -> None:
+        check_text("host", self.host)
+        check_integer("port", self.port, 1, 65535)
+        check_flag("tls", self.tls)
+        check_text("authorization", self.authorization, none=True)
 
     def __repr__(self) -> str:
         return f"Proxy({'https' if self.tls else 'http'}://{self.host}:{self.port})"
@@ -57,6 +64,10 @@ class Proxy:
         if url.port is None:
             raise DialError(
                 "proxy_invalid_target_port", f"the URL of the proxy {url.host} needs a port"
+            )
+        if not url.port:
+            raise DialError(
+                "proxy_invalid_target_port", f"the URL of the proxy {url.host} names port 0"
             )
         match = re.match(r"[^:]+://([^/?#@]*)@", url)
         authorization = None

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from ...errors import ConfigError
-from ...keys import EndpointId
+from ..._check import check_integer, check_items, check_seconds, check_text, kind_of
+from ...errors import ConfigError, KeyParsingError
+from ...keys import EndpointId, PublicKey
 
 if TYPE_CHECKING:
     import aiohttp
@@ -109,11 +110,24 @@ class Everyone(AccessControl):
     """Lets every endpoint in."""
 
 
-class AllowList(AccessControl):
-    """Lets the given endpoints in."""
+def _ids(endpoint_ids: Iterable[EndpointId | str]) -> frozenset[EndpointId]:
+    """Read a list of ids; what is none must not become a rule that fits nobody."""
+    found = []
+    for value in check_items("endpoint_ids", endpoint_ids, "endpoint ids"):
+        if not isinstance(value, (PublicKey, str)):
+            raise ConfigError(f"an endpoint id is an EndpointId or its text, not {kind_of(value)}")
+        try:
+            found.append(EndpointId(value))
+        except KeyParsingError as err:
+            raise ConfigError(f"{str(value)[:80]!r} is not an endpoint id: {err}") from err
+    return frozenset(found)
 
-    def __init__(self, endpoint_ids: Iterable[EndpointId]) -> None:
-        self._ids = frozenset(endpoint_ids)
+
+class AllowList(AccessControl):
+    """Lets the given endpoints in, by their ids as objects or text; ConfigError for other things."""
+
+    def __init__(self, endpoint_ids: Iterable[EndpointId | str]) -> None:
+        self._ids = _ids(endpoint_ids)
 
     def on_connect(self, request: AccessRequest) -> Decision:
         return ALLOW if request.endpoint_id in self._ids else DENY
@@ -123,10 +137,10 @@ class AllowList(AccessControl):
 
 
 class DenyList(AccessControl):
-    """Lets every endpoint in but the given ones."""
+    """Lets every endpoint in but the given ones; takes what `AllowList` takes."""
 
-    def __init__(self, endpoint_ids: Iterable[EndpointId]) -> None:
-        self._ids = frozenset(endpoint_ids)
+    def __init__(self, endpoint_ids: Iterable[EndpointId | str]) -> None:
+        self._ids = _ids(endpoint_ids)
 
     def on_connect(self, request: AccessRequest) -> Decision:
         return DENY if request.endpoint_id in self._ids else ALLOW
@@ -145,9 +159,14 @@ class SharedToken(AccessControl):
     """
 
     def __init__(self, tokens: Iterable[str]) -> None:
-        self._tokens = tuple(token.encode() for token in tokens)
-        if not self._tokens or not all(self._tokens):
+        if isinstance(tokens, str):
+            raise ConfigError("tokens is a list of text: write [token]")
+        given = check_items("tokens", tokens, "text")
+        if not all(isinstance(token, str) for token in given):
+            raise ConfigError("tokens is a list of text")
+        if not given or not all(given):
             raise ConfigError("access by shared token needs tokens, and none of them empty")
+        self._tokens = tuple(token.encode() for token in given)
 
     def on_connect(self, request: AccessRequest) -> Decision:
         given = (request.auth_token or "").encode()
@@ -181,6 +200,10 @@ class HttpAccess(AccessControl):
         timeout: float = 5.0,
         concurrency: int = 64,
     ) -> None:
+        check_text("url", url)
+        check_text("bearer_token", bearer_token, none=True)
+        check_seconds("timeout", timeout)
+        check_integer("concurrency", concurrency, 1, 2**16)
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"the access service needs an http or https URL, not {url[:80]!r}")

@@ -8,6 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from ..._check import (
+    check_address,
+    check_flag,
+    check_integer,
+    check_items,
+    check_seconds,
+    check_text,
+    shown,
+)
 from ...errors import ConfigError
 from ...web.acme_config import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, AcmeConfig
 from ...web.limits import AdmissionLimits
@@ -26,6 +35,16 @@ HTTPS_PORT: Final = 443
 QUIC_PORT: Final = 7842
 METRICS_PORT: Final = 9090
 DEV_PORT: Final = 3340
+
+_MODES: Final = ("Manual", "Reloading", "LetsEncrypt", "SelfSigned")
+_COUNT: Final = 2**31 - 1  # what the compiled parts count in
+_RATE: Final = 2**53  # of bytes per second; beyond every network
+
+
+def _path(name: str, value: Any) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or value == "":
+        raise ConfigError(f"{name} is a path, not {shown(value)}")
+    return Path(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +91,25 @@ class RelayTlsConfig:
     acme_ca: Path | None = None
     http_only: bool = False
 
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        if self.cert_mode not in _MODES:
+            raise ConfigError(
+                f"tls.cert_mode is one of {', '.join(_MODES)}, not {shown(self.cert_mode)}"
+            )
+        for name in ("https_bind_addr", "quic_bind_addr"):
+            put(self, name, check_address(f"tls.{name}", getattr(self, name), none=True))
+        for name in ("cert_dir", "cert_path", "key_path", "acme_ca"):
+            value = getattr(self, name)
+            if value is not None or name == "cert_dir":
+                put(self, name, _path(f"tls.{name}", value))
+        names = check_items("tls.hostname", self.hostname, "host names")
+        put(self, "hostname", tuple(check_text("a name of tls.hostname", one) for one in names))
+        for name in ("contact", "acme_url"):
+            check_text(f"tls.{name}", getattr(self, name), none=True)
+        for name in ("prod_tls", "http_only"):
+            check_flag(f"tls.{name}", getattr(self, name))
+
     def acme(self) -> AcmeConfig:
         """What the client of the ACME server needs; ConfigError without names or contact."""
         if not self.hostname or not self.contact:
@@ -95,7 +133,7 @@ class RelayTlsConfig:
 
 @dataclass(frozen=True, slots=True)
 class RelayLimits:
-    """What bounds a relay server.
+    """What bounds a relay server; ConfigError names a value that is out of range.
 
     Parameters
     ----------
@@ -133,6 +171,38 @@ class RelayLimits:
     establish_timeout: float = 30.0
     ping_interval: float = 15.0
     ping_jitter: int = 5
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("unauthenticated", 1, _COUNT),
+            ("unauthenticated_per_ip", 1, _COUNT),
+            ("queue_packets", 1, _COUNT),
+            ("queue_bytes", 1, _COUNT),
+            ("ping_jitter", 0, 2**16),
+        ):
+            check_integer(f"limits.{name}", getattr(self, name), low, high)
+        for name, high in (
+            ("bytes_per_second", _RATE),
+            ("max_burst_bytes", _RATE),
+            ("accept_burst", _COUNT),
+            ("connections", _COUNT),
+            ("connections_per_ip", _COUNT),
+        ):
+            check_integer(f"limits.{name}", getattr(self, name), 1, high, none=True)
+        for name in ("write_timeout", "establish_timeout", "ping_interval"):
+            seconds = check_seconds(f"limits.{name}", getattr(self, name))
+            object.__setattr__(self, name, seconds)
+        rate = self.accept_rate
+        if rate is not None and (
+            isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate <= _RATE
+        ):
+            raise ConfigError(
+                f"limits.accept_rate is a number of connections per second above 0 or None, "
+                f"not {shown(rate)}"
+            )
+        if rate is None and self.accept_burst is not None:
+            raise ConfigError("limits.accept_burst needs limits.accept_rate")
+        self.client_bucket()
 
     def admission(self) -> AdmissionLimits:
         """The part that counts connections."""
@@ -172,6 +242,9 @@ class RelayLimits:
 class RelayServerConfig:
     """All settings of a relay server; the defaults are those of the file.
 
+    ConfigError names a value of a wrong type or range.  Addresses to listen on are IP addresses or
+    ``"localhost"``.
+
     Parameters
     ----------
     enable_relay : bool
@@ -206,6 +279,21 @@ class RelayServerConfig:
     key_cache_capacity: int = 1024 * 1024
     drain: float = 0.0
     other_ports: bool = False
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        for item in ("enable_relay", "enable_quic_addr_discovery", "enable_metrics", "other_ports"):
+            check_flag(item, getattr(self, item))
+        put(self, "http_bind_addr", check_address("http_bind_addr", self.http_bind_addr))
+        metrics = check_address("metrics_bind_addr", self.metrics_bind_addr, none=True)
+        put(self, "metrics_bind_addr", metrics)
+        for name, kind in (("access", AccessControl), ("limits", RelayLimits)):
+            if not isinstance(value := getattr(self, name), kind):
+                raise ConfigError(f"{name} is an object of {kind.__name__}, not {shown(value)}")
+        if self.tls is not None and not isinstance(self.tls, RelayTlsConfig):
+            raise ConfigError(f"tls is a RelayTlsConfig or None, not {shown(self.tls)}")
+        check_integer("key_cache_capacity", self.key_cache_capacity, 0, 2**31)
+        put(self, "drain", check_seconds("drain", self.drain, zero=True))
 
     @classmethod
     def dev(cls, *, host: str = "127.0.0.1", port: int = 0, **changes: Any) -> RelayServerConfig:
@@ -250,7 +338,7 @@ class RelayServerConfig:
         if dev and tls is not None:
             tls = replace(tls, http_only=True)
         http = address(file.http_bind_addr, "http_bind_addr")
-        config = cls(
+        return cls(
             enable_relay=file.enable_relay,
             http_bind_addr=http or ("::", DEV_PORT if dev else HTTP_PORT),
             tls=None if dev and not qad else tls,
@@ -262,8 +350,6 @@ class RelayServerConfig:
             key_cache_capacity=file.key_cache_capacity,
             other_ports=dev and http is None and file.metrics_bind_addr is None,
         )
-        config.limits.client_bucket()
-        return config
 
     def check(self) -> None:
         """Raise ConfigError when nothing can come of these settings."""
@@ -271,7 +357,6 @@ class RelayServerConfig:
             raise ConfigError("nothing to serve: relay, metrics and address discovery are all off")
         if self.enable_quic_addr_discovery and self.tls is None:
             raise ConfigError("QUIC address discovery needs TLS settings")
-        self.limits.client_bucket()
 
     def with_changes(self, **changes: Any) -> RelayServerConfig:
         """A copy with some settings changed."""
@@ -305,6 +390,8 @@ def _tls(table: TlsTable, env: Mapping[str, str]) -> RelayTlsConfig:
 
 
 def _limits(table: LimitsTable) -> RelayLimits:
+    if table.accept_conn_burst is not None and table.accept_conn_limit is None:
+        raise ConfigError("limits.accept_conn_burst needs limits.accept_conn_limit")
     return RelayLimits(
         accept_rate=table.accept_conn_limit,
         accept_burst=table.accept_conn_burst,

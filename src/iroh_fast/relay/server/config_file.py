@@ -11,8 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from ...addr import SocketAddr
-from ...errors import AddrError, ConfigError, KeyParsingError
-from ...keys import EndpointId, PublicKey
+from ...errors import AddrError, ConfigError
 from ...web.listen import Address
 from .access import AccessControl, AllowList, DenyList, Everyone, HttpAccess, SharedToken
 
@@ -180,9 +179,9 @@ def access_of(table: AccessTable | str, env: Mapping[str, str]) -> AccessControl
         )
     try:
         if table.allowlist is not None:
-            return AllowList(_endpoint_ids(table.allowlist))
+            return AllowList(table.allowlist)
         if table.denylist is not None:
-            return DenyList(_endpoint_ids(table.denylist))
+            return DenyList(table.denylist)
         if table.shared_token is not None:
             token = env.get("IROH_RELAY_ACCESS_TOKEN")
             return SharedToken([token] if token else table.shared_token)
@@ -191,13 +190,3 @@ def access_of(table: AccessTable | str, env: Mapping[str, str]) -> AccessControl
         return HttpAccess(table.http.url, token)
     except ConfigError as err:
         raise ConfigError(f"access.{given[0]}: {err}") from err
-
-
-def _endpoint_ids(values: list[str]) -> list[EndpointId]:
-    found = []
-    for value in values:
-        try:
-            found.append(PublicKey.parse(value))
-        except KeyParsingError as err:
-            raise ConfigError(f"{value[:80]!r} is not an endpoint id: {err}") from err
-    return found
