@@ -135,6 +135,7 @@ class Endpoint:
         "_loop",
         "_owner",
         "_secret_key",
+        "_told_no_alpns",
     )
 
     _home: _watcher.Watchable[tuple[_relay.RelayStatus, ...]]
@@ -149,6 +150,7 @@ class Endpoint:
     _loop: asyncio.AbstractEventLoop
     _owner: Owner
     _secret_key: SecretKey
+    _told_no_alpns: bool
 
     def __init__(self) -> None:
         raise TypeError("use Endpoint.bind()")
@@ -216,6 +218,7 @@ class Endpoint:
         self._external = {socket_addr(addr, "external_addrs") for addr in config.external_addrs}
         self._closed = asyncio.Event()
         self._close_task = None
+        self._told_no_alpns = False
         self._addr = _watcher.Watchable(EndpointAddr(secret_key.public), owner)
         self._alpns = _watcher.Watchable(context.alpns, owner)
         self._home = _watcher.Watchable((), owner)
@@ -421,18 +424,29 @@ class Endpoint:
     async def accept(self) -> _incoming.Incoming | None:
         """Wait for the next connection attempt; None once the endpoint is closed.
 
-        Cancel-safe.
+        Without protocols to accept, from ``bind(alpns=[...])`` or :meth:`set_alpns`, nobody
+        gets in: that is logged as a warning, once.  Cancel-safe.
         """
         self._owner.check_loop()
         driver = self._driver
         context = self._context
         while not context.closing:
             if not context.alpns:
+                self._tell_no_alpns()
                 await self._alpns.wait()
                 continue
             if (attempt := await driver.wait_incoming()) is not None:
                 return _incoming.Incoming(attempt, context)
         return None
+
+    def _tell_no_alpns(self) -> None:
+        if not self._told_no_alpns:
+            self._told_no_alpns = True
+            log.warning(
+                "%s: waiting for connections, but no protocol is accepted: "
+                "give bind() alpns=[...], or call set_alpns()",
+                f"{self.id:short}",
+            )
 
     def connections(self, *, max_pending: int = MAX_PENDING) -> _incoming.Connections:
         """Iterate over connections whose handshake is complete, until the endpoint closes.
@@ -469,6 +483,7 @@ class Endpoint:
             log.warning("set_alpns on a closed endpoint is ignored")
             return
         self._context.alpns = check_alpns(alpns)
+        self._told_no_alpns = True  # whoever calls this knows of them
         self._driver.accepting = bool(self._context.alpns)
         self._alpns.set(self._context.alpns)
 
@@ -485,15 +500,22 @@ class Endpoint:
     # --- relays
 
     async def online(self) -> None:
-        """Wait until the home relay is connected.
+        """Wait until the home relay is connected.  Bound the wait with ``asyncio.timeout``.
 
-        Without relays that never happens.  Bound the wait with ``asyncio.timeout``.
+        With ``relays=[]`` it waits for a relay of :meth:`insert_relay`.
 
         Raises
         ------
+        ConfigError : the endpoint was bound without relays, so it never would be.
         EndpointClosed : the endpoint was closed meanwhile.
+
+        Notes
+        -----
+        Cancel-safe.
         """
         self._owner.check_loop()
+        if not self._context.closing:
+            self._with_relays()  # DIFFERS: iroh waits for ever
         try:
             await self._home.watch().wait_for(lambda all: any(one.connected for one in all))
         except WatcherEnded:
@@ -521,7 +543,10 @@ class Endpoint:
     def _with_relays(self) -> _relay.RelayMap:
         relay = self._context.relay
         if relay is None:
-            raise ConfigError("this endpoint was bound without relays; give bind() relays=[]")
+            raise ConfigError(
+                "this endpoint was bound without relays; give bind() relays=[url, ...], "
+                "or relays=[] to add some later"
+            )
         return relay.relay_map
 
     # --- state

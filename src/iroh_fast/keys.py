@@ -353,6 +353,16 @@ EndpointId: TypeAlias = PublicKey
 """The id of an endpoint is its public key."""
 
 
+def _about(error: OSError, path: str) -> OSError:
+    """Name the file that a user asked for, not the one beside it that is renamed at the end."""
+    folder = os.path.dirname(path) or "."
+    if isinstance(error, FileNotFoundError) and not os.path.isdir(folder):
+        why = f"there is no directory {folder}; make it first"
+    else:
+        why = os.strerror(error.errno) if error.errno else str(error)
+    return type(error)(error.errno, f"the secret key cannot be kept: {why}", path)
+
+
 class SecretKey:
     """An Ed25519 secret key: the 32-byte seed of RFC 8032.
 
@@ -415,34 +425,42 @@ class SecretKey:
         KeyParsingError
             The file holds something else.
         OSError
-            It cannot be read or written.
+            It cannot be read or written; ``filename`` is `path`.  Directories are not made.
         """
-        path = os.fspath(path)
+        text = os.fspath(path) if isinstance(path, os.PathLike) else path
+        if not isinstance(text, str):
+            raise TypeError(f"path is text or a Path, not {type(text).__name__}")
         try:
-            return cls._load(path)
+            return cls._load(text)
         except FileNotFoundError:
             pass
         key = cls.generate()
+        try:
+            return key if key._create(text) else cls._load(text)
+        except OSError as error:
+            raise _about(error, text) from error
+
+    def _create(self, path: str) -> bool:
+        """Write a new file; False if another process was faster."""
         fresh = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with open(fd, "w", encoding="ascii") as file:
-                file.write(key.to_hex() + "\n")
+                file.write(self.to_hex() + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             try:
                 os.link(fresh, path)  # fails if another process was faster
             except FileExistsError:
-                return cls._load(path)
+                return False
             except OSError:  # a file system without links
                 os.rename(fresh, path)
-                return key
         finally:
             try:
                 os.unlink(fresh)
             except FileNotFoundError:
                 pass
-        return key
+        return True
 
     @classmethod
     def _load(cls, path: str) -> Self:

@@ -67,6 +67,29 @@ async def test_connections_end_with_the_endpoint(bind: Bind) -> None:
         assert (await conn.wait_closed()).by_peer
 
 
+async def test_waiting_without_protocols_is_told_and_ends_when_there_are_some(
+    bind: Bind, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, client = await bind(), await bind()
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await server.accept()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.name == "iroh_fast.endpoint"
+    assert "give bind() alpns=[...]" in record.getMessage()
+    task = asyncio.ensure_future(anext(server.connections()))
+    await asyncio.sleep(0)
+    server.set_alpns([ALPN])
+    async with client.connect(server.addr, ALPN), await task:
+        pass
+    server.set_alpns([])  # a pause on purpose is not told
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await server.accept()
+    assert len([one for one in caplog.records if one.levelname == "WARNING"]) == 1
+
+
 async def test_connections_are_bounded(bind: Bind) -> None:
     running = most = 0
 

@@ -809,3 +809,12 @@ async def test_bind_that_fails_leaves_no_descriptor() -> None:
             await Endpoint.bind(**{"bind_addrs": LOOPBACK, **options})
         assert descriptors() == before, options
     await taken.close()
+
+
+async def test_online_without_relays_raises_instead_of_waiting_for_ever(bind: Bind) -> None:
+    ep = await bind()
+    with pytest.raises(ConfigError, match=r"bound without relays; give bind\(\) relays="):
+        await ep.online()
+    await ep.close()
+    with pytest.raises(EndpointClosed):
+        await ep.online()

@@ -317,3 +317,17 @@ def test_secret_key_load_or_create_refuses_a_file_of_something_else(tmp_path, da
     assert path.read_bytes() == data
     with pytest.raises(OSError):
         SecretKey.load_or_create(tmp_path / "no" / "key")
+
+
+def test_secret_key_load_or_create_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "no" / "my.key"
+    with pytest.raises(FileNotFoundError, match="no directory .*no; make it first") as caught:
+        SecretKey.load_or_create(path)
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(IsADirectoryError) as caught:
+        SecretKey.load_or_create(tmp_path)
+    assert caught.value.filename == str(tmp_path)
+    for wrong in (b"my.key", 5, None):
+        with pytest.raises(TypeError, match="path is text or a Path"):
+            SecretKey.load_or_create(wrong)
