@@ -45,7 +45,7 @@ import re, sys, zipfile
 names = zipfile.ZipFile(sys.argv[1]).namelist()
 def need(pattern):
     assert any(re.search(pattern, name) for name in names), f"no {pattern} in the wheel"
-for pattern in (r"^iroh_fast/py\.typed$", r"^iroh_fast/_packet\.pyi$", r"^iroh_fast/_packet\.pxd$",
+for pattern in (r"^iroh_fast/py\.typed$", r"^iroh_fast/_packet/_dicts\.pyi$", r"^iroh_fast/_packet/_frames\.pxd$",
                 r"^iroh_fast/quic/_connection\..*\.so$", r"licenses/LICENSE-MIT$",
                 r"licenses/LICENSE-APACHE$", r"^iroh_fast\.libs/libcrypto"):
     need(pattern)

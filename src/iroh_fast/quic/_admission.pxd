@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast._packet cimport LongHeader
+from iroh_fast._packet._headers cimport LongHeader
 from iroh_fast.quic._connection cimport Host, QuicConnection
 
 

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint64_t, int64_t
 from libc.string cimport memcpy
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
-from iroh_fast._packet cimport LongHeader
+from iroh_fast._packet._headers cimport LongHeader
 from iroh_fast.quic._client_hello cimport opens_as_initial
 from iroh_fast.quic._codes cimport CONNECTION_REFUSED, INVALID_TOKEN, PROTOCOL_VIOLATION
 from iroh_fast.quic._connection cimport Host, QuicConnection

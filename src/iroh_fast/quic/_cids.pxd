@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from iroh_fast._packet cimport Frame
+from iroh_fast._packet._frames cimport Frame
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._paths cimport CidSet, Path
 

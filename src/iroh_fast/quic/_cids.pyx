@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memmove
 
-from iroh_fast._packet cimport Frame
+from iroh_fast._packet._frames cimport Frame
 from iroh_fast.quic._codes cimport CONNECTION_ID_LIMIT_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._control cimport queue_control

@@ -10,7 +10,8 @@ from libc.string cimport memcpy, memset
 
 from iroh_fast._crypto cimport (
     Aead, HeaderKey, aead_free, aead_open, hp_free, hp_masks, initial_secrets, keys_from_secret, SUITE_AES128_GCM)
-from iroh_fast._packet cimport FT_CRYPTO, Frame, LongHeader, decode_frame, parse_long_header
+from iroh_fast._packet._frames cimport FT_CRYPTO, Frame, decode_frame
+from iroh_fast._packet._headers cimport LongHeader, parse_long_header
 
 cdef enum:
     PEEK_PACKETS = 32             # Initial packets that are looked at

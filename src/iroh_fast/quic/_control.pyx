@@ -9,10 +9,12 @@ stream table, bounded by the number of streams. Sources: RFC 9000 §13.3, §21.9
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
 
-from iroh_fast._packet cimport (
+from iroh_fast._packet._frames cimport (
     FT_ACK_FREQUENCY, FT_HANDSHAKE_DONE, FT_MAX_PATH_ID, FT_NEW_CONNECTION_ID, FT_PATHS_BLOCKED, FT_PATH_ABANDON,
     FT_PATH_CIDS_BLOCKED, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RETIRE_CONNECTION_ID, FT_PATH_STATUS_AVAILABLE,
-    FT_PATH_STATUS_BACKUP, FT_RETIRE_CONNECTION_ID, put_ack_frequency, put_new_cid, put_v1, put_v2, put_varint)
+    FT_PATH_STATUS_BACKUP, FT_RETIRE_CONNECTION_ID)
+from iroh_fast._packet._put cimport put_ack_frequency, put_new_cid, put_v1, put_v2
+from iroh_fast._packet._varint cimport put_varint
 from iroh_fast.quic._cids cimport find_ids, was_abandoned
 from iroh_fast.quic._codes cimport CONNECTION_ID_LIMIT_ERROR, INTERNAL_ERROR, NO_ERROR, PROTOCOL_VIOLATION
 from iroh_fast.quic._connection cimport QuicConnection

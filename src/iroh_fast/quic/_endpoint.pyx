@@ -12,7 +12,7 @@ from libc.stdlib cimport malloc
 from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
-from iroh_fast._packet cimport LongHeader, parse_long_header
+from iroh_fast._packet._headers cimport LongHeader, parse_long_header
 from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
 from iroh_fast.quic._cids cimport find_ids, unregister
 from iroh_fast.quic._closing cimport end_failed, finish_drained

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
-from iroh_fast._packet cimport (
+from iroh_fast._packet._frames cimport (
     DEC_TRUNCATED, DEC_UNKNOWN, FT_ACK, FT_ACK_ECN, FT_ACK_FREQUENCY, FT_ADD_ADDRESS_V4, FT_APPLICATION_CLOSE,
     FT_CONNECTION_CLOSE, FT_CRYPTO, FT_DATAGRAM, FT_DATA_BLOCKED, FT_HANDSHAKE_DONE, FT_IMMEDIATE_ACK, FT_MAX_DATA,
     FT_MAX_PATH_ID, FT_MAX_STREAMS_BIDI, FT_MAX_STREAMS_UNI, FT_MAX_STREAM_DATA, FT_NEW_CONNECTION_ID, FT_NEW_TOKEN,

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t
 
-from iroh_fast._packet cimport LongHeader
+from iroh_fast._packet._headers cimport LongHeader
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._parameters cimport Parameters
 from iroh_fast.quic._paths cimport Path

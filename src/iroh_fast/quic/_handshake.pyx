@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
-from iroh_fast._packet cimport LongHeader
+from iroh_fast._packet._headers cimport LongHeader
 from iroh_fast.quic._cids cimport issue_ids, issue_path_ids, watch_reset
 from iroh_fast.quic._closing cimport finish_drained
 from iroh_fast.quic._codes cimport (

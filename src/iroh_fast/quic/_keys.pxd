@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._crypto cimport AEAD_FAILED, AEAD_FORGED, Aead, HeaderKey, aead_open, aead_seal, hp_masks
-from iroh_fast._packet cimport pn_expand
+from iroh_fast._packet._varint cimport pn_expand
 
 
 cdef enum:

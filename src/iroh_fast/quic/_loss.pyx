@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free
 from libc.string cimport memset
 
-from iroh_fast._packet cimport (
+from iroh_fast._packet._frames cimport (
     FT_CRYPTO, FT_MAX_DATA, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_RESET_STREAM, FT_STOP_SENDING, FT_STREAM,
     FT_STREAMS_BLOCKED_UNI, Frame, next_ack_range)
 from iroh_fast.quic._codes cimport PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE

@@ -10,7 +10,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from iroh_fast._crypto cimport TAG_LEN
-from iroh_fast._packet cimport pn_length, put_varint
+from iroh_fast._packet._varint cimport pn_length, put_varint
 from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, INTERNAL_ERROR
 from iroh_fast.quic._congestion cimport cc_on_sent
 from iroh_fast.quic._connection cimport QuicConnection

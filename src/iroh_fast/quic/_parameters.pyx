@@ -3,7 +3,7 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcmp, memcpy, memset
 
-from iroh_fast._packet cimport get_varint, put_varint, varint_size
+from iroh_fast._packet._varint cimport get_varint, put_varint, varint_size
 
 cdef enum:
     MAX_BYTES = 16384             # as much as one TLS message can carry

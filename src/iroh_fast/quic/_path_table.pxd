@@ -3,7 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast._packet cimport Frame
+from iroh_fast._packet._frames cimport Frame
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._paths cimport MAX_DRAINING, Path, Route
 

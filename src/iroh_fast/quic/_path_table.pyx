@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
-from iroh_fast._packet cimport FT_PATHS_BLOCKED, Frame
+from iroh_fast._packet._frames cimport FT_PATHS_BLOCKED, Frame
 from iroh_fast.quic._cids cimport drop_ids, find_ids, issue_ids, issue_path_ids, reset_spin, was_abandoned, watch_reset
 from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, PROTOCOL_VIOLATION, ST_ESTABLISHED, W_PATHS)

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast._packet cimport LongHeader, parse_long_header
+from iroh_fast._packet._headers cimport LongHeader, parse_long_header
 from iroh_fast.quic._closing cimport end_failed
 from iroh_fast.quic._codes cimport (
     AEAD_LIMIT_REACHED, INTERNAL_ERROR, KEY_UPDATE_ERROR, MIN_DATAGRAM, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING,

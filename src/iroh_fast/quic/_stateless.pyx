@@ -9,7 +9,8 @@ from libc.stdint cimport uint8_t, uint64_t
 from iroh_fast._crypto cimport (
     Aead, HeaderKey, aead_free, aead_seal, hp_free, hp_masks, initial_secrets, keys_from_secret, retry_integrity_tag,
     SUITE_AES128_GCM)
-from iroh_fast._packet cimport LongHeader, put_close
+from iroh_fast._packet._headers cimport LongHeader
+from iroh_fast._packet._put cimport put_close
 from iroh_fast.quic._random cimport RandomSource
 
 cdef enum:

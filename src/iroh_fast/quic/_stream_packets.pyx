@@ -3,9 +3,11 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from iroh_fast._packet cimport (
+from iroh_fast._packet._frames cimport (
     FT_MAX_DATA, FT_MAX_STREAMS_BIDI, FT_MAX_STREAM_DATA, FT_RESET_STREAM, FT_STOP_SENDING, FT_STREAM,
-    FT_STREAMS_BLOCKED_BIDI, MAX_CONTROL_FRAME, put_stream_header, put_v1, put_v2, put_v3, varint_size)
+    FT_STREAMS_BLOCKED_BIDI)
+from iroh_fast._packet._put cimport MAX_CONTROL_FRAME, put_stream_header, put_v1, put_v2, put_v3
+from iroh_fast._packet._varint cimport varint_size
 from iroh_fast.quic._counters cimport (
     IDX_MAX_DATA, IDX_MAX_STREAMS_BIDI, IDX_MAX_STREAM_DATA, IDX_RESET_STREAM, IDX_STOP_SENDING, IDX_STREAM,
     IDX_STREAMS_BLOCKED_BIDI)

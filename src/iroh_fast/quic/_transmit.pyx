@@ -8,7 +8,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t, int64_t
 from libc.string cimport memcmp
 
 from iroh_fast._crypto cimport TAG_LEN
-from iroh_fast._packet cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING, put_close
+from iroh_fast._packet._frames cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING
+from iroh_fast._packet._put cimport put_close
 from iroh_fast.quic._codes cimport APPLICATION_ERROR, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
 from iroh_fast.quic._congestion cimport cc_on_app_limited, cc_pacing_rate
 from iroh_fast.quic._connection cimport QuicConnection

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from iroh_fast._packet cimport put_varint
+from iroh_fast._packet._varint cimport put_varint
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport Path, PathStats

@@ -6,10 +6,13 @@ Sources: RFC 9000 §13 and §19, RFC 9221, the multipath, ACK frequency and addr
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._crypto cimport TAG_LEN
-from iroh_fast._packet cimport (
+from iroh_fast._packet._frames cimport (
     FT_CRYPTO, FT_IMMEDIATE_ACK, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING,
-    FT_STREAM, MAX_CONTROL_FRAME, MAX_STREAM_HEADER, ack_size, put_ack, put_address, put_crypto_header,
-    put_datagram_header, put_path_data, varint_size)
+    FT_STREAM)
+from iroh_fast._packet._put cimport (
+    MAX_CONTROL_FRAME, MAX_STREAM_HEADER, ack_size, put_ack, put_address, put_crypto_header, put_datagram_header,
+    put_path_data)
+from iroh_fast._packet._varint cimport varint_size
 from iroh_fast.quic._codes cimport W_DATAGRAM_SPACE
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._control cimport control_write
