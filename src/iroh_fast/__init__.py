@@ -45,13 +45,7 @@ if TYPE_CHECKING:
         PathsChanged,
         RelayChanged,
     )
-    from .handshake import (
-        Accepting,
-        Connecting,
-        IncomingZeroRttConnection,
-        OutgoingZeroRttConnection,
-        ZeroRttStatus,
-    )
+    from .handshake import Accepting, Connecting
     from .hooks import EndpointHooks, HookOutcome, Reject
     from .incoming import Connections, DecryptedInitial, Incoming, IncomingAttempts
     from .keys import EndpointId, PublicKey, SecretKey, Signature
@@ -85,6 +79,11 @@ if TYPE_CHECKING:
         UnorderedChunks,
     )
     from .ticket import EndpointTicket, Ticket
+    from .zero_rtt import (
+        IncomingZeroRttConnection,
+        OutgoingZeroRttConnection,
+        ZeroRttStatus,
+    )
 
 __version__ = "0.1.0"
 
@@ -122,9 +121,9 @@ _MODULE_OF = {
     "RelayChanged": "events",
     "Accepting": "handshake",
     "Connecting": "handshake",
-    "IncomingZeroRttConnection": "handshake",
-    "OutgoingZeroRttConnection": "handshake",
-    "ZeroRttStatus": "handshake",
+    "IncomingZeroRttConnection": "zero_rtt",
+    "OutgoingZeroRttConnection": "zero_rtt",
+    "ZeroRttStatus": "zero_rtt",
     "EndpointHooks": "hooks",
     "HookOutcome": "hooks",
     "Reject": "hooks",

@@ -6,10 +6,8 @@ import asyncio
 import logging
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Literal, Self
 
 from ._check import Buffer, check_bytes, check_code, check_seconds, kind_of
 from ._later import Later
@@ -26,11 +24,11 @@ from .quic._connection import (
     WAIT_DATAGRAM,
     WAIT_DATAGRAM_SPACE,
     WAIT_FINISHED,
-    WAIT_OPEN_BI,
-    WAIT_OPEN_UNI,
     QuicConnection,
 )
+from .quic.tls.identity import SPKI_PREFIX
 from .streams import BiStream, RecvStream, SendStream
+from .streams.opening import Arrivals, OpeningBi, OpeningUni, is_graceful
 
 if TYPE_CHECKING:
     from . import stats as _stats
@@ -42,129 +40,6 @@ __all__ = ["Connection", "WeakConnection"]
 log = logging.getLogger(__name__)
 
 ABORTED = 1  # the code a connection is closed with when its block is left by an exception
-
-# RFC 8410 §4: what stands before the 32 bytes of an Ed25519 key in DER.
-SPKI_PREFIX = bytes.fromhex("302a300506032b6570032100")
-
-
-def is_graceful(reason: CloseReason) -> bool:
-    """True when the connection was closed on purpose and without an error code."""
-    return reason.kind == "locally_closed" or (reason.kind == "application" and not reason.code)
-
-
-# --- opening streams ----------------------------------------------------------------------
-
-
-_S = TypeVar("_S", BiStream, SendStream)
-
-
-class _Opening(Coroutine[Any, Any, _S], Generic[_S]):
-    """Result of ``open_bi`` and ``open_uni``: awaitable and context manager."""
-
-    __slots__ = ("_conn", "_run", "_stream")
-    _run: Generator[Any, Any, _S]
-    _stream: _S
-
-    def __init__(self, conn: Connection) -> None:
-        self._conn = conn
-
-    def __await__(self) -> Generator[Any, Any, _S]:
-        raise NotImplementedError
-
-    def send(self, value: Any, /) -> Any:
-        try:
-            run = self._run
-        except AttributeError:
-            run = self._run = self.__await__()
-        return run.send(value)
-
-    def throw(self, *args: Any) -> Any:
-        try:
-            run = self._run
-        except AttributeError:
-            run = self._run = self.__await__()
-        return run.throw(*args)
-
-    def close(self) -> None:
-        try:
-            self._run.close()
-        except AttributeError:  # never started
-            pass
-
-    async def __aenter__(self) -> _S:
-        self._stream = stream = await self
-        return stream
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        stream = self._stream
-        del self._stream
-        await stream.__aexit__(kind, error, trace)
-
-
-class OpeningBi(_Opening[BiStream]):
-    """Result of :meth:`Connection.open_bi`."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, Any, BiStream]:
-        conn = self._conn
-        if get_ident() != conn._owner.thread:
-            conn._owner.wrong_thread()
-        while (q := take(conn._q, WAIT_OPEN_BI)) is None:
-            yield from wait(conn._q, WAIT_OPEN_BI)
-        return BiStream(SendStream(conn, q), RecvStream(conn, q))
-
-
-class OpeningUni(_Opening[SendStream]):
-    """Result of :meth:`Connection.open_uni`."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, Any, SendStream]:
-        conn = self._conn
-        if get_ident() != conn._owner.thread:
-            conn._owner.wrong_thread()
-        while (q := take(conn._q, WAIT_OPEN_UNI)) is None:
-            yield from wait(conn._q, WAIT_OPEN_UNI)
-        return SendStream(conn, q)
-
-
-# --- what the peer sends ------------------------------------------------------------------
-
-
-_T = TypeVar("_T")
-
-
-class Arrivals(Generic[_T]):
-    """Iterator over what the peer sends, see :meth:`Connection.bi_streams`."""
-
-    __slots__ = ("_conn", "_raise", "_take")
-
-    def __init__(
-        self, conn: Connection, take: Callable[[], Awaitable[_T]], raise_on_close: bool
-    ) -> None:
-        self._conn = conn
-        self._take = take
-        self._raise = raise_on_close
-
-    def __aiter__(self) -> Arrivals[_T]:
-        return self
-
-    async def __anext__(self) -> _T:
-        try:
-            return await self._take()
-        except ConnectionLost as error:
-            if self._raise or not is_graceful(error.close_reason):
-                raise
-            raise StopAsyncIteration from None
-
-
-# --- connections --------------------------------------------------------------------------
 
 
 class Connection:
@@ -478,12 +353,7 @@ class Connection:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         q = self._q
         clean = False
         try:

@@ -34,6 +34,8 @@ from .keys import EndpointId, PublicKey, SecretKey
 
 # The protocol itself, most of this package, loads when an endpoint is bound.
 if TYPE_CHECKING:
+    from . import _context as _context_
+    from . import _dial
     from . import connection as _connection
     from . import events as _events
     from . import handshake as _handshake
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from .relay.client.transport import RelayTransport
     from .web import proxy as _proxy
 else:
+    _context_ = Later("iroh_fast._context")
+    _dial = Later("iroh_fast._dial")
     _connection = Later("iroh_fast.connection")
     _events = Later("iroh_fast.events")
     _handshake = Later("iroh_fast.handshake")
@@ -144,7 +148,7 @@ class Endpoint:
     _alpns: _watcher.Watchable[tuple[bytes, ...]]
     _close_task: asyncio.Task[None] | None
     _closed: asyncio.Event
-    _context: _handshake.Context
+    _context: _context_.Context
     _driver: _socket.Driver
     _external: set[SocketAddr]
     _loop: asyncio.AbstractEventLoop
@@ -202,7 +206,7 @@ class Endpoint:
         self = cls.__new__(cls)
         owner = Owner(loop)
         metrics = _metrics.EndpointMetrics(lambda: _counters(context))
-        context = _handshake.Context(
+        context = _context_.Context(
             owner=owner,
             driver=driver,
             id=secret_key.public,
@@ -417,7 +421,7 @@ class Endpoint:
         extra_alpns: tuple[bytes, ...] = (),
     ) -> _handshake.Connecting:
         self._owner.check_loop()
-        return await _handshake.dial(self._context, target, alpn, transport, extra_alpns)
+        return await _dial.dial(self._context, target, alpn, transport, extra_alpns)
 
     # --- accepting
 
@@ -671,7 +675,7 @@ def _open_driver(
         ) from error
 
 
-def _counters(context: _handshake.Context) -> tuple[Mapping[str, int], int, object]:
+def _counters(context: _context_.Context) -> tuple[Mapping[str, int], int, object]:
     live = sum(conn.close_reason is None for conn in list(context.live))
     relay = context.relay
     return context.driver.stats(), live, None if relay is None else relay.pool.stats
@@ -734,7 +738,7 @@ async def _peers_told(driver: _socket.Driver) -> None:
 
 
 async def _close(
-    context: _handshake.Context, watched: Iterable[_watcher.Watchable[Any]], closed: asyncio.Event
+    context: _context_.Context, watched: Iterable[_watcher.Watchable[Any]], closed: asyncio.Event
 ) -> None:
     driver = context.driver
     try:

@@ -8,13 +8,14 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+from ._context import Context
 from .addr import TransportAddr
 from .aio._waiters import Handoff
 from .aio.owner import get_ident
 from .config import ServerConfig
 from .connection import Connection
 from .errors import ConnectionLost, EndpointClosed, IrohError
-from .handshake import Accepting, Context
+from .handshake import Accepting
 from .quic._admission import QuicIncoming
 
 __all__ = ["Connections", "DecryptedInitial", "Incoming", "IncomingAttempts"]

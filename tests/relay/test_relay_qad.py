@@ -49,9 +49,11 @@ from iroh_fast.quic.tls.x509 import (
     X509Credentials,
 )
 from iroh_fast.quic.tls.x509_session import X509TlsSession
-from iroh_fast.relay.server import qad
+from iroh_fast.relay.client import qad as client_qad
+from iroh_fast.relay.client.qad import QadClient, probe, trust_roots
+from iroh_fast.relay.qad import ALPN
 from iroh_fast.relay.server.config import RelayServerConfig, RelayTlsConfig
-from iroh_fast.relay.server.qad import ALPN, QadClient, QadServer, probe, trust_roots
+from iroh_fast.relay.server.qad import QadServer
 from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.web.ca import CaConfig
 
@@ -351,7 +353,7 @@ async def test_wrong_alpn_is_refused() -> None:
         connection = driver.connect(
             [at(server).as_tuple()],
             alpns=[b"h3"],
-            transport=qad._client_transport(),
+            transport=client_qad._client_transport(),
             tls=X509Client("localhost", roots()),
         )
         async with asyncio.timeout(PATIENCE_S):
@@ -474,7 +476,7 @@ async def test_taken_address_and_bad_settings() -> None:
                 driver, at(server), server_name="x", trust=TrustRoots(cafile=os.devnull + "/none")
             )
         with pytest.raises(ValueError, match="expected_peer"):
-            driver.connect([("127.0.0.1", 1)], alpns=[b"x"], transport=qad._client_transport())
+            driver.connect([("127.0.0.1", 1)], alpns=[b"x"], transport=client_qad._client_transport())
         assert driver.connections == 0
 
 
@@ -514,7 +516,7 @@ def first_datagram(seed: int) -> bytes:
     connection = endpoint.connect(
         [("127.0.0.1", 1)],
         alpns=[ALPN],
-        transport=qad._client_transport(),
+        transport=client_qad._client_transport(),
         tls=X509Client("localhost", roots()),
         now=10**12,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Pending"]
+__all__ = ["Entering", "Pending"]
 
 
 class _Closable(Protocol):
@@ -22,32 +22,41 @@ class _Closable(Protocol):
 T = TypeVar("T", bound=_Closable)
 
 
-class Pending(Coroutine[Any, Any, T]):
+class Entering(Coroutine[Any, Any, T], Generic[T]):
     """Result of a call that works as ``x = await f()`` and as ``async with f() as x``.
 
-    It is a coroutine too, for ``asyncio.create_task(f())``.
+    It is a coroutine too, for ``asyncio.create_task(f())``.  A subclass says what awaiting it
+    does.
     """
 
-    __slots__ = ("_coro", "_value")
+    __slots__ = ("_run", "_value")
+    _run: Generator[Any, Any, T]
     _value: T
 
-    def __init__(self, coro: Coroutine[Any, Any, T]) -> None:
-        self._coro = coro
+    def __await__(self) -> Generator[Any, Any, T]:
+        raise NotImplementedError
+
+    def _running(self) -> Generator[Any, Any, T]:
+        try:
+            return self._run
+        except AttributeError:
+            run = self._run = self.__await__()
+            return run
 
     def send(self, value: Any, /) -> Any:
-        return self._coro.send(value)
+        return self._running().send(value)
 
     def throw(self, *args: Any) -> Any:
-        return self._coro.throw(*args)
+        return self._running().throw(*args)
 
     def close(self) -> None:
-        self._coro.close()
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        return self._coro.__await__()
+        try:
+            self._run.close()
+        except AttributeError:  # never started
+            pass
 
     async def __aenter__(self) -> T:
-        self._value = value = await self._coro
+        self._value = value = await self
         return value
 
     async def __aexit__(
@@ -59,3 +68,24 @@ class Pending(Coroutine[Any, Any, T]):
         value = self._value
         del self._value
         await value.__aexit__(kind, error, trace)
+
+
+class Pending(Entering[T]):
+    """The same around the coroutine of an ``async def``."""
+
+    __slots__ = ("_coro",)
+
+    def __init__(self, coro: Coroutine[Any, Any, T]) -> None:
+        self._coro = coro
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._coro.__await__()
+
+    def send(self, value: Any, /) -> Any:
+        return self._coro.send(value)
+
+    def throw(self, *args: Any) -> Any:
+        return self._coro.throw(*args)
+
+    def close(self) -> None:
+        self._coro.close()

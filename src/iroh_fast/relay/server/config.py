@@ -20,6 +20,7 @@ from ..._check import (
 from ...errors import ConfigError
 from ...web.acme_config import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, AcmeConfig
 from ...web.limits import AdmissionLimits
+from ..map import DEFAULT_QUIC_PORT
 from .access import AccessControl, Everyone
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ CertMode = Literal["Manual", "Reloading", "LetsEncrypt", "SelfSigned"]
 
 HTTP_PORT: Final = 80
 HTTPS_PORT: Final = 443
-QUIC_PORT: Final = 7842
+QUIC_PORT: Final = DEFAULT_QUIC_PORT
 METRICS_PORT: Final = 9090
 DEV_PORT: Final = 3340
 

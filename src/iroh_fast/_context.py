@@ -1,0 +1,138 @@
+"""What connections need to know of their endpoint, and tell it."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from ._later import Later
+from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
+from .aio.owner import Owner
+from .config import EndpointConfig
+from .connection import Connection
+from .keys import EndpointId, PublicKey
+from .metrics import EndpointMetrics
+from .net.reach import usable
+from .net.remote import RemoteMap
+from .net.socket import Driver
+from .paths import Paths
+from .quic._connection import QuicConnection
+
+if TYPE_CHECKING:
+    from . import events as _events
+    from . import stats as _stats
+    from .relay.client.transport import RelayTransport  # loads more than others need
+else:
+    _events, _stats = Later("iroh_fast.events"), Later("iroh_fast.stats")
+
+__all__ = ["Context"]
+
+MAX_WAYS = 32  # addresses of all kinds that are dialed at once
+
+
+class Context:
+    """The part of an endpoint that its connections hold.
+
+    They do not hold the endpoint itself: it must be free to go while they are in use.
+    """
+
+    __slots__ = (
+        "alpns",
+        "closing",
+        "driver",
+        "events",
+        "followed",
+        "hooks",
+        "id",
+        "linger",
+        "live",
+        "metrics",
+        "owner",
+        "relay",
+        "remotes",
+        "sockets",
+        "transport",
+    )
+
+    def __init__(
+        self,
+        owner: Owner,
+        driver: Driver,
+        id: EndpointId,
+        config: EndpointConfig,
+        sockets: tuple[SocketAddr, ...],
+        metrics: EndpointMetrics,
+    ) -> None:
+        self.owner = owner
+        self.driver = driver
+        self.id = id
+        self.alpns = tuple(config.alpns)
+        self.transport = config.transport
+        self.hooks = tuple(config.hooks)
+        self.linger = config.linger
+        self.sockets = sockets
+        self.metrics = metrics
+        self.events = _events.EventHub(owner, id)
+        self.followed: dict[int, object] = {}  # connection -> its paths, as last told
+        self.closing = False
+        self.live: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self.remotes = RemoteMap(owner.loop, self.paths_changed)
+        self.relay: RelayTransport | None = None
+
+    def opened(self, q: QuicConnection) -> None:
+        """A connection passed handshake and hooks."""
+        if not self.events.wants(_events.ConnectionOpened):
+            return
+        path = q.path_info(0)
+        assert q.peer_id is not None and q.alpn is not None
+        self.events.emit(
+            _events.ConnectionOpened(
+                q.stable_id,
+                PublicKey._from_valid(q.peer_id),
+                q.alpn,
+                "client" if q.is_client else "server",
+                None if path is None else self.transport_addr(path["remote"]),
+            )
+        )
+
+    def paths_changed(self, q: QuicConnection) -> None:
+        """The paths of a connection changed, or it ended."""
+        reason = q.close_reason
+        if q.peer_id is None:
+            return
+        if reason is not None:
+            self.followed.pop(q.stable_id, None)
+            if self.events.wants(_events.ConnectionClosed):
+                remote = PublicKey._from_valid(q.peer_id)
+                stats = _stats.ConnectionStats.from_core(q.stats())
+                self.events.emit(_events.ConnectionClosed(q.stable_id, remote, reason, stats))
+        elif self.events.wants(_events.PathsChanged):
+            book = Paths(q, self.transport_addr)
+            now = book.version()
+            if self.followed.get(q.stable_id) != now:
+                self.followed[q.stable_id] = now
+                remote = PublicKey._from_valid(q.peer_id)
+                self.events.emit(_events.PathsChanged(q.stable_id, remote, tuple(book.get())))
+
+    def transport_addr(self, address: tuple[Any, ...]) -> TransportAddr:
+        """Convert an address of the driver."""
+        return self.driver.transports.addr_of(address)
+
+    def sockaddrs(self, target: EndpointAddr) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
+        """The ways to an endpoint that can be tried, and the others with the reason why not.
+
+        Addresses of the driver, direct ones first.
+        """
+        key = bytes(target.id)
+        route = self.driver.transports.route
+        chosen, unreachable = usable(target.ip_addrs, self.sockets)
+        refused = {str(addr): reason for addr, reason in unreachable.items()}
+        found = []
+        for addr in (*map(IpAddr, chosen), *(a for a in target.addrs if not a.is_ip)):
+            if (sockaddr := route(addr, key)) is not None:
+                found.append(sockaddr)
+            elif addr.is_relay:
+                refused[str(addr)] = "this endpoint has no relays"
+            else:
+                refused[str(addr)] = "no transport of this endpoint"
+        return found[:MAX_WAYS], refused
