@@ -22,7 +22,7 @@ from aioquic.buffer import Buffer
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection as AioConnection
-from aioquic.quic.connection import QuicConnectionState
+from aioquic.quic.connection import QuicConnectionId, QuicConnectionState
 from aioquic.quic.packet import QuicProtocolVersion, encode_quic_retry, pull_quic_header
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -579,6 +579,20 @@ def test_new_connection_id_of_the_peer(make_world):
     w.both_ways(20_000)
     assert frames(c)["retire_connection_id"] >= 1
     assert frames(c, "frame_rx")["retire_connection_id"] >= 1
+
+
+def test_peer_without_connection_ids_must_not_bring_any(monkeypatch):
+    monkeypatch.setattr(AioConnection, "_replenish_connection_ids", lambda self: None)
+    w = World(True, connection_id_length=0)
+    w.connect()
+    w.both_ways(20_000)
+    assert w.ours.close_reason is None
+    w.theirs._host_cids.append(
+        QuicConnectionId(cid=b"12345678", sequence_number=1, stateless_reset_token=bytes(16))
+    )
+    w.theirs.send_ping(1)
+    w.run_for(SECOND)
+    assert w.ours.close_reason is not None and w.ours.close_reason.code == 0x0A
 
 
 @covers("runner:multiplexing")

@@ -130,3 +130,22 @@ def spins(p, c, lines):
         if d.dst == SERVER and not d.data[0] & 0x80 and d.sent > START:
             out.append((d.data[0] ^ eye.rx.header_mask(d.data[13:29])[0] & 0x1F) >> 5 & 1)
     return out
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_copy_of_the_process_draws_other_values():
+    endpoint = QuicEndpoint(Identity(b"\1" * 32))
+    endpoint.fresh_cid()
+    get, put = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(put, b"".join(endpoint.fresh_cid() for _ in range(8)))
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    theirs = os.read(get, 64)
+    os.close(get)
+    os.close(put)
+    ids = {endpoint.fresh_cid() for _ in range(8)}
+    assert len(theirs) == 64 and not ids & {theirs[i : i + 8] for i in range(0, 64, 8)}

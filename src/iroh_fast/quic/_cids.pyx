@@ -176,6 +176,9 @@ cdef int on_new_id(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept
     cdef int n = 0, i, rc
     if path_id > conn.paths.sent_max:
         return conn.fail(PROTOCOL_VIOLATION, b"PATH_NEW_CONNECTION_ID contains path_id exceeding current max", 0)
+    if path_id == 0 and conn.dcid0_len == 0:
+        # RFC 9000 §19.15: a peer that goes without ids has none to give.
+        return conn.fail(PROTOCOL_VIOLATION, b"NEW_CONNECTION_ID when CIDs aren't in use", 0)
     if was_abandoned(conn, path_id):
         return 0
     ids = find_ids(conn, path_id, True)

@@ -1,8 +1,8 @@
 """The unpredictable values of an endpoint and its connections.
 
 What an attacker must not foretell (PATH_CHALLENGE data, connection ids, skipped packet numbers) comes straight from the
-system's generator, fetched in blocks so that drawing costs a copy. No generator of ours stands in between. The simulator
-gives another source, from a seed. Sources: RFC 9000 §5.1, §8.2.1, §21.4, RFC 4086.
+system's generator, fetched in blocks so that drawing costs a copy. No generator of ours stands in between; after a fork the
+child drops its block. The simulator gives another source, from a seed. Sources: RFC 9000 §5.1, §8.2.1, §21.4, RFC 4086.
 """
 
 cimport cython
@@ -15,6 +15,17 @@ import logging
 import os
 
 logger = logging.getLogger("iroh_fast.quic")
+
+cdef unsigned int forks = 0       # a copy of this process would draw what we draw from the same block
+
+
+def forked():
+    global forks
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forked)
 
 
 @cython.final
@@ -41,6 +52,7 @@ cdef class RandomSource:
     cdef void keep(self, bytes block) noexcept:
         memcpy(self.pool, PyBytes_AS_STRING(block), POOL)
         self.at = 0
+        self.forks = forks
 
     def take(self, int n):
         """n random bytes."""
@@ -67,7 +79,7 @@ cdef class RandomSource:
         """Write n random bytes; what was handed out is not kept."""
         cdef size_t k
         while n:
-            if self.at == POOL:
+            if self.at == POOL or self.forks != forks:
                 self.refill()
             k = <size_t>(POOL - self.at)
             if n < k:
