@@ -164,3 +164,32 @@ def test_floods_of_status_and_limits_keep_nothing(hostile):
     assert [e for e in s.path_events() if e[0] in ("status", "lagged")] == [("status", 0, "backup")]
     p.run_for(SECOND)
     assert p.server.endpoint.known_ids() < 100
+
+
+@pytest.mark.parametrize("as_client", [True, False])
+def test_challenges_without_end_are_answered_as_far_as_the_window_goes(hostile, as_client):
+    p, v, peer = hostile(as_client=as_client)
+    window = v.path_info(0)["cwnd"]
+    for k in range(2000):
+        peer.send(b"\x1a" + k.to_bytes(8, "big"))
+        p.now += MS // 10
+    assert v.path_info(0)["in_flight"] <= window + 4 * 1200  # and probes
+    answers = sum(f["type"] == 0x1B for f in peer.frames(peer.received))
+    assert 5 <= answers <= 20 and v.close_reason is None
+    # The newest one is answered by a probe.
+    p.run_for(5 * SECOND)
+    last = [f["data"] for f in peer.frames(peer.received) if f["type"] == 0x1B][-1]
+    assert last == (1999).to_bytes(8, "big")
+
+
+def test_a_challenge_is_answered_at_once_beside_bulk_data(hostile):
+    p, s, peer = hostile()
+    s.open_stream(False).write(bytes(200_000))
+    p.flush()
+    info = s.path_info(0)
+    assert info["in_flight"] + info["mtu"] >= info["cwnd"]
+    mark = len(peer.received)
+    peer.send(b"\x1a" + b"8 bytes!")
+    assert [f["data"] for f in peer.frames(peer.received[mark:]) if f["type"] == 0x1B] == [
+        b"8 bytes!"
+    ]

@@ -322,7 +322,7 @@ cdef inline void write_packet(QuicConnection conn, Path* path, Packet* packet, P
         plan.last_words = False
     if plan.ack_only:
         return
-    if path_frames_due(conn, path):
+    if plan.probe or path_frames_due(conn, path):
         write_path_frames(conn, path, packet, &plan.full)
     if plan.general:
         write_general(conn, path, packet)

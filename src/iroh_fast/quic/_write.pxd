@@ -20,8 +20,14 @@ cdef inline uint8_t* put_v0(uint8_t* p, uint64_t kind) noexcept nogil:
     return put_varint(p, kind)
 
 cdef inline bint path_frames_due(QuicConnection conn, Path* path) noexcept nogil:
-    return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.response_due or path.observed_due
-            or path.sp.loss_probes > 0)
+    """Whether frames wait that only this path may carry.
+
+    A full window holds back what a peer can ask for as often as it likes, until probes carry it (RFC 9000 §8.2.2).
+    """
+    if path.challenge_due or path.sp.loss_probes > 0:
+        return True
+    return ((path.ping_due or path.immediate_ack_due or path.response_due or path.observed_due)
+            and path.r.in_flight < path.r.cc.cwnd)
 
 cdef inline bint general_due(QuicConnection conn) noexcept nogil:
     """Whether there is anything that any path may carry."""
