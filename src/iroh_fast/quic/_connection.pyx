@@ -153,6 +153,9 @@ cdef class QuicConnection(StreamOwner):
     cdef object ended(self):
         return None if self.close_reason is None else self.close_reason.to_error()
 
+    cdef str peer_name(self):
+        return "?" if self.peer_id is None else self.peer_id[:5].hex()
+
     cdef int fail(self, uint64_t code, const char* text, uint64_t frame) noexcept nogil:
         """Note a protocol error; the caller's caller closes. Returns -1."""
         if self.err == 0:

@@ -17,6 +17,7 @@ from iroh_fast.quic._stream_table cimport table_reject_0rtt
 cdef class StreamOwner:
     cdef void want_send(self) noexcept
     cdef object ended(self)       # the exception of a dead connection, or None
+    cdef str peer_name(self)      # who is at the other end, for messages
 
 
 cdef class Streams:
@@ -103,7 +104,10 @@ cdef class QuicStream:
     cdef object __weakref__
     cdef bint over(self) noexcept         # nothing will ever happen to it again
     cdef bint rejected(self) noexcept
-    cdef object closed_error(self)
+    cdef str told(self, str way)
+    cdef object rejected_error(self)
+    cdef object write_error(self)
+    cdef object read_error(self)
     cdef int check_open(self) except -1
     cdef int check_write(self) except -1
     cdef object read_end(self)

@@ -43,6 +43,9 @@ cdef class StreamOwner:
     cdef object ended(self):
         return None
 
+    cdef str peer_name(self):
+        return "?"
+
 
 @cython.final
 cdef class Streams:
@@ -177,12 +180,42 @@ cdef class QuicStream:
     cdef bint over(self) noexcept:
         return self.streams.table.closed or self.rejected()
 
-    cdef object closed_error(self):
-        return ZeroRttRejected() if self.rejected() else StreamClosed()
+    cdef str told(self, str way):
+        """Which stream this is, for messages."""
+        return f"stream {self.id} {way} {self.connection.peer_name()}"
+
+    cdef object rejected_error(self):
+        return ZeroRttRejected(f"{self.told('with')} was early data, which the peer refused: open a new one")
+
+    cdef object write_error(self):
+        """Why a stream that was closed for sending takes no more."""
+        cdef Stream* stream = self.stream
+        if self.rejected():
+            return self.rejected_error()
+        if stream.tx_state == TX_NONE:
+            why = "only the peer sends on it"
+        elif stream.stopped:
+            why = f"the peer stopped it with code {stream.stop_code}"
+        elif stream.tx_state == TX_FINISHED:
+            why = "it was finished here"
+        elif stream.fin_acked:
+            why = "it was finished here, and all was delivered"
+        else:
+            why = "it was reset here"
+        return StreamClosed(f"{self.told('to')} takes no more data: {why}")
+
+    cdef object read_error(self):
+        """Why a stream that was read to its end, or never had one, cannot be read."""
+        if self.rejected():
+            return self.rejected_error()
+        if self.stream.rx_reset_seen:
+            return StreamClosed(f"{self.told('from')} has no more data: the peer reset it with code "
+                                f"{self.stream.rx_reset_code}, as an earlier read told")
+        return StreamClosed(f"{self.told('to')} cannot be read: only this side sends on it")
 
     cdef int check_open(self) except -1:
         if self.rejected():
-            raise ZeroRttRejected()
+            raise self.rejected_error()
         if self.streams.table.closed:
             raise self.connection.ended()
         return 0
@@ -218,14 +251,15 @@ cdef class QuicStream:
         cdef Stream* stream = self.stream
         if stream.rx_state == RX_DONE:
             if stream.rx_reset_seen:
-                raise StreamClosed()
+                raise self.read_error()
             return b""
         if stream.rx_state == RX_RESET:
             stream.rx_state = RX_DONE
             stream.rx_reset_seen = True
             table_close_if_done(&self.streams.table, stream)
             self.connection.want_send()
-            raise StreamReset(stream.rx_reset_code)
+            raise StreamReset(stream.rx_reset_code,
+                              f"{self.told('from')} was reset by the peer: code {stream.rx_reset_code}")
         if stream.rx_state == RX_SIZE_KNOWN and stream.rx.read == stream.final_size:
             stream.rx_state = RX_DONE
             table_close_if_done(&self.streams.table, stream)
@@ -233,7 +267,7 @@ cdef class QuicStream:
                 self.connection.want_send()
             return b""
         if stream.rx_state == RX_NONE:
-            raise self.closed_error()
+            raise self.read_error()
         if stream.rx_stopped:
             return b""
         self.check_open()
@@ -389,9 +423,10 @@ cdef class QuicStream:
     cdef int check_write(self) except -1:
         cdef Stream* stream = self.stream
         if stream.stopped and not stream.given_up:
-            raise StreamStopped(stream.stop_code)
+            raise StreamStopped(stream.stop_code,
+                                f"{self.told('to')} was stopped by the peer: code {stream.stop_code}")
         if stream.tx_state != TX_OPEN:
-            raise self.closed_error()
+            raise self.write_error()
         self.check_open()
         return 0
 
@@ -409,7 +444,7 @@ cdef class QuicStream:
             stream.given_up = True
             return
         if stream.tx_state != TX_OPEN:
-            raise self.closed_error()
+            raise self.write_error()
         self.check_open()
         stream.tx_state = TX_FINISHED
         stream.fin_unsent = True
@@ -426,7 +461,7 @@ cdef class QuicStream:
             return
         if stream.tx_state != TX_OPEN and stream.tx_state != TX_FINISHED:
             self.check_open()
-            raise self.closed_error()
+            raise self.write_error()
         stream_reset(&self.streams.table, stream, code)
         self.connection.want_send()
 

@@ -48,7 +48,19 @@ class Reading(Half):
         """Answer a read on a stream that takes no more reads."""
         if self._ended == 1:
             return b""
-        raise StreamClosed()
+        raise StreamClosed(
+            f"{self._name()} has no more data: it was longer than a read_to_end() allowed"
+        )
+
+    def _name(self) -> str:
+        return f"stream {self._q.id} from {peer(self._conn)}"
+
+    def _short(self, partial: bytes, wanted: int) -> FinishedEarly:
+        return FinishedEarly(
+            partial,
+            wanted,
+            f"{self._name()} finished early ({len(partial)} bytes read, {wanted} wanted)",
+        )
 
     def _take_kept(self, limit: int) -> bytes:
         kept = self._kept
@@ -158,7 +170,7 @@ class Reading(Half):
                     kept.appendleft(bytes(view[:done]))
                 raise
             if done < size:
-                raise FinishedEarly(bytes(view[:done]), size)
+                raise self._short(bytes(view[:done]), size)
 
     async def readexactly(self, n: int, /) -> bytes:
         """Read exactly `n` bytes.
@@ -200,7 +212,7 @@ class Reading(Half):
             if not data:
                 partial = b"".join(kept)
                 kept.clear()
-                raise FinishedEarly(partial, n)
+                raise self._short(partial, n)
             kept.append(data)
             size += len(data)
         if size > n:
@@ -263,7 +275,7 @@ class Reading(Half):
             kept.clear()
             self._ended = 2
             q.stop(0)
-            raise StreamTooLong(limit)
+            raise StreamTooLong(limit, f"{self._name()} is longer than {limit} bytes")
         data = kept[0] if len(kept) == 1 else b"".join(kept)
         kept.clear()
         return data
@@ -286,7 +298,8 @@ class Reading(Half):
             self._owner.wrong_thread()
         check_code(code)
         if self._ended:
-            raise StreamClosed()
+            why = "stopped here" if self._ended == 1 else "longer than a read_to_end() allowed"
+            raise StreamClosed(f"{self._name()} cannot be stopped again: it was {why}")
         self._q.stop(code)
         self._ended = 1
         self._kept = None
