@@ -28,6 +28,10 @@ cdef enum:
 # Largest stream offset (RFC 9000 §4.5).
 cdef uint64_t OFFSET_END = <uint64_t>1 << 62
 
+# Chunks come and go at the end of the heap, megabytes of them where a reader lags behind. glibc gives all but 128 KiB
+# back each time, and the kernel clears each page again, until it saw a larger block come and go: this one.
+PyMem_RawFree(PyMem_RawMalloc(2 << 20))
+
 
 cdef PyObject* new_bytes(Py_ssize_t n) noexcept with gil:
     """Create an uninitialised ``bytes`` of `n`; NULL without an exception if out of memory."""
