@@ -1,0 +1,101 @@
+"""URLs of relays."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Self
+
+from ..errors import RelayUrlError
+
+__all__ = ["RelayUrl"]
+
+_SPECIAL_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443, "ftp": 21}
+
+# URLs that normalising leaves as they are, but for a missing last slash.  A last label
+# that starts with a letter cannot be an IPv4 number.  Saves loading the URL parser.
+_PLAIN_URL: Final = (
+    r"(https?)://((?:[a-z0-9][a-z0-9-]*\.)*[a-z][a-z0-9-]*\.?)(?::([1-9][0-9]{0,3}))?/?"
+)
+_CREDENTIALS: Final = r"^([a-z][a-z0-9+.-]*://)[^/?#]*@"
+_NORMAL_URL: Final = (
+    r"(?s)([a-z][a-z0-9+.-]*):(?://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]*)(?::([0-9]+))?)?.*"
+)
+
+
+def _normalise_url(text: str) -> str:
+    match = re.fullmatch(_PLAIN_URL, text)
+    if match and "xn--" not in match[2] and match[3] != str(_SPECIAL_PORTS[match[1]]):
+        return text if text.endswith("/") else text + "/"
+    import ada_url  # late: loading it takes longer than everything else here
+
+    try:
+        href: str = ada_url.URL(text).href
+    except ValueError as err:  # also a lone surrogate
+        raise RelayUrlError(f"not an absolute URL: {text[:80]!r}", text=text) from err
+    return href
+
+
+class RelayUrl(str):
+    """The URL of a relay server: a `str` holding the normalised text.
+
+    Two relays are the same exactly when these texts are equal, so normalising follows
+    the WHATWG URL standard to the letter.  The scheme is not limited here.
+
+    Parameters
+    ----------
+    url : str
+        An absolute URL.
+
+    Raises
+    ------
+    RelayUrlError
+        Not an absolute URL by the WHATWG rules.
+
+    Notes
+    -----
+    ``https://host.`` and ``https://host`` are different relays.  The trailing dot is
+    recommended: it keeps resolvers from trying search domains.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, url: str, /) -> Self:
+        if isinstance(url, cls):
+            return url
+        if not isinstance(url, str):
+            raise TypeError(f"a relay URL is made from str, not {type(url).__name__}")
+        return super().__new__(cls, _normalise_url(str(url)))
+
+    def _part(self, index: int) -> str | None:
+        match = re.fullmatch(_NORMAL_URL, self)
+        assert match is not None  # every normalised URL has a scheme
+        part: str | None = match[index]
+        return part
+
+    @property
+    def scheme(self) -> str:
+        """The scheme without colon, lower case."""
+        return self._part(1) or ""
+
+    @property
+    def host(self) -> str:
+        """Host name as in the URL (a trailing dot stays), or an IP without brackets."""
+        return (self._part(2) or "").strip("[]")
+
+    @property
+    def port(self) -> int | None:
+        """Port, also when it is the default one of the scheme; None when unknown."""
+        port = self._part(3)
+        return int(port) if port is not None else _SPECIAL_PORTS.get(self.scheme)
+
+    def without_credentials(self) -> RelayUrl:
+        """The same without user and password, as it may be shown to others."""
+        bare = re.sub(_CREDENTIALS, r"\1", self, count=1)
+        return self if bare == self else RelayUrl(bare)
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __repr__(self) -> str:
+        quoted = self.replace("\\", "\\\\").replace('"', '\\"')
+        return f'RelayUrl("{quoted}")'
