@@ -17,8 +17,19 @@ from random import Random
 from typing import Any
 
 from fuzz_connection import connection_seeds, run_connection
+from fuzz_levels import level_seeds, run_levels, run_unsealed, unsealed_seeds
 from fuzz_mutate import varint
 from fuzz_relay import relay_seeds, run_relay
+from fuzz_service import (
+    relay_client_seeds,
+    relay_proof_seeds,
+    relay_server_seeds,
+    run_relay_client,
+    run_relay_proof,
+    run_relay_server,
+)
+from fuzz_texts import config_seeds, dns_seeds, run_config, run_dns
+from fuzz_x509 import certificate_seeds, run_certificate, run_x509, x509_seeds
 
 from iroh_fast import CustomAddr, EndpointAddr, EndpointId, EndpointTicket, RelayUrl, SocketAddr
 from iroh_fast._packet import (
@@ -413,7 +424,6 @@ def run_token(data: bytes) -> None:
     assert result.original_dcid is None
 
 
-
 def relay_frames() -> list[bytes]:
     groups = vector("relay_frames.json")["frames"].values()
     return [bytes.fromhex(item["hex"]) for group in groups for item in group if "hex" in item]
@@ -430,6 +440,15 @@ TARGETS = {
         Target("address", address_seeds, run_address),
         Target("token", token_seeds, run_token),
         Target("relay", lambda: relay_seeds(relay_frames()), run_relay),
+        Target("relay_proof", relay_proof_seeds, run_relay_proof),
+        Target("relay_server", lambda: relay_server_seeds(relay_frames()), run_relay_server),
+        Target("relay_client", lambda: relay_client_seeds(relay_frames()), run_relay_client),
+        Target("x509", x509_seeds, run_x509),
+        Target("certificate", certificate_seeds, run_certificate),
+        Target("config", config_seeds, run_config),
+        Target("dns", dns_seeds, run_dns),
         Target("connection", lambda: connection_seeds(single_frames()), run_connection),
+        Target("levels", lambda: level_seeds(single_frames()), run_levels),
+        Target("unsealed", lambda: unsealed_seeds(packet_seeds()), run_unsealed),
     )
 }

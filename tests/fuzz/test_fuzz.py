@@ -6,10 +6,12 @@ import os
 import struct
 import subprocess
 import sys
-from functools import partial
+from functools import partial, partialmethod
 from pathlib import Path
 
 import fuzz_connection
+import fuzz_levels
+import fuzz_service
 import pytest
 from fuzz_mutate import MAX_BYTES, case
 from fuzz_targets import TARGETS
@@ -17,10 +19,16 @@ from sim import CALM, Pair
 
 import iroh_fast
 
-CASES = {"connection": 300, "tls": 1000}
+CASES = {
+    **dict.fromkeys(("connection", "levels", "unsealed", "x509", "relay_server"), 300),
+    "dns": 50,
+    "tls": 1000,
+}
 RUN = Path(__file__).parent / "run.py"
 
 
+# Certificates with mistakes that the parser tells.
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @pytest.mark.parametrize("name", TARGETS)
 def test_fuzz_target_stands_some_cases(name: str) -> None:
     target = TARGETS[name]
@@ -72,6 +80,75 @@ def test_fuzz_sealed_initials_reach_the_handshake() -> None:
         pair.finish()
     finally:
         pair.close()
+
+
+def test_fuzz_sealed_packets_of_every_level_reach_the_frame_parser() -> None:
+    """A close frame ends the victim, at whichever level it comes."""
+    frame = b"\x1c\x0a\0\x04text"
+    for mode, flags in ((0, 0), (0, 16), (1, 0), (1, 16), (2, 0)):
+        found: list[object] = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fuzz_levels, "finish", partial(note_reasons, found))
+            fuzz_levels.run_levels(bytes((mode,)) + struct.pack("!BH", flags, len(frame)) + frame)
+        (reason,) = (r for r in found if r is not None)
+        assert (reason.kind, reason.code) == ("transport_peer", 10)  # type: ignore[attr-defined]
+
+
+def note_reasons(found: list[object], pair: Pair) -> None:
+    for side in pair.sides:
+        found += [c.close_reason for c in side.endpoint.connections.values()]
+
+
+@pytest.mark.parametrize(
+    ("kind", "rest", "reason"),
+    [
+        (fuzz_levels.VERSIONS, b"\xff\0\0\x1d", "version_mismatch"),
+        (fuzz_levels.RETRY, b"token", None),
+    ],
+)
+def test_fuzz_unsealed_packets_are_those_of_a_server(
+    kind: int, rest: bytes, reason: str | None
+) -> None:
+    pair = Pair(7, transport=CALM)
+    try:
+        client = pair.dial()
+        pair.flush()
+        known = fuzz_levels.Known(pair)
+        pair.flying.clear()
+        pair.inject(False, known.packet(kind, False, rest))
+        assert (client.close_reason and client.close_reason.kind) == reason
+        if reason is None:
+            assert rest in pair.client.sent[-1].data  # the Initial again, with the token
+    finally:
+        pair.close()
+
+
+async def test_fuzz_relay_ends_are_let_in_and_exchange_frames() -> None:
+    """Otherwise their targets would test the way there alone."""
+    seen: list[bytes] = []
+    owner = fuzz_service.Owner
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, "on_datagrams", lambda _, src, ecn, size, data: seen.append(data))
+        frame = bytes.fromhex("06") + fuzz_service.KEYS[1] + b"\0datagram"
+        await fuzz_service.dial(fuzz_service.split(3, [frame]))
+    assert seen == [b"datagram"]
+    frame = fuzz_service.encode_frame(
+        {"type": 4, "dst": fuzz_service.KEYS[1], "ecn": 0, "segment_size": None, "contents": b"to you"}
+    )
+    written: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fuzz_service.Transport, "take", partialmethod(note_written, written)
+        )
+        await fuzz_service.serve(fuzz_service.split(3, [frame]))
+    assert any(b"to you" in data for data in written)
+
+
+def note_written(transport: fuzz_service.Transport, written: list[bytes]) -> bytes:
+    data = bytes(transport.written)
+    transport.written.clear()
+    written.append(data)
+    return data
 
 
 def run(script: Path, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -124,7 +124,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 async def test_table_of_hosts_comes_first_and_may_change(hosts: Path) -> None:
     resolver = SystemResolver()
-    hosts.write_text("# a table\n192.0.2.7 Box box.example # mine\n::7 box\nbad line\n300.1.1.1 box\n")
+    hosts.write_text("# a table\n192.0.2.7 Box box.example # mine\n::7 box\nbad line\n300.1.1.1 box\n127.0.0.1\0 box\n")
     assert await resolver.lookup("BOX", V4) == ["192.0.2.7"]
     assert await resolver.lookup("box.example.", V4) == ["192.0.2.7"]
     assert await resolver.lookup("box", V6) == ["::7"]

@@ -124,7 +124,7 @@ def _read_hosts(path: str) -> dict[str, list[str]]:
         for family in (socket.AF_INET, socket.AF_INET6):
             try:
                 socket.inet_pton(family, address)
-            except OSError:
+            except (OSError, ValueError):  # the second for a NUL
                 continue
             for name in names:
                 found.setdefault(name.lower().removesuffix("."), []).append(address)

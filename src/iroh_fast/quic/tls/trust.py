@@ -101,10 +101,26 @@ class TrustRoots:
         """
         if self.insecure:
             return
-        from cryptography import x509
+        self.load()
+        try:
+            self._check_chain(certificate, chain)
+            _check_purpose(certificate)
+            named = _matches(certificate, server_name)
+        except TlsAlert:
+            raise
+        except Exception as err:
+            # Readers are not equally strict, and fail each in their own way: not the caller's error.
+            raise TlsAlert(
+                Alert.BAD_CERTIFICATE, "invalid peer certificate: BadEncoding"
+            ) from err
+        if not named:
+            _bad_certificate("NotValidForName")
+
+    def _check_chain(
+        self, certificate: x509.Certificate, chain: Sequence[x509.Certificate]
+    ) -> None:
         from OpenSSL import crypto
 
-        self.load()
         assert self._store is not None
         context = crypto.X509StoreContext(
             self._store,
@@ -117,18 +133,18 @@ class TrustRoots:
             code = err.errors[0] if err.errors else 0
             alert, text = _CHAIN_ERRORS.get(code, (Alert.BAD_CERTIFICATE, str(err)))
             _bad_certificate(text, alert)
-        try:
-            usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        except x509.ExtensionNotFound:
-            pass  # RFC 5280 §4.2.1.12: without it any purpose will do
-        except ValueError:
-            _bad_certificate("BadEncoding")
-        else:
-            purposes = x509.oid.ExtendedKeyUsageOID
-            if not {purposes.SERVER_AUTH, purposes.ANY_EXTENDED_KEY_USAGE} & set(usage):
-                _bad_certificate("InvalidPurpose", Alert.UNSUPPORTED_CERTIFICATE)
-        if not _matches(certificate, server_name):
-            _bad_certificate("NotValidForName")
+
+
+def _check_purpose(certificate: x509.Certificate) -> None:
+    from cryptography import x509
+
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except x509.ExtensionNotFound:
+        return  # RFC 5280 §4.2.1.12: without it any purpose will do
+    purposes = x509.oid.ExtendedKeyUsageOID
+    if not {purposes.SERVER_AUTH, purposes.ANY_EXTENDED_KEY_USAGE} & set(usage):
+        _bad_certificate("InvalidPurpose", Alert.UNSUPPORTED_CERTIFICATE)
 
 
 def _is_ip(name: str) -> bool:
