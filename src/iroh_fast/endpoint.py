@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from . import stats as _stats
     from . import ticket as _ticket
     from .aio import _waiters
+    from .aio import once as _once
     from .aio import watcher as _watcher
     from .net import local_addrs as _local_addrs
     from .net import socket as _socket
@@ -62,6 +63,7 @@ else:
     _stats = Later("iroh_fast.stats")
     _ticket = Later("iroh_fast.ticket")
     _waiters = Later("iroh_fast.aio._waiters")
+    _once = Later("iroh_fast.aio.once")
     _watcher = Later("iroh_fast.aio.watcher")
     _local_addrs = Later("iroh_fast.net.local_addrs")
     _socket = Later("iroh_fast.net.socket")
@@ -147,7 +149,7 @@ class Endpoint:
     _addr: _watcher.Watchable[EndpointAddr]
     _alpns: _watcher.Watchable[tuple[bytes, ...]]
     _close_task: asyncio.Task[None] | None
-    _closed: asyncio.Event
+    _closed: _once.Once
     _context: _context_.Context
     _driver: _socket.Driver
     _external: set[SocketAddr]
@@ -220,7 +222,7 @@ class Endpoint:
         self._loop = loop
         self._secret_key = secret_key
         self._external = {socket_addr(addr, "external_addrs") for addr in config.external_addrs}
-        self._closed = asyncio.Event()
+        self._closed = _once.Once()
         self._close_task = None
         self._told_no_alpns = False
         self._addr = _watcher.Watchable(EndpointAddr(secret_key.public), owner)
@@ -497,8 +499,8 @@ class Endpoint:
         """Make settings for :meth:`Incoming.accept`; what is left out is the endpoint's."""
         context = self._context
         return ServerConfig(
-            alpns=context.alpns if alpns is None else tuple(alpns),
-            transport=transport or context.transport,
+            alpns=context.alpns if alpns is None else check_alpns(alpns),
+            transport=context.transport if transport is None else transport,
         )
 
     # --- relays
@@ -616,16 +618,7 @@ class Endpoint:
             task = self._close_task = self._loop.create_task(
                 _close(self._context, (self._addr, self._alpns, self._home), self._closed)
             )
-        cancelled: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                await asyncio.shield(task)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
-        if not task.cancelled():
-            task.result()
+        await _once.see_through(task)
 
     async def __aenter__(self) -> Endpoint:
         return self
@@ -738,7 +731,7 @@ async def _peers_told(driver: _socket.Driver) -> None:
 
 
 async def _close(
-    context: _context_.Context, watched: Iterable[_watcher.Watchable[Any]], closed: asyncio.Event
+    context: _context_.Context, watched: Iterable[_watcher.Watchable[Any]], closed: _once.Once
 ) -> None:
     driver = context.driver
     try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._check import check_bytes, check_code
 from ._later import Later
@@ -38,7 +39,8 @@ class EndpointHooks:
     """Base class of hooks; override what you need.
 
     Hooks run in the order in which they were given to ``Endpoint.bind``; the first refusal
-    counts, and ``connect`` or ``accept`` raise LocallyRejected.  Do not keep the connection
+    counts, and ``connect`` or ``accept`` raise LocallyRejected.  Plain methods are fine too.
+    What a hook raises refuses, and comes out of there.  Do not keep the connection
     (keep :meth:`Connection.weak`), and do not keep the endpoint in a hook.
     """
 
@@ -67,7 +69,8 @@ async def run_before_connect(
 ) -> Reject | None:
     """First refusal of the hooks, or None."""
     for hook in hooks:
-        if (reject := refusal(await hook.before_connect(addr, alpn))) is not None:
+        outcome: Any = hook.before_connect(addr, alpn)
+        if (reject := refusal(await outcome if isawaitable(outcome) else outcome)) is not None:
             return reject
     return None
 
@@ -77,6 +80,7 @@ async def run_after_handshake(
 ) -> Reject | None:
     """First refusal of the hooks, or None."""
     for hook in hooks:
-        if (reject := refusal(await hook.after_handshake(conn))) is not None:
+        outcome: Any = hook.after_handshake(conn)
+        if (reject := refusal(await outcome if isawaitable(outcome) else outcome)) is not None:
             return reject
     return None

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
+from ._check import kind_of
 from ._context import Context
 from .addr import TransportAddr
 from .aio._waiters import Handoff
@@ -106,7 +107,10 @@ class Incoming:
         Raises
         ------
         ConnectionLost : the packet was garbage; go on with the next one.
+        TypeError : `config` is no ServerConfig; the attempt can still be answered.
         """
+        if config is not None and not isinstance(config, ServerConfig):
+            raise TypeError(f"config is a ServerConfig or None, not {kind_of(config)}")
         context = self._context
         q = self._take()
         alpns = context.alpns if config is None else config.alpns
@@ -237,23 +241,23 @@ class _Crew:
             self._ready.wake_all()
 
     async def _shake_hands(self, incoming: Incoming) -> None:
+        conn = None
         try:
             accepting = incoming.accept()
-        except ConnectionLost as error:  # a garbage packet
-            log.debug("ignoring a connection attempt: %s", error)
-            self._room.release()
-            return
-        del incoming
-        try:
+            del incoming
             conn = await accepting
         except EndpointClosed:
-            self._room.release()
+            pass
+        except ConnectionLost as error:  # a garbage packet, or it ended while a hook was thinking
+            log.debug("ignoring a connection attempt: %s", error)
         except IrohError:  # told already
-            self._room.release()
+            pass
         except Exception:
-            self._room.release()
             log.exception("a hook failed; the connection from %s is closed", accepting.remote_addr)
-        else:
+        finally:
+            if conn is None:
+                self._room.release()
+        if conn is not None:
             conn._warn = False  # nobody has it yet
             self._ready.put(conn)
 

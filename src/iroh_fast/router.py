@@ -213,9 +213,11 @@ class Router:
         except (ConnectionLost, NotAllowed) as error:
             log.info("connection from %s: %s", where, error)
             self._failed(error, q)
-        except Exception as error:
-            log.exception("the handler of a connection from %s failed", where)
-            self._failed(error, q)
+        except BaseException as error:
+            if not (self._cancelling and isinstance(error, asyncio.CancelledError)):
+                self._failed(error, q, f"the handler of a connection from {where}")
+            if _is_above_us(error):
+                raise
 
     async def _screen(self, incoming: Incoming) -> Accepting | None:
         """Ask the filter and answer the attempt accordingly."""
@@ -242,16 +244,18 @@ class Router:
                 incoming.refuse()
         except IrohError as error:  # a garbage packet
             log.debug("ignoring a connection attempt: %s", error)
-        except Exception as error:
-            log.exception("the incoming filter failed; refusing %r", incoming)
+        except BaseException as error:
             if not incoming.is_answered:
                 incoming.refuse()
-            self._report(error)
+            self._report(error, "the incoming filter")
+            if _is_above_us(error):
+                raise
         return None
 
     async def _shake_hands(self, accepting: Accepting) -> tuple[Handler, list[Connection]] | None:
         """Wait for the handshake; gives the handler, and the connection as the one in a list."""
         where = accepting.remote_addr
+        q = accepting._peek()
         early = None
         try:
             alpn = await accepting.alpn()
@@ -260,35 +264,41 @@ class Router:
                 log.warning("no handler for ALPN %r of %s", alpn, where)
                 return None
             early = getattr(handler, "on_accepting", None)
-            conn = await (accepting if early is None else early(accepting))
-        except EndpointClosed:
-            return None
+            found = accepting if early is None else early(accepting)
+            conn: object = await found if inspect.isawaitable(found) else found
+            if conn is None:
+                return None
+            if not isinstance(conn, Connection):
+                raise TypeError(f"on_accepting gives a Connection or None, not {conn!r:.80}")
         except IrohError as error:
-            if early is not None:  # perhaps of what it does itself
+            if early is not None and not self._endpoint.closed:  # perhaps of what it does itself
                 log.warning("on_accepting for a connection from %s: %s", where, error)
-                self._report(error)
+                self._failed(error, q)
             return None
-        except Exception as error:
-            log.exception("on_accepting for a connection from %s failed", where)
-            self._report(error)
-            traceback.clear_frames(error.__traceback__)
-            return None
-        if conn is None:
+        except BaseException as error:
+            self._failed(error, q, f"on_accepting for a connection from {where}")
+            if _is_above_us(error):
+                raise
             return None
         conn._warn = False  # letting go of it is how a handler ends
         return handler, [conn]
 
-    def _failed(self, error: Exception, q: QuicConnection) -> None:
+    def _failed(self, error: BaseException, q: QuicConnection, who: str = "") -> None:
         """A handler raised: its peer must not take that for success."""
         if isinstance(error, NotAllowed):
             q.close(NOT_ALLOWED, b"not allowed")
         else:
             q.close(HANDLER_FAILED, b"the handler failed")
-        self._report(error)
+        self._report(error, who)
         # Whoever keeps the error must not keep the connection open with it.
         traceback.clear_frames(error.__traceback__)
 
-    def _report(self, error: BaseException) -> None:
+    def _report(self, error: BaseException, who: str = "") -> None:
+        """Log what `who` raised, if that is news, and tell `on_error`."""
+        if _is_above_us(error):
+            return
+        if who:
+            log.error("%s failed", who, exc_info=error)
         if self._on_error is not None:
             try:
                 self._on_error(error)
@@ -351,9 +361,10 @@ class Router:
                 result = hook()
                 if inspect.isawaitable(result):
                     await result
-        except Exception as error:
-            log.exception("shutdown of the handler %r failed", handler)
-            self._report(error)
+        except BaseException as error:
+            self._report(error, f"shutdown of the handler {handler!r}")
+            if _is_above_us(error):
+                raise
 
     async def __aenter__(self) -> Router:
         return self.start()
@@ -387,6 +398,18 @@ class _Place:
         room, self._room = self._room, None
         if room is not None:
             room.release()
+
+
+def _is_above_us(error: BaseException) -> bool:
+    """Whether an error is for the whole program, or for the task that it was raised in.
+
+    A CancelledError is that only when the task was cancelled; otherwise it is what somebody got
+    who awaited a cancelled task of his own.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+    return isinstance(error, (KeyboardInterrupt, SystemExit))
 
 
 def _is_async(function: object) -> bool:

@@ -169,3 +169,54 @@ async def test_cancelled_wait_loses_no_connection(bind: Bind) -> None:
     assert accepted.remote_id == client.id
     conn.close()
     accepted.close()
+
+
+class Absent(EndpointHooks):
+    """Awaits a task that was cancelled."""
+
+    async def after_handshake(self, conn: Connection) -> None:
+        if conn.side == "server":
+            task = asyncio.create_task(asyncio.sleep(100))
+            task.cancel()
+            await task
+
+
+async def test_hook_that_awaits_a_cancelled_task_takes_no_place(bind: Bind) -> None:
+    """Each attempt holds one of `max_pending` places until its end, whatever that is."""
+    hook = Absent()
+    server, client = await bind(alpns=[ALPN], hooks=[hook]), await bind()
+    accepted: list[Connection] = []
+
+    async def accept() -> None:
+        async for conn in server.connections(max_pending=2):
+            accepted.append(conn)
+
+    task = asyncio.create_task(accept())
+    for _ in range(3):
+        conn = await client.connect(server.addr, ALPN)
+        assert (await conn.wait_closed()).code == 1
+    server._context.hooks = ()
+    conn = await client.connect(server.addr, ALPN)
+    while not accepted:
+        await asyncio.sleep(0)
+    conn.close()
+    await server.close()
+    await task
+
+
+async def test_accept_with_wrong_settings_keeps_the_attempt(bind: Bind) -> None:
+    server, client = await bind(alpns=[ALPN]), await bind()
+    dial = asyncio.create_task(client.connect(server.addr, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    for wrong in (5, {}, b"", [ALPN]):
+        with pytest.raises(TypeError, match="config is a ServerConfig"):
+            incoming.accept(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="transport"):
+            server.server_config(transport=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="alpns"):
+        server.server_config(5)  # type: ignore[arg-type]
+    conn = await incoming.accept(server.server_config([ALPN]))
+    async with await dial as ours:
+        assert ours.remote_id == server.id
+    await conn.wait_closed()

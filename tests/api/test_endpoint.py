@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -571,7 +572,7 @@ async def test_close_in_aexit_after_cancellation_of_the_body() -> None:
 
 
 async def test_run_until_ends_with_the_endpoint(bind: Bind) -> None:
-    ep = await bind()
+    ep = await bind(relays=[])
 
     async def value() -> int:
         return 5
@@ -818,3 +819,28 @@ async def test_online_without_relays_raises_instead_of_waiting_for_ever(bind: Bi
     await ep.close()
     with pytest.raises(EndpointClosed):
         await ep.online()
+
+
+async def test_waiting_for_the_end_is_not_collected() -> None:
+    """The waiting task is the only one that holds the endpoint, and nobody holds the task."""
+    made: list[weakref.ref[Endpoint]] = []
+    ended: list[bool] = []
+
+    async def serve() -> None:
+        ep = await Endpoint.bind(bind_addrs=LOOPBACK)
+        made.append(weakref.ref(ep))
+        await ep.wait_closed()
+        ended.append(ep.closed)
+
+    asyncio.ensure_future(serve())  # noqa: RUF006 - that nobody holds it is the point
+    while not made:
+        await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+        gc.collect()
+    ep = made[0]()
+    assert ep is not None
+    await ep.close()
+    while not ended:
+        await asyncio.sleep(0)
+    assert ended == [True]

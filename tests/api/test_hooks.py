@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from iroh_fast import Connection, EndpointHooks, HookOutcome, Reject
+from iroh_fast import Connection, EndpointAddr, EndpointHooks, HookOutcome, Reject
 from iroh_fast.errors import ApplicationClosed, LocallyRejected
 
 from .conftest import ALPN, Bind, connect
@@ -106,3 +106,23 @@ async def test_hook_that_raises_closes_with_an_error_code(bind: Bind) -> None:
         await incoming
     conn = await dial
     assert (await conn.wait_closed()).code == 1
+
+
+async def test_hooks_may_be_plain_methods(bind: Bind) -> None:
+    class Plain(EndpointHooks):
+        def before_connect(self, addr: EndpointAddr, alpn: bytes) -> HookOutcome:  # type: ignore[override]
+            return alpn == ALPN
+
+        def after_handshake(self, conn: Connection) -> HookOutcome:  # type: ignore[override]
+            return Reject(7, b"no") if conn.side == "server" else None
+
+    server = await bind(alpns=[ALPN], hooks=[Plain()])
+    client = await bind(hooks=[Plain()])
+    with pytest.raises(LocallyRejected):
+        await client.connect(server.addr, b"another")
+    dial = asyncio.create_task(client.connect(server.addr, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    with pytest.raises(LocallyRejected):
+        await incoming
+    assert (await (await dial).wait_closed()).code == 7

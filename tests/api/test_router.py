@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -20,7 +21,9 @@ from iroh_fast import (
 )
 from iroh_fast.errors import (
     AlpnMismatch,
+    CloseReason,
     ConfigError,
+    ConnectError,
     ConnectionRefused,
     EndpointClosed,
     NoAddress,
@@ -386,3 +389,117 @@ async def test_unstarted_router_can_be_shut_down() -> None:
     assert "not started" in repr(router)
     await router.shutdown()
     assert ep.closed
+
+
+async def _awaits_a_cancelled_task() -> None:
+    task = asyncio.create_task(asyncio.sleep(100))
+    task.cancel()
+    await task
+
+
+class Rare(BaseException):
+    """No Exception, and nothing that ends the program either."""
+
+
+async def _raises_rare() -> None:
+    raise Rare("rare")
+
+
+async def _raises_group() -> None:
+    raise BaseExceptionGroup("several", [Rare(), ValueError()])
+
+
+ODD = [
+    (_awaits_a_cancelled_task, asyncio.CancelledError),
+    (_raises_rare, Rare),
+    (_raises_group, BaseExceptionGroup),
+]
+
+
+@pytest.mark.parametrize(("fails", "kind"), ODD)
+async def test_router_handler_that_fails_in_a_rare_way_is_no_success(
+    bind: Bind, fails: Callable[[], Awaitable[None]], kind: type[BaseException]
+) -> None:
+    errors: list[BaseException] = []
+
+    async def handler(conn: Connection) -> None:
+        await conn.accept_bi()
+        await fails()
+
+    server, client = await bind(), await bind()
+    router = Router(server, {ALPN: handler}, on_error=errors.append).start()
+    for count in (1, 2):  # it goes on after the first
+        conn = await client.connect(server.addr, ALPN)
+        send, _ = await conn.open_bi()
+        await send.write_all(b"x")
+        reason = await conn.wait_closed()
+        assert (reason.kind, reason.code, reason.reason) == (
+            "application", 1, b"the handler failed"
+        )  # fmt: skip
+        assert [type(error) for error in errors] == [kind] * count
+    await router.shutdown()
+
+
+@pytest.mark.parametrize(("fails", "kind"), [*ODD, (None, TypeError)])
+async def test_router_on_accepting_that_fails_is_told_to_the_client_at_once(
+    bind: Bind, fails: Callable[[], Awaitable[None]] | None, kind: type[BaseException]
+) -> None:
+    errors: list[BaseException] = []  # with their tracebacks, which hold much
+
+    class Handler:
+        async def on_accepting(self, accepting: Accepting) -> Any:
+            if fails is None:
+                return "what is no connection"
+            await fails()
+
+        async def accept(self, conn: Connection) -> None:
+            raise AssertionError("it was never accepted")
+
+    server, client = await bind(), await bind()
+    router = Router(server, {ALPN: Handler()}, on_error=errors.append).start()
+    try:
+        reason: object = await (await client.connect(server.addr, ALPN)).wait_closed()
+    except ConnectError as error:
+        reason = error.close_reason
+    assert isinstance(reason, CloseReason) and reason.by_peer
+    assert [type(error) for error in errors] == [kind]
+    await router.shutdown()
+
+
+async def test_router_on_accepting_may_be_a_plain_method(bind: Bind) -> None:
+    class Handler(Echo):
+        def on_accepting(self, accepting: Accepting) -> Accepting:
+            return accepting  # which is something to await
+
+    server, client = await bind(), await bind()
+    async with Router(server, {ALPN: Handler()}), client.connect(server.addr, ALPN) as conn:
+        assert await ask(conn) == b"hello"
+
+
+@pytest.mark.parametrize(("fails", "kind"), ODD)
+async def test_router_filter_and_shutdown_that_fail_in_a_rare_way(
+    bind: Bind, fails: Callable[[], Awaitable[None]], kind: type[BaseException]
+) -> None:
+    errors: list[BaseException] = []
+    ends: list[int] = []
+
+    class Handler(Echo):
+        async def shutdown(self) -> None:
+            await fails()
+
+    class Other(Echo):
+        async def shutdown(self) -> None:
+            ends.append(1)
+
+    async def look(incoming: Incoming) -> IncomingOutcome:
+        await fails()
+        return IncomingOutcome.ACCEPT
+
+    server, client = await bind(), await bind()
+    protocols = {ALPN: Handler(), b"other": Other()}
+    router = Router(server, protocols, incoming_filter=look, on_error=errors.append).start()
+    with pytest.raises(ConnectionRefused):
+        await client.connect(server.addr, ALPN)
+    await router.shutdown()
+    assert [type(error) for error in errors] == [kind, kind]
+    assert ends == [1] and server.closed

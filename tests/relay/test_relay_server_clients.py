@@ -17,6 +17,7 @@ from relay_peer import RawClient, config, connected, until, upgraded, where
 
 from iroh_fast import PublicKey, SecretKey
 from iroh_fast._relay import build_message, decode_frame
+from iroh_fast.relay import AccessControl
 from iroh_fast.relay.server._bucket import TokenBucket
 from iroh_fast.relay.server._forward import HEALTH_DUPLICATE, HEALTH_RESTORED
 from iroh_fast.relay.server.config import RelayTlsConfig
@@ -758,6 +759,57 @@ async def test_stop_ends_every_connection_and_may_be_repeated(tls):
     with pytest.raises(OSError):
         await asyncio.open_connection(*where(server))
     await server.wait_stopped()
+
+
+class Rude(AccessControl):
+    """Its end fails."""
+
+    async def close(self):
+        raise ValueError("a mistake of somebody else")
+
+
+async def test_stop_ends_although_access_control_fails(caplog):
+    server = RelayServer(config(access=Rude()))
+    await server.start()
+    await asyncio.gather(server.stop(), server.wait_stopped())
+    assert "a mistake of somebody else" in caplog.text
+
+
+async def test_cancelling_stop_ends_the_drain_and_stops_all_the_same():
+    server = RelayServer(config(drain=1000.0))
+    await server.start()
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(server)) for _ in range(5)]
+        stopping = asyncio.ensure_future(server.stop())
+        assert await clients[0].ended() == 1001
+        stopping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        for client in clients[1:]:
+            assert await client.ended() == 1001
+    await server.wait_stopped()
+    assert len(server.forwarder) == 0
+
+
+async def test_use_before_the_start_is_told():
+    server = RelayServer(config())
+    key = SecretKey.generate().public
+    for use in (
+        server.metrics, lambda: server.disconnect(key), lambda: server.set_client_rate(1000),
+        lambda: server.reload(config()),
+    ):  # fmt: skip
+        with pytest.raises(RuntimeError, match="was not started"):
+            use()
+    with pytest.raises(RuntimeError, match="was not started"):
+        await server.wait_stopped()
+    await server.stop()
+    async with server:
+        for wrong in (5, None, bytes(key)):
+            with pytest.raises(TypeError, match="endpoint_id is an EndpointId"):
+                server.disconnect(wrong)
+            with pytest.raises(TypeError, match="config is a RelayServerConfig"):
+                server.reload(wrong)
+        assert not server.disconnect(str(key))
 
 
 async def test_stop_flushes_what_is_queued():

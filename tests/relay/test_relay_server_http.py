@@ -11,6 +11,7 @@ import pytest
 from relay_peer import config, connected, head, opened, read_answer, request, until, upgraded, where
 
 from iroh_fast import __version__
+from iroh_fast.errors import ConfigError
 from iroh_fast.relay.server.config import RelayTlsConfig
 from iroh_fast.relay.server.routes import auth_token
 from iroh_fast.relay.server.server import RelayServer
@@ -452,3 +453,33 @@ async def test_one_address_has_a_share_of_all_connections():
         await until(lambda: server.metrics()["tcp_connections"] == 0)
         async with connected(server) as client:
             await client.ping()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, "text", Response(999), Response(200, "text"), Response(200, b"", None)],  # type: ignore[arg-type]
+    ids=["none", "text", "status", "body", "headers"],
+)
+async def test_route_with_an_impossible_answer_stops_nobody(answer):
+    async with RelayServer(config(), routes={"/x": lambda _: answer}) as server:
+        assert (await request(server, head("/x"))).status == 500
+        assert (await request(server, head("/ping"))).status == 200
+        assert server.metrics()["http_handler_errors"] == 1
+
+
+async def _late(_):
+    return Response(200)
+
+
+@pytest.mark.parametrize(
+    ("routes", "text"),
+    [
+        (5, "routes maps paths"), ("/x", "routes maps paths"), ([("/x", len)], "routes maps paths"),
+        ({b"/x": len}, "is text"), ({"x": len}, "begins with a slash"),
+        ({"/x": Response(200)}, "plain function"), ({"/x": _late}, "plain function"),
+        ({"/x": Response}, "plain function"),
+    ],
+)  # fmt: skip
+def test_routes_that_cannot_work_are_refused(routes, text):
+    with pytest.raises((TypeError, ConfigError), match=text):
+        RelayServer(config(), routes=routes)

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from iroh_fast.aio._waiters import Handoff, Turn, WaitQueue
+from iroh_fast.aio.once import Once, see_through
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 
@@ -233,5 +234,62 @@ def test_a_wait_gives_a_future_for_callbacks(run: Callable[[Main], None]) -> Non
         queue.wake()
         await turns()
         assert len(called) == 1
+
+    run(main)
+
+
+def test_what_waits_for_something_that_happens_once_is_kept(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        seen: list[int] = []
+
+        def begin() -> weakref.ref[Once]:
+            once = Once()
+
+            async def wait() -> None:
+                await once.wait()
+                seen.append(1)
+
+            for _ in range(2):
+                asyncio.ensure_future(wait())  # noqa: RUF006 - that is the point
+            return weakref.ref(once)
+
+        weak = begin()
+        await turns()
+        gc.collect()
+        once = weak()
+        assert once is not None and not once.happened
+        once.set()
+        once.set()
+        await turns()
+        assert seen == [1, 1] and once.happened
+        await once.wait()  # at once from now on
+
+    run(main)
+
+
+def test_seeing_through_outlasts_cancellation(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        once, calls = Once(), []
+        task = asyncio.ensure_future(once.wait())
+        waiter = asyncio.ensure_future(see_through(task, lambda: calls.append(1)))
+        for _ in range(2):
+            await turns()
+            waiter.cancel()
+        await turns()
+        assert not waiter.done() and len(calls) == 2
+        once.set()
+        await turns()
+        assert waiter.cancelled() and task.done() and not task.cancelled()
+        await see_through(task)
+
+        async def fail() -> None:
+            raise ValueError("it failed")
+
+        try:
+            await see_through(asyncio.ensure_future(fail()))
+        except ValueError as error:
+            assert str(error) == "it failed"
+        else:
+            raise AssertionError("the error was lost")
 
     run(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import iscoroutinefunction
 from typing import Generic, TypeVar
 
 from ..errors import WatcherEnded
@@ -58,7 +59,10 @@ class Watcher(Generic[T]):
         Raises
         ------
         WatcherEnded : the watched object closed first.
+        TypeError : `predicate` is no plain function of the value.
         """
+        if not callable(predicate) or iscoroutinefunction(predicate):
+            raise TypeError(f"predicate is a plain function of the value, not {predicate!r:.80}")
         source = self._source
         while True:
             self._seen = source.version()

@@ -75,7 +75,7 @@ class Response:
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
 
-    def encode(self, *, keep_alive: bool, with_body: bool = True) -> bytes:
+    def encode(self, keep_alive: bool, with_body: bool = True) -> bytes:
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         if self.status != 101:
@@ -350,17 +350,18 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._head_due = None
         self._begin_head()
         self._turns.counters.requests += 1
+        with_body = request.method != "HEAD"
         try:
             response = self._handler(request, self)
+            answer = b"" if response is None else response.encode(keep_alive, with_body)
         except Exception:
             self._turns.counters.handler_errors += 1
             logger.exception("a handler of %.100r failed", request.path)
             response = Response(500, b"Internal Server Error", self._extra)
+            answer = response.encode(keep_alive, with_body)
         if response is None or self._over or self.transport is None:
             return
-        self.transport.write(
-            response.encode(keep_alive=keep_alive, with_body=request.method != "HEAD")
-        )
+        self.transport.write(answer)
         if not keep_alive:
             self._close(True)
 
@@ -376,7 +377,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self.upgraded = True
         self._well = True
         self._end()
-        transport.write(response.encode(keep_alive=True))
+        transport.write(response.encode(True))
         # Loops look at the kind of the protocol when reading starts.
         self._set_reading(False)
         transport.set_protocol(protocol)
@@ -386,7 +387,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _refuse(self, status: int, text: bytes) -> None:
         assert self.transport is not None
-        self.transport.write(Response(status, text, self._extra).encode(keep_alive=False))
+        self.transport.write(Response(status, text, self._extra).encode(False))
         self._close(False)
 
     def _close(self, well: bool) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from ... import __version__
+from ...errors import ConfigError
 from ...web.http import Request, Response, query_pairs
 from ..wire import PROTOCOLS, choose_protocol
 
@@ -16,6 +18,7 @@ __all__ = [
     "Routes",
     "Upgrade",
     "auth_token",
+    "check_routes",
     "challenge_response",
     "read_upgrade",
 ]
@@ -36,6 +39,20 @@ SECURITY_HEADERS: Final = (
 _CHALLENGE_SYMBOLS: Final = frozenset(
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 )
+
+
+def check_routes(routes: object) -> dict[str, Route]:
+    """The further routes of an embedder; TypeError or ConfigError if they cannot work."""
+    if not isinstance(routes, Mapping):
+        raise TypeError(f"routes maps paths to functions, not {type(routes).__name__}")
+    for path, route in routes.items():
+        if not isinstance(path, str):
+            raise TypeError(f"a path of routes is text, not {type(path).__name__}")
+        if not path.startswith("/"):
+            raise ConfigError(f"a path of routes begins with a slash, not {path[:80]!r}")
+        if not callable(route) or isinstance(route, type) or inspect.iscoroutinefunction(route):
+            raise TypeError(f"the route {path[:80]!r} is a plain function, not {route!r:.80}")
+    return dict(routes)
 
 
 def challenge_response(challenge: bytes | None) -> str | None:

@@ -18,6 +18,7 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Final, Protocol, Self
 
+from ...aio.once import Once, see_through
 from ...errors import ConfigError
 from ...keys import EndpointId, PublicKey
 from ...web.http import HttpProtocol, Request, Response, Turns
@@ -35,7 +36,7 @@ from .certificates import Certificates
 from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig
 from .gate import Gate
 from .metrics import HttpCounters, exposition
-from .routes import SECURITY_HEADERS, Route, Routes, Upgrade, read_upgrade
+from .routes import SECURITY_HEADERS, Route, Routes, Upgrade, check_routes, read_upgrade
 
 __all__ = ["QadFactory", "QadService", "RelayServer", "Route"]
 
@@ -119,7 +120,7 @@ class RelayServer:
         self.config = RelayServerConfig.dev() if config is None else config
         self.addresses: dict[str, Address] = {}
         self.certificate: bytes | None = None
-        self._more_routes = dict(routes or {})
+        self._more_routes = check_routes({} if routes is None else routes)
         self._exporter = exporter
         self._qad_factory = _builtin_qad if qad is None else qad
         self._qad: QadService | None = None
@@ -129,8 +130,9 @@ class RelayServer:
         self._listeners: list[Listener] = []
         self._http: set[HttpProtocol] = set()
         self._certificates: Certificates | None = None
-        self._stopping = False
-        self._stopped: asyncio.Event | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._stopped: Once | None = None
+        self._hurry = Once()  # no time for a drain
         self._failure: BaseException | None = None
 
     # --- life
@@ -154,7 +156,7 @@ class RelayServer:
         config, limits = self.config, self._limits
         burst, refill = limits.client_bucket()
         config.check()
-        self._stopped = asyncio.Event()
+        self._stopped = Once()
         self._loop = asyncio.get_running_loop()
         self._turns = Turns(self._loop)
         self._admission = Admission(limits.admission(), self._loop.time)
@@ -262,30 +264,46 @@ class RelayServer:
         """Stop accepting, end every connection and wait for that. May be called again.
 
         With a drain time in the settings the ends are spread over it.
+
+        Notes
+        -----
+        Cancelling a task in here ends the rest of the connections at once; the CancelledError is
+        raised when the server has stopped.
         """
-        if self._stopped is None or self._stopping:
-            if self._stopped is not None:
-                await self._stopped.wait()
+        if self._stopped is None:
             return
-        self._stopping = True
-        current = asyncio.current_task()
-        tasks = [task for task in self._tasks if task is not current]
-        for task in tasks:
+        await see_through(self._begin_stop(), self._hurry.set)
+
+    def _begin_stop(self) -> asyncio.Task[None]:
+        if self._stopping is None:
+            self._stopping = self._loop.create_task(self._stop())
+        return self._stopping
+
+    async def _stop(self) -> None:
+        assert self._stopped is not None
+        for task in self._tasks:
             task.cancel()
         for listener in self._listeners:
             listener.close()
         try:
             await self._end_connections()
-        finally:
             for listener in self._listeners:
                 await listener.wait_closed()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             self.forwarder.stop()
-            if self._qad is not None:
-                await self._qad.close()
-            await self._gate.close()
+            await self._closed("address discovery", self._qad)
+            await self._closed("access control", self._gate)
+        finally:
             self._stopped.set()
             logger.info("stopped")
+
+    async def _closed(self, name: str, service: QadService | Gate | None) -> None:
+        """Close a service; what somebody else's code raises there does not hold up the rest."""
+        try:
+            if service is not None:
+                await service.close()
+        except Exception:
+            logger.exception("closing %s failed", name)
 
     async def _end_connections(self) -> None:
         for protocol in list(self._http):
@@ -298,8 +316,11 @@ class RelayServer:
         for index, connection in enumerate(connections):
             if self.config.drain > 0:
                 due = begin + self.config.drain * index / len(connections)
-                if due > self._loop.time():
-                    await asyncio.sleep(due - self._loop.time())
+                try:
+                    async with asyncio.timeout_at(due):
+                        await self._hurry.wait()
+                except TimeoutError:
+                    pass
             connection.close(_GOING_AWAY)
         # Let in while the others were closing: none, since nothing is pending any more.
         deadline = self._loop.time() + min(CLOSE_WAIT_S, self._limits.write_timeout + 0.5)
@@ -314,10 +335,16 @@ class RelayServer:
 
     async def wait_stopped(self) -> None:
         """Wait until the server has stopped; raises what stopped it, if that was an error."""
-        assert self._stopped is not None, "not started"
-        await self._stopped.wait()
+        stopped = self._started()
+        await stopped.wait()
         if self._failure is not None:
             raise self._failure
+
+    def _started(self) -> Once:
+        """Raise RuntimeError before the start."""
+        if self._stopped is None:
+            raise RuntimeError("this relay server was not started: use async with, or start()")
+        return self._stopped
 
     def _run(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run a part without which the server cannot go on."""
@@ -330,7 +357,7 @@ class RelayServer:
             except BaseException as err:
                 logger.exception("a service failed, stopping")
                 self._failure = err
-                await self.stop()
+                self._begin_stop()
 
         self._tasks.append(asyncio.ensure_future(guarded()))
 
@@ -353,7 +380,8 @@ class RelayServer:
         return f"{name}://{host}:{port}/"
 
     def metrics(self) -> dict[str, int]:
-        """All counters and gauges by name."""
+        """All counters and gauges by name; RuntimeError before the start, as all below."""
+        self._started()
         turns = self._turns.counters
         return {
             **self.forwarder.counters_snapshot(),
@@ -368,11 +396,20 @@ class RelayServer:
             "tcp_connections": self._admission.total,
         }
 
-    def disconnect(self, endpoint_id: EndpointId, connection_id: int | None = None) -> bool:
+    def disconnect(self, endpoint_id: EndpointId | str, connection_id: int | None = None) -> bool:
         """End all connections of an endpoint, or one of them; tells whether there was any.
 
         They end shortly after this returns.
+
+        Raises
+        ------
+        TypeError, KeyParsingError
+            `endpoint_id` is neither an EndpointId nor the text of one.
         """
+        self._started()
+        if not isinstance(endpoint_id, (PublicKey, str)):
+            raise TypeError(f"endpoint_id is an EndpointId, not {type(endpoint_id).__name__}")
+        endpoint_id = PublicKey(endpoint_id)
         found = [
             connection
             for connection in self.forwarder.find(bytes(endpoint_id))
@@ -389,10 +426,11 @@ class RelayServer:
 
         Impossible values are ignored with a warning; tells whether the change was made.
         """
-        limits = replace(
-            self._limits, bytes_per_second=bytes_per_second, max_burst_bytes=max_burst_bytes
-        )
+        self._started()
         try:
+            limits = replace(
+                self._limits, bytes_per_second=bytes_per_second, max_burst_bytes=max_burst_bytes
+            )
             burst, refill = limits.client_bucket()
         except ConfigError as err:
             logger.warning("rate limit not changed: %s", err)
@@ -412,6 +450,9 @@ class RelayServer:
         ConfigError
             The rate limit is impossible; nothing was changed.
         """
+        self._started()
+        if not isinstance(config, RelayServerConfig):
+            raise TypeError(f"config is a RelayServerConfig, not {type(config).__name__}")
         config.limits.client_bucket()
         self.set_client_rate(config.limits.bytes_per_second, config.limits.max_burst_bytes)
         old, self._gate.access = self._gate.access, config.access

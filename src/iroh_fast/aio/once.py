@@ -1,0 +1,59 @@
+"""Things that happen once, and waiting for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from ._waiters import WaitQueue
+
+__all__ = ["Once", "see_through"]
+
+
+class Once:
+    """Something that happens at most once.
+
+    Unlike ``asyncio.Event``, what waits here is kept alive by its event loop, also when nobody
+    else refers to the waiting task or to this object.
+    """
+
+    __slots__ = ("__weakref__", "_waiters", "happened")
+
+    def __init__(self) -> None:
+        self.happened = False
+        self._waiters = WaitQueue()
+
+    def set(self) -> None:
+        """It happened: wake everybody."""
+        self.happened = True
+        self._waiters.wake_all()
+
+    async def wait(self) -> None:
+        """Return when it has happened.  Cancel-safe."""
+        while not self.happened:
+            await self._waiters.wait()
+
+
+async def see_through(
+    task: asyncio.Task[None], cancelled: Callable[[], object] = lambda: None
+) -> None:
+    """Wait for a task that has to come to its end; cancelling the waiter does not stop it.
+
+    The CancelledError is raised when the task is done.
+
+    Parameters
+    ----------
+    cancelled : called each time that the waiter is cancelled.
+    """
+    error: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as raised:
+            if not task.done():
+                error = raised
+                cancelled()
+    if error is not None:
+        raise error
+    if not task.cancelled():
+        task.result()
