@@ -289,7 +289,7 @@ class Endpoint:
         ]
         relay = self._context.relay
         if relay is not None and relay.home is not None:
-            found.append(RelayAddr(relay.home.without_credentials()))
+            found.append(RelayAddr(relay.home))
         return EndpointAddr(self._context.id, found)
 
     def _relay_changed(self) -> None:

@@ -25,6 +25,7 @@ from iroh_fast.addr import (
 )
 from iroh_fast.errors import AddrError, CustomAddrError, IrohError, KeyParsingError, RelayUrlError
 from iroh_fast.keys import PublicKey, SecretKey
+from iroh_fast.ticket import EndpointTicket
 
 VECTORS = json.loads(
     (pathlib.Path(__file__).parent.parent / "vectors" / "identity.json").read_text("utf-8")
@@ -215,10 +216,60 @@ def test_relay_url_parts(text, scheme, host, port):
         ("https://user:pw@h.example/a?x@y", "https://h.example/a?x@y"),
         ("https://token@h.example:8443/", "https://h.example:8443/"),
         ("https://h.example/@x", "https://h.example/@x"),
+        ("https://h.example/?token=s3", "https://h.example/"),
+        ("https://h.example/?a=1&%74oken=s3&b=2&token=x#f", "https://h.example/?a=1&b=2#f"),
+        ("https://u:p@h.example/?token=s3", "https://h.example/"),
+        ("https://h.example/?mytoken=t", "https://h.example/?mytoken=t"),
+        ("https://h.example/#?token=t", "https://h.example/#?token=t"),
     ],
 )
 def test_relay_url_without_credentials_can_be_shown(text, bare):
     assert RelayUrl(text).without_credentials() == RelayUrl(bare)
+
+
+def test_token_of_a_relay_url_is_given_apart():
+    assert RelayUrl("https://h/?token=a+b%21&token=c").split_credentials() == ("https://h/", "a b!")
+    assert RelayUrl("https://h/?x=1").split_credentials() == ("https://h/?x=1", None)
+
+
+SECRET_URL = "https://user:s3cret@h.example/p?x=1&token=s3cret"
+
+
+def made_from_a_secret():
+    """Every way in which the URL of a relay gets into an address."""
+    bare = EndpointAddr(ID, relay_url="https://h.example/p?x=1")
+    wire = bare.to_postcard()
+    text = b"https://h.example/p?x=1"
+    assert wire.count(text) == 1
+    long = SECRET_URL.encode()
+    wire = wire.replace(bytes([len(text)]) + text, bytes([len(long)]) + long)
+    yield EndpointAddr(ID, relay_url=SECRET_URL)
+    yield EndpointAddr(ID, [SECRET_URL])
+    yield EndpointAddr(ID, [RelayUrl(SECRET_URL)])
+    yield EndpointAddr(ID, [RelayAddr(RelayUrl(SECRET_URL))])
+    yield EndpointAddr(ID).with_relay_url(SECRET_URL)
+    yield EndpointAddr(ID).with_addrs([SECRET_URL])
+    yield EndpointAddr.from_json({"id": str(ID), "addrs": [{"Relay": SECRET_URL}]})
+    yield EndpointAddr.from_postcard(wire)
+    yield EndpointTicket.from_bytes(b"\0" + wire).addr
+
+
+def test_credentials_of_a_relay_never_enter_an_address():
+    made = list(made_from_a_secret())
+    assert len(made) == 9
+    for addr in made:
+        assert addr.relay_urls == ("https://h.example/p?x=1",)
+        shown = [str(addr), repr(addr), json.dumps(addr.to_json()), repr(addr.addrs)]
+        shown += [repr(pickle.dumps(addr)), repr(addr.to_postcard()), repr(EndpointTicket(addr))]
+        assert not [text for text in shown if "s3cret" in text]
+        assert b"s3cret" not in EndpointTicket(addr).to_bytes()
+
+
+def test_message_about_a_url_that_cannot_be_read_keeps_the_token_out():
+    for text in ("https://h:99999/?token=s3cret", "https://u:s3cret@h:99999/", "x y?token=s3cret"):
+        with pytest.raises(RelayUrlError) as caught:
+            RelayUrl(text)
+        assert "s3cret" not in str(caught.value)
 
 
 def test_relay_url_is_a_plain_string_to_others():

@@ -16,7 +16,7 @@ _SPECIAL_PORTS: Final = {"http": 80, "ws": 80, "https": 443, "wss": 443, "ftp": 
 _PLAIN_URL: Final = (
     r"(https?)://((?:[a-z0-9][a-z0-9-]*\.)*[a-z][a-z0-9-]*\.?)(?::([1-9][0-9]{0,3}))?/?"
 )
-_CREDENTIALS: Final = r"^([a-z][a-z0-9+.-]*://)[^/?#]*@"
+_USER: Final = r"^([a-z][a-z0-9+.-]*://)[^/?#]*@"
 _NORMAL_URL: Final = (
     r"(?s)([a-z][a-z0-9+.-]*):(?://(?:[^/?#]*@)?(\[[^\]]*\]|[^/?#:]*)(?::([0-9]+))?)?.*"
 )
@@ -31,8 +31,34 @@ def _normalise_url(text: str) -> str:
     try:
         href: str = ada_url.URL(text).href
     except ValueError as err:  # also a lone surrogate
-        raise RelayUrlError(f"not an absolute URL: {text[:80]!r}", text=text) from err
+        raise RelayUrlError(f"not an absolute URL: {_harmless(text)[:80]!r}", text=text) from err
     return href
+
+
+def _split_token(url: str) -> tuple[str, str | None]:
+    """Take the parameters of the query that a relay reads as a token out of a URL."""
+    front, mark, rest = url.partition("?")
+    if not mark or "#" in front:
+        return url, None
+    from urllib.parse import unquote_plus  # late: rarely needed
+
+    query, hash, fragment = rest.partition("#")
+    kept, tokens = [], []
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if unquote_plus(name) == "token":
+            tokens.append(unquote_plus(value))
+        else:
+            kept.append(pair)
+    if not tokens:
+        return url, None
+    query = "&".join(kept)
+    return front + ("?" + query if query else "") + hash + fragment, tokens[0]
+
+
+def _harmless(text: str) -> str:
+    """What may stand in a message of a URL that cannot be read: no user, password or query."""
+    return re.sub(r"//[^/?#]*@", "//", text.partition("?")[0])
 
 
 class RelayUrl(str):
@@ -88,10 +114,21 @@ class RelayUrl(str):
         port = self._part(3)
         return int(port) if port is not None else _SPECIAL_PORTS.get(self.scheme)
 
+    def split_credentials(self) -> tuple[RelayUrl, str | None]:
+        """The same as it may be shown to others, and the token that it held.
+
+        Taken out are user, password, and every ``token=...`` of the query, of which the first
+        one counts for a relay.
+        """
+        if "@" not in self and "?" not in self:
+            return self, None
+        bare = re.sub(_USER, r"\1", self, count=1)
+        bare, token = _split_token(bare)
+        return (self if bare == self else RelayUrl(bare)), token
+
     def without_credentials(self) -> RelayUrl:
-        """The same without user and password, as it may be shown to others."""
-        bare = re.sub(_CREDENTIALS, r"\1", self, count=1)
-        return self if bare == self else RelayUrl(bare)
+        """The same without user, password and token, as it may be shown to others."""
+        return self.split_credentials()[0]
 
     def __str__(self) -> str:
         return str.__str__(self)

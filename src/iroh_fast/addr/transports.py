@@ -101,13 +101,15 @@ class RelayAddr(TransportAddr):
     Parameters
     ----------
     url : RelayUrl
-        Its home relay; other text is normalised.
+        Its home relay; other text is normalised.  A user, a password or a ``token=...`` in it
+        is dropped: addresses and tickets are given away and stand in logs.  A token belongs
+        into the `relays` of whoever dials.
     """
 
     url: RelayUrl
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "url", RelayUrl(self.url))
+        object.__setattr__(self, "url", RelayUrl(self.url).without_credentials())
 
     def __str__(self) -> str:
         return f"relay:{self.url}"

@@ -48,24 +48,6 @@ def check_token(token: str) -> str:
     return token
 
 
-def split_token(url: RelayUrl) -> tuple[RelayUrl, str | None]:
-    """Take ``token=...`` out of the query of a URL.
-
-    A URL is given away in tickets and stands in logs; a token must not.
-    """
-    if "token=" not in url:
-        return url, None
-    from urllib.parse import unquote_plus, urlsplit, urlunsplit  # late: rarely needed
-
-    parts = urlsplit(url)
-    pairs = parts.query.split("&")
-    tokens = [pair for pair in pairs if pair.partition("=")[0] == "token"]
-    if not tokens:
-        return url, None
-    query = "&".join(pair for pair in pairs if pair not in tokens)
-    return RelayUrl(urlunsplit(parts._replace(query=query))), unquote_plus(tokens[0][6:])
-
-
 @dataclass(frozen=True, slots=True)
 class RelayConfig:
     """One relay server.
@@ -74,7 +56,7 @@ class RelayConfig:
     ----------
     url : RelayUrl or str
         Its address, ``https`` or (without TLS) ``http``. A ``token=...`` in its query is taken out
-        and becomes `auth_token`.
+        and becomes `auth_token`; a user and a password, which relays do not know, are dropped.
     quic_port : int or None
         UDP port of its QUIC address discovery; None when it has none.
     auth_token : str or None
@@ -93,10 +75,9 @@ class RelayConfig:
     auth_token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        url = RelayUrl(self.url)
+        url, token = RelayUrl(self.url).split_credentials()
         if url.scheme not in ("http", "https") or not url.host:
             raise RelayUrlError(f"a relay has an http or https URL, not {url[:80]!r}", text=url)
-        url, token = split_token(url)
         object.__setattr__(self, "url", url)
         if token and self.auth_token is None:
             object.__setattr__(self, "auth_token", token)
@@ -182,7 +163,7 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
 
     def remove(self, url: str, /) -> RelayConfig | None:
         """Take a relay out; returns it, or None when it was not there."""
-        old = self._relays.pop(split_token(RelayUrl(url))[0], None)
+        old = self._relays.pop(RelayUrl(url).without_credentials(), None)
         if old is not None:
             self._changed()
         return old
@@ -220,14 +201,14 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
 
     def __getitem__(self, url: str, /) -> RelayConfig:
         try:
-            return self._relays[split_token(RelayUrl(url))[0]]
+            return self._relays[RelayUrl(url).without_credentials()]
         except RelayUrlError:
             raise KeyError(url) from None
 
     def __setitem__(self, url: str, relay: RelayConfig | str, /) -> None:
         config = _config(relay)
-        if config.url != split_token(RelayUrl(url))[0]:
-            raise ConfigError(f"the relay {config.url} cannot stand under the key {url!r}")
+        if config.url != (key := RelayUrl(url).without_credentials()):
+            raise ConfigError(f"the relay {config.url} cannot stand under the key {key}")
         self.insert(config)
 
     def __delitem__(self, url: str, /) -> None:
@@ -236,7 +217,7 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
 
     def __contains__(self, url: object, /) -> bool:
         try:
-            return isinstance(url, str) and split_token(RelayUrl(url))[0] in self._relays
+            return isinstance(url, str) and RelayUrl(url).without_credentials() in self._relays
         except RelayUrlError:
             return False
 

@@ -176,7 +176,7 @@ class RelayConnection(RelayLink):
     def __init__(self, url: RelayUrl, owner: ConnectionOwner) -> None:
         super().__init__()
         self.url = url
-        self._name = Target.of(url).host_header  # a query may hold a token: keep it out of logs
+        self._name = Target.of(url).host_header
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.error: RelayClientError | None = None
         self.established = False
@@ -538,6 +538,8 @@ async def connect_relay(
 ) -> RelayConnection:
     """Dial a relay and authenticate, within 10 s in total.
 
+    A ``token=...`` in the URL stands for `auth_token`; errors show the URL without it.
+
     The caller starts the exchange of frames with `RelayConnection.serve`, without waiting for
     anything in between.
 
@@ -550,6 +552,8 @@ async def connect_relay(
     -----
     Cancel-safe: nothing stays open.
     """
+    url, token = RelayUrl(url).split_credentials()
+    auth_token = token if auth_token is None else auth_token
     connection = RelayConnection(url, owner)  # raises for a URL without host
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
