@@ -20,18 +20,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"iroh_fast {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
 
-    demo = commands.add_parser(
-        "demo", help="connect two processes on this machine, echo a line, transfer a file"
+    def command_parser(name: str, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog
+        )
+
+    demo = command_parser(
+        "demo", "connect two processes on this machine, echo a line, transfer a file"
     )
     demo.add_argument(
         "--size", type=int, default=512, metavar="MIB", help="size of the file (default: 512)"
     )
     demo.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    commands.add_parser("info", help="print version, build switches and features as JSON")
+    command_parser("info", "print version, build switches and features as JSON")
 
     from .cli import relay
 
-    relay.add_arguments(commands.add_parser("relay", help="run a relay server"))
+    relay.add_arguments(command_parser("relay", "run a relay server", relay.EPILOG))
 
     args = parser.parse_args(argv)
     if args.command == "relay":

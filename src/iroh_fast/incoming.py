@@ -21,7 +21,7 @@ from .quic._admission import QuicIncoming
 
 __all__ = ["Connections", "DecryptedInitial", "Incoming", "IncomingAttempts"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("iroh_fast.endpoint")
 
 MAX_HANDSHAKES = 1024  # attempts of one endpoint that are being answered at the same time
 

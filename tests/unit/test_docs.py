@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import textwrap
 from collections.abc import Iterator
@@ -102,3 +103,114 @@ def test_options_named_in_the_documents_exist() -> None:
         for call in re.findall(r"Endpoint\.bind\(([^`\n]*?)\)", page.read_text("utf-8")):
             for name in re.findall(r"(\w+)=", call):
                 assert name in options, f"{page.name}: {name}"
+
+
+# --- tables -------------------------------------------------------------------------------
+
+SOURCE = ROOT / "src" / "iroh_fast"
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text("utf-8")
+
+
+def section(text: str, title: str) -> str:
+    (found,) = re.findall(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.M | re.S)
+    return str(found)
+
+
+def sources() -> Iterator[str]:
+    for suffix in ("*.py", "*.pyx"):
+        for path in sorted(SOURCE.rglob(suffix)):
+            module = ".".join(["iroh_fast", *path.relative_to(SOURCE).with_suffix("").parts])
+            yield path.read_text("utf-8").replace("(__name__)", f'("{module}")')
+
+
+def test_every_logger_is_in_the_page_and_every_logger_of_the_page_exists() -> None:
+    used = {name for text in sources() for name in re.findall(r'getLogger\("([\w.]+)"\)', text)}
+    rows = re.findall(r"^\| (`iroh_fast.*?) \|", page("logging.md"), re.M)
+    told = {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
+    assert {name for name in used if not any(f"{name}.".startswith(f"{row}.") for row in told)} == set()
+    assert {row for row in told if not any(f"{name}.".startswith(f"{row}.") for name in used)} == set()
+
+
+def test_every_counter_named_in_the_pages_exists() -> None:
+    from iroh_fast.metrics import COUNTERS
+
+    named = {
+        name
+        for path in PAGES
+        for name in re.findall(r"`(socket[:_]\w+)`", path.read_text("utf-8"))
+    }
+    assert len(named) >= 6
+    exported = {f"{name.replace(':', '_')}_total" for name in COUNTERS}
+    assert named <= set(COUNTERS) | exported
+
+
+def test_every_error_is_in_a_page_under_what_it_is_a_kind_of() -> None:
+    told = set(re.findall(r"`([A-Z]\w+)`", page("api.md") + page("relay.md")))
+    classes = {name: getattr(errors, name) for name in errors.__all__}
+    kinds = {
+        name
+        for name, value in classes.items()
+        if isinstance(value, type) and issubclass(value, iroh_fast.IrohError)
+    }
+    # Of parts that are not there yet.
+    planned = {"AddressLookupError", "PortmapError", "UserDataTooLong"}
+    assert kinds - told - {"IrohError"} == planned
+    for row in re.findall(r"^\| (`[A-Z].*)$", section(page("api.md"), "Errors"), re.M):
+        first, rest = row.split(" | ", 1)
+        built_in = re.search(r"\(`(\w+)`\)", first)
+        for name in re.findall(r"(?<!\()`([A-Z]\w+)`", first):
+            if built_in:
+                assert issubclass(classes[name], getattr(builtins, built_in[1])), row
+            for part in re.findall(r"`([A-Z]\w+)`", rest):
+                if part in kinds:
+                    assert issubclass(classes[part], classes[name]), (name, part)
+
+
+def test_numbers_of_options_in_the_pages_are_the_defaults() -> None:
+    config = iroh_fast.QuicTransportConfig()
+    found = 0
+    for name in ("security.md", "relay.md", "api.md"):
+        for option, number in re.findall(r"`(\w+)`, ([\d,]+) (?:bytes|each|\|)", page(name)):
+            assert getattr(config, option) == int(number.replace(",", "")), option
+            found += 1
+        for option, number in re.findall(r"`(\w+)` \((\d+) s", page(name)):
+            assert getattr(config, option) == int(number), option
+            found += 1
+    assert found >= 5
+
+
+@pytest.mark.parametrize("command", ["", "demo", "info", "relay"])
+def test_every_option_of_the_commands_is_in_the_pages(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from iroh_fast.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main([command, "--help"] if command else ["--help"])
+    told = "".join(path.read_text("utf-8") for path in PAGES)
+    shown = capsys.readouterr().out
+    for option in set(re.findall(r"(?<!\w)(--[a-z-]+)", shown)) - {"--help"}:
+        assert option in told, f"{command} {option}"
+    for word in re.findall(r"^    (\w+) ", shown, re.M):
+        assert f"iroh_fast {word}" in told
+
+
+def test_every_variable_of_the_environment_is_in_a_page_and_read_somewhere() -> None:
+    code = "".join(sources()) + (ROOT / "setup.py").read_text("utf-8")
+    scripts = [*(ROOT / "tools").iterdir(), *(ROOT / "tests").rglob("*.py"), ROOT / ".ci" / "run"]
+    more = "".join(path.read_text("utf-8") for path in scripts if path.is_file())
+    more += "".join(path.read_text("utf-8") for path in (ROOT / "bench").rglob("*.py"))
+    told = {
+        name
+        for path in PAGES
+        for name in re.findall(r"\b(IROH_\w+|[A-Z_]+_DIR|SSLKEYLOGFILE|QLOGDIR)\b", path.read_text("utf-8"))
+    }
+    for name in told:
+        assert f'"{name}"' in code or name in more, f"nothing reads {name}"
+    read = set(re.findall(r'environ\.get\("(\w+)"|env\.get\("(\w+)"|_\w+ = "(IROH_\w+)"', code))
+    own = {name for names in read for name in names if name}
+    own |= set(re.findall(r"(?:enabled|flag|switch)\(\"(IROH_\w+)\"", code))
+    assert own - told - {"SystemRoot"} == set()

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from ..relay.server.config import RelayServerConfig
 
 EXTRA = "the relay server needs further packages: pip install 'iroh-fast[relay]'"
+EPILOG = (
+    "SIGHUP reads file and certificate again, SIGTERM and SIGINT stop. IROH_FAST_LOG=DEBUG, INFO, "
+    "WARNING or ERROR in the environment chooses what is logged. The file is described at "
+    "https://github.com/iroh-fast/iroh-fast/blob/main/docs/relay.md"
+)
 PACKAGES = ("aiohttp", "blake3", "httptools", "msgspec", "prometheus_client")
 
 
@@ -33,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config-path",
         type=Path,
         metavar="FILE",
-        help="TOML file (docs/relay.md describes it)",
+        help="TOML file of settings, of the format of iroh's relay",
     )
     parser.add_argument(
         "--check-config",
@@ -136,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command by itself."""
-    parser = argparse.ArgumentParser(prog="iroh-fast relay", description=__doc__)
+    parser = argparse.ArgumentParser(prog="iroh-fast relay", description=__doc__, epilog=EPILOG)
     add_arguments(parser)
     return run(parser.parse_args(argv))
 

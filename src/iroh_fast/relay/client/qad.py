@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QadClient", "QadReport", "probe", "trust_roots"]
 
-logger = logging.getLogger("iroh_fast.relay")
+logger = logging.getLogger("iroh_fast.relay.client")
 
 PROBE_TIMEOUT_S: Final = 3.0
 

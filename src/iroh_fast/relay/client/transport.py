@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RelayTransport"]
 
-logger = logging.getLogger("iroh_fast.relay")
+logger = logging.getLogger("iroh_fast.relay.client")
 
 
 class RelayRoute(NamedTuple):

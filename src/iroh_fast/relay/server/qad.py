@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QadServer"]
 
-logger = logging.getLogger("iroh_fast.relay")
+logger = logging.getLogger("iroh_fast.relay.server")
 
 CLOSE_WAIT_S: Final = 3.0
 MAX_CONNECTIONS: Final = 65_536

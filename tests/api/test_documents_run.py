@@ -1,0 +1,305 @@
+"""Python in the documents does what the text around it says, on both loops."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import logging
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import iroh_fast
+from iroh_fast import Connection, Endpoint, EndpointId, SecretKey
+
+from .conftest import ENV, Bind, Pair
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ALPN = b"my-protocol/1"
+
+pytestmark = pytest.mark.source_tree
+
+
+def blocks() -> Iterator[tuple[str, str]]:
+    """Page and heading of each block of Python, and its text."""
+    for page in PAGES:
+        heading = ""
+        for found in re.finditer(r"^## ([^\n]+)|^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+            if found[1]:
+                heading = found[1]
+            else:
+                yield f"{page.name}: {heading}", textwrap.dedent(found[2])
+
+
+BLOCKS: dict[str, list[str]] = {}
+for place, text in blocks():
+    BLOCKS.setdefault(place, []).append(text)
+
+
+async def run(place: str, number: int = 0, /, **names: Any) -> dict[str, Any]:
+    """Execute a block with some names defined, as a reader's program would; returns all names."""
+    scope: dict[str, Any] = {"asyncio": asyncio, **names}
+    text = BLOCKS[place][number]
+    work = eval(compile(text, place, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), scope)
+    if work is not None:
+        await work
+    return scope
+
+
+TESTED = {
+    "README.md: What it looks like": 1,
+    "api.md: Identity": 1,
+    "api.md: Bind": 1,
+    "api.md: Dial": 1,
+    "api.md: Accept": 2,
+    "api.md: Datagrams": 1,
+    "api.md: Cancellation": 1,
+    "api.md: 0-RTT": 1,
+    "api.md: Tuning": 1,
+    "logging.md: The log": 1,
+    "logging.md: Events": 1,
+    "relay.md: In your program": 1,
+    "relay.md: Endpoints and relays": 1,
+}
+
+
+def test_every_block_is_run_here() -> None:
+    assert {place: len(found) for place, found in BLOCKS.items()} == TESTED
+
+
+@pytest.mark.parametrize("runner", ["asyncio", "uvloop"])
+def test_readme_program_runs_on_both_loops(runner: str) -> None:
+    pytest.importorskip(runner)
+    text = BLOCKS["README.md: What it looks like"][0].replace("asyncio.run(", f"{runner}.run(")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::ResourceWarning", "-c", f"import {runner}\n{text}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=ENV,
+    )
+    assert (done.stdout, done.stderr) == ("b'Hello, world!'\n", "")
+
+
+# --- api.md -------------------------------------------------------------------------------
+
+
+async def serving(ep: Endpoint) -> None:
+    """Accept whoever comes, until the endpoint is closed."""
+    held = [conn async for conn in ep.connections()]
+    for conn in held:
+        conn.close()
+
+
+async def test_api_identity_and_bind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = SecretKey.generate().public
+    for form in (str(other), f"{other:b32}"):
+        scope = await run("api.md: Identity", text=form)
+        assert scope["peer"] == other
+    file = tmp_path / "my.key"
+    assert (await run("api.md: Identity", text=str(other)))["key"] == scope["key"]
+    if sys.platform != "win32":
+        assert file.stat().st_mode & 0o777 == 0o600
+    names = await run("api.md: Bind", key=scope["key"])
+    ticket = iroh_fast.EndpointTicket.parse(capsys.readouterr().out.strip())
+    assert ticket.addr.id == scope["key"].public == names["ep"].id
+    assert names["ep"].closed
+
+
+async def test_api_dial(bind: Bind) -> None:
+    server, client = await bind(alpns=[ALPN]), await bind()
+    task = asyncio.create_task(serving(server))
+    scope = await run("api.md: Dial", ep=client, ticket=server.ticket, addr=server.addr)
+    conn = scope["conn"]
+    assert isinstance(conn, Connection) and conn.remote_id == server.id
+    conn.close()
+    await server.close()
+    await task
+
+
+async def test_api_accept_with_a_router(bind: Bind) -> None:
+    server, client = await bind(), await bind()
+    stop = asyncio.Event()
+    task = asyncio.create_task(run("api.md: Accept", 0, ep=server, stop=stop))
+    async with client.connect(server.addr, ALPN) as conn:
+        async with conn.open_uni() as send:
+            await send.write_all(b"x")
+    stop.set()
+    await task
+    assert server.closed
+
+
+async def test_api_accept_without_a_router(bind: Bind) -> None:
+    server, client = await bind(alpns=[ALPN]), await bind()
+    served: list[EndpointId] = []
+
+    async def serve(conn: Connection) -> None:
+        served.append(conn.remote_id)
+        await conn.wait_closed()
+
+    task = asyncio.create_task(run("api.md: Accept", 1, ep=server, serve=serve))
+    for _ in range(3):
+        async with client.connect(server.addr, ALPN):
+            pass
+    while len(served) < 3:
+        await asyncio.sleep(0.01)
+    await server.close()
+    await task
+    assert served == [client.id] * 3
+
+
+async def test_api_datagrams(pair: Pair) -> None:
+    task = asyncio.create_task(run("api.md: Datagrams", conn=pair.client, data=b"x"))
+    for _ in range(2):
+        pair.server.send_datagram(await pair.server.read_datagram())
+    await asyncio.sleep(0.05)
+    pair.server.close()  # ends the loop
+    assert (await task)["data"] == b"x"
+
+
+async def test_api_cancellation(pair: Pair) -> None:
+    send = await pair.client.open_uni()
+    await send.write_all(bytes(1000))
+    scope = await run("api.md: Cancellation", recv=await pair.server.accept_uni())
+    assert scope["data"] == bytes(1000)
+
+
+async def test_api_early_data(bind: Bind) -> None:
+    server, client = await bind(alpns=[ALPN]), await bind()
+    task = asyncio.create_task(serving(server))
+    names = {"ep": client, "addr": server.addr, "alpn": ALPN, "request": b"request"}
+    scope = await run("api.md: 0-RTT", **names)
+    assert scope["early"] is None  # nobody was there before
+    async with await scope["connecting"]:
+        await asyncio.sleep(0.05)  # the ticket comes after the handshake
+    scope = await run("api.md: 0-RTT", **names)
+    assert scope["status"].accepted and scope["send"].is_0rtt
+    scope["status"].connection.close()
+    await server.close()
+    await task
+
+
+async def test_api_tuning() -> None:
+    scope = await run("api.md: Tuning")
+    assert scope["fast"].stream_receive_window == 8 << 20
+    await scope["ep"].close()
+
+
+# --- logging.md ---------------------------------------------------------------------------
+
+
+def documented_lines() -> list[str]:
+    """Regular expressions of the lines of the log that the page shows."""
+    page = (ROOT / "docs" / "logging.md").read_text("utf-8")
+    (shown,) = re.findall(r"^```\n(INFO .*?)^```", page, re.M | re.S)
+    found = []
+    for line in shown.splitlines():
+        expected = re.escape(line)
+        expected = re.sub(r"\b[0-9a-f]{10}\b", "[0-9a-f]{10}", expected)
+        expected = re.sub(r"ip:[\d\\.]+:\d+", r"ip:\\S+:\\d+", expected)
+        expected = re.sub(r"(bound\\ to\\ ).*$", r"\1\\S+:\\d+(, \\S+:\\d+)*", expected)
+        expected = re.sub(r"(connection\\ )\d+", r"\1\\d+", expected)
+        found.append(re.sub(r"\d+(\\ bytes\\ sent,\\ )\d+", r"\\d+\1\\d+", expected))
+    return found
+
+
+async def test_log_has_the_lines_that_the_page_shows(
+    bind: Bind, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("iroh_fast", "iroh_fast.endpoint")
+    before = [logging.getLogger(name).level for name in names]
+    try:
+        await run("logging.md: The log")
+        assert logging.getLogger("iroh_fast.endpoint").getEffectiveLevel() == logging.INFO
+        alpn = b"x/1"
+        server, client = await bind(alpns=[alpn]), await bind()
+        task = asyncio.create_task(serving(server))
+        async with client.connect(server.addr, alpn):
+            pass
+        with pytest.raises(iroh_fast.errors.AlpnMismatch):
+            await client.connect(server.addr, b"other")
+        await server.close()
+        await task
+    finally:
+        for name, level in zip(names, before, strict=True):
+            logging.getLogger(name).setLevel(level)
+    lines = [f"{one.levelname} {one.name}: {one.getMessage()}" for one in caplog.records]
+    expected = documented_lines()
+    assert len(expected) == 4
+    for pattern in expected:
+        assert any(re.fullmatch(pattern, line) for line in lines), (pattern, lines)
+
+
+async def test_events_of_the_page_arrive(bind: Bind) -> None:
+    server, client = await bind(alpns=[ALPN]), await bind()
+    page = (ROOT / "docs" / "logging.md").read_text("utf-8")
+    events = {name: getattr(iroh_fast, name) for name in iroh_fast.events.__all__}  # type: ignore[attr-defined]
+    kinds = {name for name, kind in events.items() if isinstance(kind, type) and name != "EndpointEvents"}
+    assert kinds <= set(re.findall(r"\b\w+\b", page)), "an event that the page does not name"
+    names: dict[str, Any] = {"asyncio": asyncio, "ep": client, **events}
+    code = compile(BLOCKS["logging.md: Events"][0], "page", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    task = asyncio.ensure_future(eval(code, names))
+    accepting = asyncio.create_task(serving(server))
+    await asyncio.sleep(0)
+    async with client.connect(server.addr, ALPN):
+        pass
+    with pytest.raises(iroh_fast.errors.AlpnMismatch) as failed:
+        await client.connect(server.addr, b"other")
+    await asyncio.sleep(0.05)
+    await client.close()
+    await task
+    assert names["peer"] == server.id and names["path"] is not None
+    assert names["reason"].kind == "locally_closed" and names["stats"].udp_tx.bytes > 0
+    assert str(names["error"]) == str(failed.value)
+    await server.close()
+    await accepting
+
+
+# --- relay.md -----------------------------------------------------------------------------
+
+
+async def test_relay_in_a_program_and_dialing_over_it(
+    bind: Bind, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("blake3", reason="needs the relay extra")
+    place = "relay.md: In your program"
+    here = BLOCKS[place][0].replace("port=3340", "port=0")
+    monkeypatch.setitem(BLOCKS, place, [here])
+    started: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    server_class = iroh_fast.relay.RelayServer
+    start = server_class.start
+
+    async def starting(self: Any) -> None:
+        await start(self)
+        started.set_result(self)
+
+    monkeypatch.setattr(server_class, "start", starting)
+    task = asyncio.create_task(run(place))
+    relay = await started
+    other = await bind(alpns=[ALPN], relays=[relay.url], ip_transports=False)
+    accepting = asyncio.create_task(serving(other))
+    await other.online()
+
+    place = "relay.md: Endpoints and relays"
+    text = BLOCKS[place][0].replace("https://relay.example.org", relay.url)
+    monkeypatch.setitem(BLOCKS, place, [text])
+    scope = await run(place, id=other.id, ALPN=ALPN)
+    assert scope["conn"].remote_id == other.id
+    assert list(map(str, scope["ep"].addr.relay_urls)) == [relay.url]
+    scope["conn"].close()
+    await scope["ep"].close()
+    await other.close()
+    await accepting
+    await relay.stop()
+    await task
+    assert capsys.readouterr().out.startswith(f"{relay.url} 0")
