@@ -80,7 +80,7 @@ print("== running with", build["sanitize"], "by", build["compiler"])
 '
 # Their reports go to the terminal, which pytest must not capture.
 sanitized -m pytest -v --capture=sys -o timeout=900 -o faulthandler_timeout=1000 \
-    tests/unit tests/quic tests/fuzz tests/relay/test_relay_codec.py "$@"
+    tests/unit tests/net tests/quic tests/fuzz tests/relay/test_relay_codec.py "$@"
 if [ "$seconds" != 0 ]; then
     for target in $(sanitized tests/fuzz/run.py --list); do
         sanitized tests/fuzz/run.py --target "$target" --seconds "$seconds" --folder "$place/findings"
