@@ -125,7 +125,8 @@ class Endpoint:
     Made by :meth:`bind`.  Call :meth:`close` at the end, or use ``async with``: an endpoint
     that just goes away cannot tell its peers.  It belongs to the event loop in which it was
     made.  Leaving the block without an exception first waits, as long as the option `linger`
-    says, until the streams that were finished are acknowledged.
+    says, until the streams that were finished are acknowledged; leaving it by an exception
+    closes the connections at once, with code 1.
     """
 
     __slots__ = (
@@ -611,12 +612,16 @@ class Endpoint:
         Cancelling a task in here does not stop the closing: the CancelledError is raised
         when it is done.
         """
+        await self._end(0)
+
+    async def _end(self, code: int) -> None:
         self._owner.check_loop()
         task = self._close_task
         if task is None:
             self._context.closing = True
+            watched = (self._addr, self._alpns, self._home)
             task = self._close_task = self._loop.create_task(
-                _close(self._context, (self._addr, self._alpns, self._home), self._closed)
+                _close(self._context, code, watched, self._closed)
             )
         await _once.see_through(task)
 
@@ -629,11 +634,13 @@ class Endpoint:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        clean = False
         try:
             if kind is None:
                 await _delivered(self._driver, self._context.linger)
+                clean = True
         finally:
-            await self.close()
+            await self._end(0 if clean else _connection.ABORTED)
 
     def __repr__(self) -> str:
         live = sum(conn.close_reason is None for conn in list(self._context.live))
@@ -731,12 +738,15 @@ async def _peers_told(driver: _socket.Driver) -> None:
 
 
 async def _close(
-    context: _context_.Context, watched: Iterable[_watcher.Watchable[Any]], closed: _once.Once
+    context: _context_.Context,
+    code: int,
+    watched: Iterable[_watcher.Watchable[Any]],
+    closed: _once.Once,
 ) -> None:
     driver = context.driver
     try:
         driver.accepting = False
-        driver.close_all(0, b"")
+        driver.close_all(code, b"")
         for value in watched:
             value.close()
         try:

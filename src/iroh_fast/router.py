@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from .config import check_alpns
-from .connection import Connection
+from .connection import ABORTED, Connection
 from .endpoint import Endpoint
 from .errors import ConnectionLost, EndpointClosed, IrohError, NotAllowed
 from .handshake import Accepting
@@ -314,13 +314,16 @@ class Router:
         caller does not interrupt it.  A handler may call it: that one is not cancelled, and
         goes on when the endpoint is closed.
         """
+        await self._end(0)
+
+    async def _end(self, code: int) -> None:
         self._endpoint._owner.check_loop()
         if _ending.get() is self:
             return  # called by what it waits for
         caller = asyncio.current_task()
         assert caller is not None
         if self._shutdown is None:
-            self._shutdown = asyncio.get_running_loop().create_task(self._run_shutdown())
+            self._shutdown = asyncio.get_running_loop().create_task(self._run_shutdown(code))
         self._stoppers.add(caller)
         cancelled: asyncio.CancelledError | None = None
         try:
@@ -338,7 +341,7 @@ class Router:
         if not self._shutdown.cancelled():
             self._shutdown.result()
 
-    async def _run_shutdown(self) -> None:
+    async def _run_shutdown(self, code: int) -> None:
         _ending.set(self)
         try:
             if self._loop_task is not None:
@@ -353,7 +356,7 @@ class Router:
             if tasks:
                 await asyncio.wait(tasks)
         finally:
-            await self._endpoint.close()
+            await self._endpoint._end(code)
 
     async def _end_handler(self, handler: Handler) -> None:
         try:
@@ -375,7 +378,7 @@ class Router:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self.shutdown()
+        await self._end(0 if kind is None else ABORTED)
 
     def __repr__(self) -> str:
         names = ", ".join(map(repr, self._protocols))

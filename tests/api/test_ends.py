@@ -183,3 +183,30 @@ async def test_close_after_a_dial_that_nobody_answered_is_immediate(bind: Bind) 
     await asyncio.gather(dial, return_exceptions=True)
     async with asyncio.timeout(1):  # waiting for an answer takes three seconds
         await ep.close()
+
+
+@pytest.mark.parametrize("way", ["exception", "cancelled", "router"])
+async def test_endpoint_block_left_by_an_exception_is_no_success(bind: Bind, way: str) -> None:
+    server = await bind(alpns=[ALPN])
+
+    async def leave() -> None:
+        async with Endpoint.bind(bind_addrs=LOOPBACK) as ep:
+            conn = await ep.connect(server.addr, ALPN)
+            if way == "router":
+                async with Router(ep, {}):
+                    raise ValueError("a mistake")
+            if way == "cancelled":
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                await asyncio.sleep(0)
+            assert conn.close_reason is None
+            raise ValueError("a mistake")
+
+    leaving = asyncio.create_task(leave())
+    incoming = await server.accept()
+    assert incoming is not None
+    reason = await (await incoming).wait_closed()
+    assert (reason.kind, reason.code) == ("application", 1)
+    await asyncio.wait({leaving})
+    assert leaving.cancelled() if way == "cancelled" else leaving.exception()
