@@ -483,3 +483,12 @@ async def _late(_):
 def test_routes_that_cannot_work_are_refused(routes, text):
     with pytest.raises((TypeError, ConfigError), match=text):
         RelayServer(config(), routes=routes)
+
+
+@pytest.mark.parametrize("blank", [b"\r\n", b"\r\n\r\n", b"\r\n" * 7])
+async def test_empty_lines_before_a_request_are_no_request(blank):
+    async with RelayServer(config()) as server, opened(server) as (reader, writer):
+        for _ in range(2):
+            writer.write(blank + head("/ping"))
+            assert (await read_answer(reader)).status == 200
+        assert server.metrics()["http_requests"] == 2

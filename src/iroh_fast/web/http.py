@@ -228,6 +228,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._head_size = 0
         self._tail = b""  # the last bytes parsed, for an end of the head across two reads
         self._keep_alive = False
+        self._is_whole = False
         self._parser = httptools.HttpRequestParser(self)
 
     # --- parser
@@ -239,6 +240,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._request.headers.append((name.decode("latin-1").lower(), value.strip(b" \t")))
 
     def on_headers_complete(self) -> None:
+        self._is_whole = True
         # Later the parser has forgotten about this request.
         self._request.method = self._parser.get_method().decode("ascii")
         self._keep_alive = (
@@ -322,7 +324,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._set_reading(True)
 
     def _parse(self) -> bool:
-        """Feed the parser up to the end of a head; tells whether it was reached."""
+        """Feed the parser up to the next end of a head; tells whether one was there."""
         seen = self._tail + self._held[self._at :]
         end = seen.find(b"\r\n\r\n")
         size = len(seen) if end < 0 else end + 4
@@ -343,7 +345,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if len(self._request.headers) > MAX_HEADERS:
             self._refuse(431, b"Request Header Fields Too Large")
             return False
-        return end >= 0
+        # Empty lines before a request are no request (RFC 9112 §2.2).
+        return end >= 0 and self._is_whole
 
     def _answer(self) -> None:
         request, keep_alive = self._request, self._keep_alive
