@@ -12,6 +12,7 @@ from ._check import kind_of
 from ._context import Context
 from .addr import TransportAddr
 from .aio._waiters import Handoff
+from .aio.once import Room
 from .aio.owner import get_ident
 from .config import ServerConfig
 from .connection import Connection
@@ -206,7 +207,7 @@ class _Crew:
         self._acceptor: asyncio.Task[None] | None = None
         self._busy: set[asyncio.Task[None]] = set()
         self._ready: Handoff[Connection] = Handoff()
-        self._room = asyncio.Semaphore(max_pending)
+        self._room = Room(max_pending)
 
     async def next(self) -> Connection | None:
         """The next connection; None when there will be none any more."""
@@ -218,7 +219,7 @@ class _Crew:
                 return None
             if (conn := await self._ready.wait()) is not None:
                 break
-        self._room.release()
+        self._room.leave()
         conn._warn = True
         return conn
 
@@ -226,7 +227,7 @@ class _Crew:
         loop = self.context.owner.loop
         try:
             while (incoming := await self._accept()) is not None:
-                await self._room.acquire()
+                await self._room.take()
                 task = loop.create_task(self._shake_hands(incoming))
                 del incoming
                 self._busy.add(task)
@@ -256,7 +257,7 @@ class _Crew:
             log.exception("a hook failed; the connection from %s is closed", accepting.remote_addr)
         finally:
             if conn is None:
-                self._room.release()
+                self._room.leave()
         if conn is not None:
             conn._warn = False  # nobody has it yet
             self._ready.put(conn)

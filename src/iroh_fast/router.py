@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
+from .aio.once import Room, see_through
 from .config import check_alpns
 from .connection import ABORTED, Connection
 from .endpoint import Endpoint
@@ -132,7 +133,7 @@ class Router:
         self._stoppers: set[asyncio.Task[Any]] = set()  # handlers that called shutdown()
         self._cancelling = False
         self._shutdown: asyncio.Task[None] | None = None
-        self._room: asyncio.Semaphore | None = None  # for attempts not yet given to a handler
+        self._room: Room | None = None  # for attempts not yet given to a handler
         for alpn, handler in (protocols or {}).items():
             self.accept(alpn, handler)
 
@@ -176,16 +177,16 @@ class Router:
         if self.is_shutdown:
             raise EndpointClosed("the endpoint of this router is closed")
         self._endpoint.set_alpns(self._protocols)
-        self._room = asyncio.Semaphore(MAX_HANDSHAKES)
+        self._room = Room(MAX_HANDSHAKES)
         self._loop_task = asyncio.get_running_loop().create_task(self._accept_loop(self._room))
         return self
 
     # --- one attempt
 
-    async def _accept_loop(self, room: asyncio.Semaphore) -> None:
+    async def _accept_loop(self, room: Room) -> None:
         loop = asyncio.get_running_loop()
         async for incoming in self._endpoint.incoming():
-            await room.acquire()
+            await room.take()
             task = loop.create_task(self._serve(incoming, _Place(room)))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -325,21 +326,15 @@ class Router:
         if self._shutdown is None:
             self._shutdown = asyncio.get_running_loop().create_task(self._run_shutdown(code))
         self._stoppers.add(caller)
-        cancelled: asyncio.CancelledError | None = None
         try:
-            while not self._shutdown.done():
-                try:
-                    await asyncio.shield(self._shutdown)
-                except asyncio.CancelledError as error:
-                    if self._cancelling:
-                        raise  # perhaps by what it waits for
-                    cancelled = error
+            await see_through(self._shutdown, self._interrupted)
         finally:
             self._stoppers.discard(caller)
-        if cancelled is not None:
-            raise cancelled
-        if not self._shutdown.cancelled():
-            self._shutdown.result()
+
+    def _interrupted(self) -> None:
+        """Who waits for the shutdown was cancelled, perhaps by the shutdown itself."""
+        if self._cancelling:
+            raise asyncio.CancelledError
 
     async def _run_shutdown(self, code: int) -> None:
         _ending.set(self)
@@ -394,13 +389,13 @@ class _Place:
 
     __slots__ = ("_room",)
 
-    def __init__(self, room: asyncio.Semaphore) -> None:
-        self._room: asyncio.Semaphore | None = room
+    def __init__(self, room: Room) -> None:
+        self._room: Room | None = room
 
     def leave(self) -> None:
         room, self._room = self._room, None
         if room is not None:
-            room.release()
+            room.leave()
 
 
 def _is_above_us(error: BaseException) -> bool:

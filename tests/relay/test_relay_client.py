@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from iroh_fast import SecretKey
 from iroh_fast._relay import WsReader, build_frame, build_message, decode_frame
 from iroh_fast.addr import RelayUrl
+from iroh_fast.aio.once import Once
 from iroh_fast.errors import RelayClientError
 from iroh_fast.relay.client import connection as client_module
 from iroh_fast.relay.client.connection import (
@@ -798,7 +799,7 @@ def test_any_input_in_any_chunks_is_taken_or_ends_the_connection(
             arrive(stream[:size])
             stream = stream[size:]
         assert reports == []
-        assert bool(wire.ended) == connection.ended.done()
+        assert bool(wire.ended) == connection.ended.happened
         if wire.ended:
             assert connection.error is not None
             assert connection.error.kind in ("protocol", "closed")
@@ -848,7 +849,7 @@ async def test_silence_is_followed_by_a_ping(monkeypatch: pytest.MonkeyPatch) ->
         connection = await connection_to(relay, Inbox())
         connection.serve()
         await asyncio.wait_for(enough.wait(), 5)
-        assert connection.established and not connection.ended.done()
+        assert connection.established and not connection.ended.happened
         connection.close()
         await connection.lost
 
@@ -986,7 +987,7 @@ def test_paused_writing_ends_after_15_seconds_and_progress_saves_it(virtual: Run
         connection.pause_writing()
         arrive(connection, build_frame(10, connection.pings.new_ping(0.0)))
         await asyncio.sleep(14.9)
-        assert not connection.ended.done()
+        assert not connection.ended.happened
         await asyncio.sleep(0.2)
         assert connection.error is not None and connection.error.kind == "send_timeout"
         assert wire.ended == "aborted"
@@ -998,7 +999,7 @@ def test_closed_connection_is_dropped_when_its_last_bytes_do_not_leave(virtual: 
     async def main() -> None:
         connection, wire = wired(Inbox())
         connection.close()
-        assert connection.ended.done() and connection.error is None
+        assert connection.ended.happened and connection.error is None
         assert sent_by(wire) == [(8, b"\x03\xe8")]
         await asyncio.sleep(0.9)
         assert wire.ended == "closed"
@@ -1024,7 +1025,7 @@ def test_pings_by_the_clock(virtual: Run) -> None:
         assert connection.pings.rtt == pytest.approx(0.1)
         await asyncio.sleep(15.4)  # pinged at 40.1, to be answered by 40.6
         arrive(connection, build_frame(13, b"\0"))  # not an answer
-        assert not connection.ended.done()
+        assert not connection.ended.happened
         await asyncio.sleep(0.2)
         assert connection.error is not None and connection.error.kind == "ping_timeout"
 
@@ -1219,8 +1220,8 @@ class FakeConnection:
 
     def __init__(self, *, lives: float | None, established: bool, restarting: Any = None) -> None:
         loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[None] = loop.create_future()
-        self.lost: asyncio.Future[None] = loop.create_future()
+        self.ended = Once()
+        self.lost = Once()
         self.error: RelayClientError | None = None
         self.established = established
         self.restarting = restarting
@@ -1242,14 +1243,14 @@ class FakeConnection:
         self.pinged += 1
 
     def fail(self, kind: Any, message: str) -> None:
-        if not self.ended.done():
+        if not self.ended.happened:
             self.error = RelayClientError(kind, message)
             self.close()
 
     def close(self) -> None:
-        if not self.ended.done():
-            self.ended.set_result(None)
-            self.lost.set_result(None)
+        if not self.ended.happened:
+            self.ended.set()
+            self.lost.set()
 
     def abort(self) -> None:
         self.close()
@@ -1371,7 +1372,7 @@ def test_network_change_checks_replaces_and_wakes(virtual: Run) -> None:
             pool.set_home(HOME)
             await asyncio.sleep(5)
             pool.network_changed(["192.0.2.1", "fe80::1%eth0"])
-            assert first.pinged == 1 and not first.ended.done()
+            assert first.pinged == 1 and not first.ended.happened
             pool.network_changed(["192.0.2.7"])
             assert first.error is not None and first.error.kind == "network_changed"
             await asyncio.sleep(0)
@@ -1432,7 +1433,7 @@ def test_relay_without_use_is_left_after_a_minute_unless_it_is_home(virtual: Run
             assert set(pool.connected()) == {HOME, OTHER}
             await asyncio.sleep(0.2)
             assert pool.connected() == (HOME,)
-            assert dials.connections[1].ended.done() and dials.connections[1].error is None
+            assert dials.connections[1].ended.happened and dials.connections[1].error is None
             await asyncio.sleep(1000)
             assert pool.connected() == (HOME,)
             # A former home gets its minute from the change on.

@@ -286,6 +286,39 @@ def test_layout_core_creates_no_future_and_knows_no_loop() -> None:
     assert found == []
 
 
+MAKERS = re.compile(
+    r"\bcreate_future\b|\bFuture\(|\b(?:wrap_future|run_coroutine_threadsafe)\b"
+    r"|\basyncio\.(?:Event|Condition|Queue|LifoQueue|PriorityQueue|Lock|Barrier|(?:Bounded)?Semaphore)\b"
+    r"|from asyncio import [^\n]*\b(?:Event|Condition|Queue|Lock|Barrier|Semaphore|Future)\b"
+)
+
+
+def makers(text: str) -> list[str]:
+    """What in a source file makes futures, or waits by futures that nothing holds."""
+    code = re.sub(r"#.*", "", re.sub(r'"""(.*?)"""', "", text, flags=re.S))
+    return MAKERS.findall(code)
+
+
+def test_layout_only_waiters_make_futures() -> None:
+    """A task that waits must be held by its loop, which the things of asyncio do not see to."""
+    found = {
+        str(path.relative_to(PACKAGE)): made
+        for path in SOURCES
+        if (made := makers(path.read_text(encoding="utf-8")))
+    }
+    # The commands are programs on the public API, which keep what they wait for.
+    others = {name for name in found if not name.startswith(("aio/_waiters.", "cli/"))}
+    assert others == set() and "aio/_waiters.pyx" in found
+    for line in (
+        "self.x = asyncio.Event()",
+        "from asyncio import CancelledError, Queue",
+        "loop.create_future()",
+        "x: asyncio.Future[None] = asyncio.Future()",
+    ):
+        assert makers(line), line
+    assert not makers('"""Unlike asyncio.Event"""\nx = 1  # asyncio.Event\nt: asyncio.Future[None]')
+
+
 def test_layout_nothing_of_one_machine_or_workplace_in_the_files() -> None:
     # Put together here, so that this file does not contain them.
     words = ["/" + "work/", "/" + "tmp/venv", "/" + "root/", "/" + "home/", "lib" + "rary/env"]

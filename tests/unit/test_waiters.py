@@ -12,7 +12,7 @@ import pytest
 import uvloop
 
 from iroh_fast.aio._waiters import Handoff, Turn, WaitQueue
-from iroh_fast.aio.once import Once, see_through
+from iroh_fast.aio.once import Once, Room, see_through
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 
@@ -291,5 +291,43 @@ def test_seeing_through_outlasts_cancellation(run: Callable[[Main], None]) -> No
             assert str(error) == "it failed"
         else:
             raise AssertionError("the error was lost")
+
+    run(main)
+
+
+def test_room_serves_in_order_and_passes_on_what_a_cancelled_task_got(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        room = Room(1)
+        await room.take()
+        order: list[int] = []
+
+        async def enter(number: int) -> None:
+            await room.take()
+            order.append(number)
+
+        tasks = [asyncio.ensure_future(enter(number)) for number in range(4)]
+        await asyncio.sleep(0)
+        room.leave()
+        tasks[0].cancel()  # when the place is already on its way to it
+        await asyncio.wait(tasks, timeout=0.01)
+        assert order == [1] and room.free == 0
+        room.leave()
+        room.leave()
+        await asyncio.wait(tasks)
+        assert order == [1, 2, 3] and room.free == 0
+
+    run(main)
+
+
+def test_once_can_be_awaited_before_and_after_it_happened(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        once = Once()
+        tasks = [asyncio.ensure_future(once.wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        once.set()
+        await asyncio.wait(tasks)
+        await once
+        assert once.happened and [task.cancelled() for task in tasks] == [False, True, False]
 
     run(main)

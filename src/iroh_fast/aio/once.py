@@ -1,17 +1,18 @@
-"""Things that happen once, and waiting for them."""
+"""What tasks wait for that is not an event of the core: things that happen once, and room."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
 from ._waiters import WaitQueue
 
-__all__ = ["Once", "see_through"]
+__all__ = ["Once", "Room", "see_through"]
 
 
 class Once:
-    """Something that happens at most once.
+    """Something that happens at most once: ``await once``.
 
     Unlike ``asyncio.Event``, what waits here is kept alive by its event loop, also when nobody
     else refers to the waiting task or to this object.
@@ -32,6 +33,38 @@ class Once:
         """Return when it has happened.  Cancel-safe."""
         while not self.happened:
             await self._waiters.wait()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self.wait().__await__()
+
+
+class Room:
+    """A number of places; who finds none free waits, first come, first served.
+
+    Parameters
+    ----------
+    places : int
+        How many there are.
+    """
+
+    __slots__ = ("_waiters", "free")
+
+    def __init__(self, places: int) -> None:
+        self.free = places
+        self._waiters = WaitQueue()
+
+    async def take(self) -> None:
+        """Take a place.  Cancel-safe: a place that nobody got goes to the next one."""
+        if self._waiters.waiting or not self.free:
+            await self._waiters.wait()
+            while not self.free:
+                await self._waiters.wait()
+        self.free -= 1
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self.free += 1
+        self._waiters.wake()
 
 
 async def see_through(

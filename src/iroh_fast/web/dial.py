@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 from ..aio._waiters import WaitQueue
+from ..aio.once import Once
 from ..errors import DialError, DialErrorKind
 from .ca import CaConfig
 from .proxy import Proxy
@@ -69,11 +70,13 @@ class Link(asyncio.BufferedProtocol):
     ----------
     transport : asyncio.Transport or None
         The innermost one: below TLS while a tunnel is set up.
+    lost : Once
+        The socket is gone.
     """
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost = Once()
         self._scratch = bytearray(4096)
         self._head = bytearray()
         self._waiting = WaitQueue()  # for more bytes, or the end
@@ -100,8 +103,7 @@ class Link(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
         self._wake()
-        if not self.lost.done():
-            self.lost.set_result(None)
+        self.lost.set()
 
     def _wake(self) -> None:
         self._waiting.wake_all()

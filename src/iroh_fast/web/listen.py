@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from ..aio.once import Once
 from ..errors import BindError
 from .http import HEAD_TIMEOUT_S, Handler, HttpProtocol, Turns
 from .limits import Admission, Seldom
@@ -235,7 +236,7 @@ class Listener:
 
 async def _first_bytes(loop: asyncio.AbstractEventLoop, sock: socket.socket, limit: float) -> None:
     """Wait until the client has sent something; TimeoutError if it does not within `limit`."""
-    arrived = asyncio.Event()
+    arrived = Once()
     try:
         loop.add_reader(sock, arrived.set)
     except NotImplementedError:  # the usual loop on Windows

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ..aio.once import Once
 from ..errors import ConfigError
 
 __all__ = ["log_to_stderr", "on_hangup", "run_on_best_loop", "until_asked_to_stop"]
@@ -52,7 +53,7 @@ def on_hangup(callback: Callable[[], None]) -> None:
 async def until_asked_to_stop(served: Coroutine[Any, Any, None]) -> None:
     """Wait for SIGINT or SIGTERM, or for the end of `served`, which may raise."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    stop = Once()
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)

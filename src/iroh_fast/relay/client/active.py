@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ...addr import RelayUrl
+from ...aio.once import Once
 from ...errors import RelayClientError
 from ..map import RelayState
 from .connection import Backoff, RelayConnection
@@ -124,7 +125,7 @@ class ActiveRelay:
         self.queued_bytes = 0
         self.used = self.loop.time()  # when a datagram was last handed in
         self.backoff = Backoff(pool.uniform)
-        self.pause_over: asyncio.Event | None = None
+        self.pause_over: Once | None = None
         self.at_once = False  # the next attempt need not wait
         self.superseded = False
         self.since = self.loop.time()  # tried first, or connected last
@@ -241,7 +242,7 @@ class ActiveRelay:
             connection.serve()
             self.on_writable()
             self.pool.connected_again(self.url)
-            await asyncio.wait([connection.ended])
+            await connection.ended
             self.connection = None
             self.present.clear()
             self.since = self.loop.time()
@@ -275,10 +276,10 @@ class ActiveRelay:
         if self.at_once:
             self.at_once = False
             return
-        self.pause_over = asyncio.Event()
+        self.pause_over = Once()
         try:
             async with asyncio.timeout(delay):
-                await self.pause_over.wait()
+                await self.pause_over
         except TimeoutError:
             pass
         finally:

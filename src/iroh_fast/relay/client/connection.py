@@ -35,6 +35,7 @@ from ..._relay import (
     build_message,
 )
 from ...addr import RelayUrl
+from ...aio.once import Once
 from ...errors import RelayClientError, RelayError, RelayErrorKind
 from ...keys import SecretKey
 from ..wire import ClientHandshake, RelayDenied
@@ -159,8 +160,8 @@ class RelayConnection(RelayLink):
 
     Attributes
     ----------
-    ended : Future
-        Done as soon as the connection is of no more use; `lost` when the socket is gone.
+    ended : Once
+        Happened as soon as the connection is of no more use; `lost` when the socket is gone.
     error : RelayClientError or None
         Why it ended; None after `close`.
     established : bool
@@ -177,7 +178,7 @@ class RelayConnection(RelayLink):
         super().__init__()
         self.url = url
         self._name = Target.of(url).host_header
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ended = Once()
         self.error: RelayClientError | None = None
         self.established = False
         self.restarting: tuple[float, float] | None = None
@@ -295,7 +296,7 @@ class RelayConnection(RelayLink):
         """Begin to exchange frames: send the first ping, hand over what came in already."""
         reader, transport = self._reader, self.transport
         assert reader is not None and transport is not None
-        if self.ended.done():
+        if self.ended.happened:
             return
         self._serving = True
         transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
@@ -486,7 +487,7 @@ class RelayConnection(RelayLink):
 
     def close(self) -> None:
         """Close in good order: what was sent still leaves, for at most a second."""
-        if self.ended.done():
+        if self.ended.happened:
             return
         self._flush()
         self._say_goodbye(1000)
@@ -494,7 +495,7 @@ class RelayConnection(RelayLink):
         self._close_transport()
 
     def _fail(self, kind: RelayErrorKind, message: str, code: int = 0) -> None:
-        if self.ended.done():
+        if self.ended.happened:
             return
         if code:
             self._say_goodbye(code)
@@ -510,7 +511,7 @@ class RelayConnection(RelayLink):
             self.transport.write(build_message(_CLOSE, payload, os.urandom(4)))
 
     def _end(self, kind: RelayErrorKind, message: str) -> None:
-        if not self.ended.done():
+        if not self.ended.happened:
             self._finish(RelayClientError(kind, message, url=self.url))
 
     def _finish(self, error: RelayClientError | None) -> None:
@@ -519,11 +520,11 @@ class RelayConnection(RelayLink):
         for handle in (self._tick_handle, self._flush_handle, self._stall_handle):
             if handle is not None:
                 handle.cancel()
-        self.ended.set_result(None)
+        self.ended.set()
 
     def _close_transport(self) -> None:
         transport = self.transport
-        if transport is not None and self._abort_handle is None and not self.lost.done():
+        if transport is not None and self._abort_handle is None and not self.lost.happened:
             transport.close()
             self._abort_handle = self._loop.call_later(CLOSE_TIMEOUT_S, transport.abort)
 

@@ -100,7 +100,7 @@ class RelayPool:
         self._connector = connector or self._dial
         self.uniform = uniform
         self._active: dict[RelayUrl, ActiveRelay] = {}
-        self._ending: set[asyncio.Future[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._home: RelayUrl | None = None
         self._home_status: RelayStatus | None = None
         self._closed = False
@@ -175,11 +175,9 @@ class RelayPool:
         """Stop using a relay; what ends in the background is remembered until it has."""
         if self._active.get(active.url) is active:
             del self._active[active.url]
-        connection = active.connection
-        for end in (active.task, connection.lost if connection is not None else None):
-            if end is not None and not end.done():
-                self._ending.add(end)
-                end.add_done_callback(self._ending.discard)
+        end = self.loop.create_task(_ended(active.task, active.connection))
+        self._ending.add(end)
+        end.add_done_callback(self._ending.discard)
         active.stop()
 
     def _stopped(self, active: ActiveRelay, task: asyncio.Task[None]) -> None:
@@ -351,5 +349,15 @@ class RelayPool:
                 await asyncio.wait(tuple(self._ending), timeout=CLOSE_S)
         finally:
             for connection in connections:
-                if not connection.lost.done():
+                if not connection.lost.happened:
                     connection.abort()
+            for end in self._ending:
+                end.cancel()
+
+
+async def _ended(task: asyncio.Task[None], connection: RelayConnection | None) -> None:
+    """Wait until nothing is left of a relay that was in use."""
+    if not task.done():
+        await asyncio.wait({task})
+    if connection is not None:
+        await connection.lost
