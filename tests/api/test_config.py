@@ -65,6 +65,7 @@ def test_transport_durations_accept_timedelta_and_become_seconds() -> None:
     ("options", "words"),
     [
         ({"max_concurrent_multipath_paths": 7}, "at least 8"),
+        ({"max_concurrent_multipath_paths": 257}, "256"),
         ({"default_path_max_idle_timeout": 16}, "at most 15"),
         ({"default_path_keep_alive_interval": 6}, "at most 5"),
         ({"max_remote_nat_traversal_addresses": 7}, "at least 8"),

@@ -170,3 +170,44 @@ def test_requested_acknowledgement_delay_is_bounded(make_pair: MakePair) -> None
     p.run_for(17 * SECOND)
     assert s.close_reason is None
     assert any(f["type"] in (0x3E, 0x3F) for f in attacker.frames(attacker.received[mark:]))
+
+
+@pytest.mark.parametrize("paths", [2**31 - 1, 2**31 + 8, 2**32 - 1])
+@pytest.mark.parametrize("side", ["transport", "server_transport"])
+def test_any_number_of_paths_may_be_allowed(make_pair: MakePair, paths: int, side: str) -> None:
+    options = {"transport": calm(), side: calm(max_concurrent_multipath_paths=paths)}
+    p = make_pair(**options)
+    c, s = p.connect()
+    transfer(p, c, s, bytes(20_000))
+    assert p.server.endpoint.known_ids() < 2000
+
+
+@pytest.mark.parametrize(
+    "name", ["keep_alive_interval", "default_path_keep_alive_interval", "mtu_discovery"]
+)
+@pytest.mark.parametrize("seconds", [1e-12, 1e-9, 1e-4])
+def test_short_intervals_leave_the_loop_time(
+    make_pair: MakePair, name: str, seconds: float
+) -> None:
+    value = MtuDiscoveryConfig(interval=seconds) if name == "mtu_discovery" else seconds
+    p = make_pair(transport=calm(**{name: value}))
+    c = p.dial()
+    p.run_until(lambda: c.handshake_confirmed)
+    before = p.steps
+    p.run_for(SECOND)
+    assert p.steps - before <= 5000  # both sides, each millisecond, and the acknowledgements
+    assert c.close_reason is None
+
+
+@pytest.mark.parametrize("seconds", [1e-12, 0.0004, 0.0011])
+def test_idle_timeout_below_what_can_be_announced_is_one(
+    make_pair: MakePair, seconds: float
+) -> None:
+    announcing = Announcing({})
+    p = make_pair(transport=calm(max_idle_timeout=seconds), client_options={"tls": announcing})
+    c = p.dial()
+    p.flush()
+    announced = TransportParameters.decode(announcing.sent[0], False).max_idle_timeout_ms
+    assert 0 < announced <= 2
+    p.run_until(lambda: c.close_reason, limit=20 * SECOND)
+    assert c.close_reason.kind == "timed_out"

@@ -3,7 +3,10 @@
 from libc.stdlib cimport calloc, free
 
 from iroh_fast.quic._congestion cimport CC_CUBIC, CC_NEW_RENO
-from iroh_fast.quic._time cimport ns_of
+from iroh_fast.quic._time cimport ns_from_seconds, ns_of
+
+cdef enum:
+    MAX_PATHS = 256               # each id has connection ids from the start, and packets look along the paths
 
 
 cdef Config* config_new(object transport) except NULL:
@@ -32,7 +35,7 @@ cdef int load(object t, Config* c) except -1:
     c.keep_alive = ns_of(t.keep_alive_interval)
     c.path_idle = ns_of(t.default_path_max_idle_timeout)
     c.path_keep_alive = ns_of(t.default_path_keep_alive_interval)
-    c.initial_rtt = ns_of(t.initial_rtt)
+    c.initial_rtt = ns_from_seconds(t.initial_rtt) or 1
     c.max_bidi = t.max_concurrent_bidi_streams
     c.max_uni = t.max_concurrent_uni_streams
     c.stream_window = t.stream_receive_window
@@ -62,7 +65,7 @@ cdef int load(object t, Config* c) except -1:
     c.datagram_rx = t.datagram_receive_buffer_size or 0
     c.datagram_tx = t.datagram_send_buffer_size
     c.cc = CC_NEW_RENO if t.congestion_controller == "newreno" else CC_CUBIC
-    c.max_paths = t.max_concurrent_multipath_paths or 0
+    c.max_paths = min(t.max_concurrent_multipath_paths or 0, MAX_PATHS)
     c.max_nat = t.max_remote_nat_traversal_addresses or 0
     if af is not None:
         c.ack_frequency = True

@@ -229,7 +229,7 @@ cdef int queue_control(QuicConnection conn, int kind, uint32_t path, uint64_t id
     cdef FrameRec* record = NULL
     if row.joins and ledger.queued[kind]:
         return 0
-    if ledger.open[kind] >= row.bound + row.per_path * conn.cfg.max_paths:
+    if ledger.open[kind] >= row.bound + <uint64_t>row.per_path * conn.cfg.max_paths:
         return conn.fail(row.error, row.text, 0) if row.error else 1
     if frame_rec(&record, CONTROL + kind, path, id, value, 0) == NULL:
         return conn.fail(INTERNAL_ERROR, b"out of memory", 0)

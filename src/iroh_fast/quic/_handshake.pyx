@@ -313,7 +313,7 @@ cdef bytes own_parameters(QuicConnection conn, const uint8_t* reset_token):
         if conn.used_retry:
             p.present |= HAS_RETRY_SCID
             cid_set(&p.retry_scid, conn.retry_scid, conn.retry_scid_len)
-    p.max_idle_timeout_ms = <uint64_t>(config.idle_timeout // MS)
+    p.max_idle_timeout_ms = <uint64_t>((config.idle_timeout + MS - 1) // MS)
     p.max_udp_payload_size = 1472 if config.mtu_bound <= 1472 else config.mtu_bound
     p.initial_max_data = config.receive_window
     p.initial_max_stream_data_bidi_local = config.stream_window

@@ -44,8 +44,15 @@ cdef inline int64_t ns_from_seconds(double seconds) noexcept nogil:
 
 
 cdef inline int64_t ns_of(object seconds) except? -1:
-    """A duration of the application's; 0 for None, which means none."""
-    return 0 if seconds is None else ns_from_seconds(<double>seconds)
+    """A duration of the application's; 0 for None, which means none.
+
+    At least a millisecond, as short as timers of event loops are: what is due more often would never let go.
+    """
+    cdef int64_t ns
+    if seconds is None:
+        return 0
+    ns = ns_from_seconds(<double>seconds)
+    return ns if ns > MS else MS
 
 
 cdef inline int64_t times(int64_t duration, int64_t factor) noexcept nogil:

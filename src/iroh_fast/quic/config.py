@@ -17,6 +17,7 @@ from ..errors import ConfigError
 __all__ = ["AckFrequencyConfig", "MtuDiscoveryConfig", "QuicTransportConfig"]
 
 MAX_STREAMS = 2**60  # RFC 9000 §4.6: a larger stream count cannot be encoded as an id
+MAX_PATHS = 256
 MIN_UDP_PAYLOAD = 1200  # RFC 9000 §14: every QUIC path carries at least this
 MAX_UDP_PAYLOAD = 65527
 
@@ -171,7 +172,10 @@ class QuicTransportConfig:
             raise ConfigError(
                 f'congestion_controller is "cubic" or "newreno", not {shown(self.congestion_controller)}'
             )
-        check_integer("max_concurrent_multipath_paths", self.max_concurrent_multipath_paths, 0, 2**31)
+        # Every path id has connection ids from the start, and every packet looks along the paths.
+        check_integer(
+            "max_concurrent_multipath_paths", self.max_concurrent_multipath_paths, 0, MAX_PATHS
+        )
         if self.max_concurrent_multipath_paths < 8:
             raise ConfigError(
                 "max_concurrent_multipath_paths must be at least 8, "
