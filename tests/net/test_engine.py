@@ -20,9 +20,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iroh_fast._batch import UdpSocket
 from iroh_fast.config import BindAddr, QuicTransportConfig
+from iroh_fast.net._deadlines import Deadlines
 from iroh_fast.net._socket import DriverCore
 from iroh_fast.net.socket import Driver
 from iroh_fast.quic._connection import QuicConnection
@@ -111,8 +114,45 @@ async def test_timer_entries_follow_the_number_of_connections() -> None:
             stream.write(b"hello")
             await asyncio.sleep(0.002)
             most = max(most, client._core.timer_entries, server._core.timer_entries)
-        assert 0 < most <= 2 * 1 + 9
+        assert most == 1
         assert accepted.close_reason is None
+        q.close()
+        await until(lambda: client._core.timer_entries == server._core.timer_entries == 0)
+
+
+STEPS = st.tuples(st.sampled_from(["put", "remove", "take"]), st.integers(0, 19), st.integers(1, 30))
+
+
+@given(st.lists(STEPS, max_size=80))
+def test_deadlines_are_taken_in_order_and_move(steps: list[tuple[str, int, int]]) -> None:
+    endpoint = QuicEndpoint(Identity(bytes([3]) * 32))
+    conns = [
+        endpoint.connect(
+            [("192.0.2.1", 4433)],
+            expected_peer=bytes(32),
+            alpns=[ALPN],
+            transport=QuicTransportConfig(),
+            now=1,
+        )
+        for _ in range(20)
+    ]
+    heap = Deadlines()
+    due: dict[int, int] = {}
+    for step, which, at in steps:
+        if step == "put":
+            heap.put(conns[which], at)
+            due[which] = at
+        elif step == "remove":
+            heap.remove(conns[which])
+            due.pop(which, None)
+        elif (conn := heap.take_due(at)) is None:
+            assert min(due.values(), default=at + 1) > at
+        else:
+            first = min(due.values())
+            assert due.pop(conns.index(conn)) == first <= at
+        assert len(heap) == len(due)
+    order = [due[conns.index(conn)] for conn in iter(lambda: heap.take_due(99), None)]
+    assert order == sorted(due.values())
 
 
 async def test_heartbeats_of_many_connections_are_served_together() -> None:

@@ -546,6 +546,28 @@ def test_path_heartbeats_keep_idle_paths(multi):
     assert len(p.client.sent) < 200
 
 
+def pings(connection):
+    return connection.stats()["frame_tx"]["ping"]
+
+
+def test_one_side_beats_where_both_hear_it(multi):
+    p, c, s = multi(transport=calm(keep_alive_interval=None, default_path_keep_alive_interval=5.0))
+    p.drive(quiet=SECOND)
+    before = pings(c), pings(s)
+    p.run_for(60 * SECOND)
+    assert pings(c) - before[0] >= 10
+    assert pings(s) == before[1]
+
+
+def test_other_side_beats_when_nothing_is_heard(multi):
+    p, c, s = multi(transport=calm(keep_alive_interval=None, default_path_keep_alive_interval=5.0))
+    p.drive(quiet=SECOND)
+    before = pings(s)
+    p.filters.append(lambda d: d.src == C[0])
+    p.run_for(12 * SECOND)
+    assert pings(s) - before >= 1
+
+
 def test_dead_path_is_left_and_the_data_move(multi):
     p, c, s = multi(transport=calm(keep_alive_interval=5.0, default_path_keep_alive_interval=5.0))
     c.open_path(S[1], C[1], backup=True)

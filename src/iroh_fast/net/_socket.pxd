@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport RxMessage, UdpAddr, UdpSocket
+from iroh_fast.net._deadlines cimport Deadlines
 from iroh_fast.net._outbox cimport Outbox, OutboxOwner
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker
@@ -13,7 +14,8 @@ cdef class DriverCore(Waker):
     cdef readonly object loop
     cdef Outbox outbox
     cdef RxMessage messages[16]
-    cdef list dirty, held, timers
+    cdef list dirty, held
+    cdef Deadlines deadlines
     cdef object run_soon
     cdef uint8_t* injected
     cdef readonly bint scheduled, stopped
@@ -29,7 +31,6 @@ cdef class DriverCore(Waker):
     cdef bint flush(self, QuicConnection conn, int64_t now)
     cdef void settle(self, int64_t now)
     cdef void arm(self, QuicConnection conn, int64_t now)
-    cdef void forget_stale(self)
     cdef void set_timer(self, int64_t at)
 
 

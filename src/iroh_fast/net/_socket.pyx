@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4
 from iroh_fast.aio._waiters cimport deliver
+from iroh_fast.net._deadlines cimport Deadlines
 from iroh_fast.net._outbox cimport BATCH_BYTES, Outbox, OutboxOwner, is_private
 from iroh_fast.quic._closing cimport end_failed
 from iroh_fast.quic._connection cimport QuicConnection
@@ -23,7 +24,6 @@ from iroh_fast.quic._timeouts cimport handle_timeout, next_wake
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
 import errno
-import heapq
 import logging
 
 logger = logging.getLogger("iroh_fast.net")
@@ -41,7 +41,6 @@ cdef enum:
     FLUSH_DATAGRAMS = 90          # sent per connection and turn
     MAX_SEGMENTS = 45
     SPIN_NS = 50000               # a deadline closer than this is polled, not timed
-    SPARE_TIMERS = 8              # stale entries beside one per connection
 
 
 def monotonic_ns():
@@ -81,7 +80,7 @@ cdef class DriverCore(Waker):
         self.loop = loop
         self.dirty = []
         self.held = []
-        self.timers = []
+        self.deadlines = Deadlines()
         self.timer_fd = -1
         self.outbox = Outbox(Sender(self), loop)
         self.timer_fd = timer_open()
@@ -289,30 +288,23 @@ cdef class DriverCore(Waker):
 
     # ------------------------------------------------------------- timers
     cdef void arm(self, QuicConnection conn, int64_t now):
-        """Have a timer entry no later than the connection's deadline; a later deadline moves lazily."""
-        cdef int64_t d = next_wake(conn)
-        conn.deadline = d
-        if d == 0 or conn.state == ST_DRAINED:
+        """Look at the connection again at its deadline."""
+        cdef int64_t at = next_wake(conn)
+        if at == 0 or conn.state == ST_DRAINED:
+            self.deadlines.remove(conn)
             return
-        if d - now < SPIN_NS and d > now:
+        if at - now < SPIN_NS and at > now:
             if not conn.dirty:
                 self.mark(conn)
             if not self.scheduled:
                 self.schedule()
             # fall through: the timer stays as a safety net
-        if conn.timer_at == 0 or d < conn.timer_at:
-            conn.timer_at = d
-            heapq.heappush(self.timers, (d, conn.stable_id))
-            if len(self.timers) > 2 * len(self.endpoint.connections) + SPARE_TIMERS:
-                self.forget_stale()
-            if self.timer_at == 0 or d < self.timer_at:
-                self.set_timer(d)
+        self.deadlines.put(conn, at)
+        if self.timer_at == 0 or at < self.timer_at:
+            self.set_timer(at)
 
-    cdef void forget_stale(self):
-        """Drop entries that an earlier one has replaced, so that their number follows that of the connections."""
-        cdef QuicConnection conn
-        self.timers = [(conn.timer_at, conn.stable_id) for conn in self.endpoint.connections.values() if conn.timer_at]
-        heapq.heapify(self.timers)
+    cdef void drained(self, QuicConnection conn) noexcept:
+        self.deadlines.remove(conn)
 
     cdef void set_timer(self, int64_t at):
         self.timer_at = at
@@ -326,7 +318,7 @@ cdef class DriverCore(Waker):
 
     def on_timer(self):
         """Handle every connection whose deadline has come."""
-        cdef int64_t now, d
+        cdef int64_t now, first
         cdef QuicConnection conn
         if self.stopped:
             return
@@ -335,28 +327,21 @@ cdef class DriverCore(Waker):
         self.timer_at = 0
         self.timer_wakes += 1
         now = clock_now_ns()
-        while self.timers and self.timers[0][0] <= now:
-            d, id = heapq.heappop(self.timers)
-            conn = self.endpoint.connections.get(id)
-            if conn is None or conn.timer_at != d:
-                continue
-            conn.timer_at = 0
-            if conn.deadline <= now:
-                handle_timeout(conn, now)
-                if not conn.dirty:
-                    self.mark(conn)
-            else:
-                conn.timer_at = conn.deadline
-                heapq.heappush(self.timers, (conn.deadline, id))
+        while (conn := self.deadlines.take_due(now)) is not None:
+            handle_timeout(conn, now)
+            if not conn.dirty:
+                self.mark(conn)
         self.settle(now)
-        if self.timers and (self.timer_at == 0 or self.timers[0][0] < self.timer_at):
-            self.set_timer(self.timers[0][0])
+        first = self.deadlines.earliest()
+        if first and (self.timer_at == 0 or first < self.timer_at):
+            self.set_timer(first)
 
     # ------------------------------------------------------------- end
     cdef void abandon(self):
         """The loop was closed without `stop`: connections end, nothing can be sent any more."""
         cdef QuicConnection c
         self.stopped = True
+        self.deadlines.clear()
         self.endpoint.waker = None
         for c in list(self.endpoint.connections.values()):
             if c.close_reason is None:
@@ -389,7 +374,7 @@ cdef class DriverCore(Waker):
         for conn in batch:
             conn.dirty = False
             deliver(conn)
-        self.timers = []
+        self.deadlines.clear()
         self.outbox.close()
         self.endpoint.waker = None
         self.run_soon = None
@@ -402,8 +387,8 @@ cdef class DriverCore(Waker):
 
     @property
     def timer_entries(self):
-        """How many entries the timers hold, stale ones included."""
-        return len(self.timers)
+        """How many connections have a deadline."""
+        return len(self.deadlines)
 
     @property
     def parked_batches(self):

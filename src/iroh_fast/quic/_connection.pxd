@@ -109,7 +109,7 @@ cdef class QuicConnection(StreamOwner):
     cdef Timers timers
     cdef int64_t deadline             # the earliest of all timers as last looked at, 0: none
     cdef bint dirty                   # in the driver's list
-    cdef int64_t timer_at             # of the driver's timer entry, 0: none
+    cdef uint32_t timer_place         # one above that of the driver's timer entry, 0: none
     cdef uint32_t dirty_events
     cdef bint failed
     cdef PathStats* done              # of discarded paths, NULL while there are none

@@ -19,6 +19,7 @@ cdef class Waker:
     """Driver side: told when a connection has something to send."""
     cdef void wake(self, QuicConnection c) noexcept
     cdef void wake_endpoint(self) noexcept
+    cdef void drained(self, QuicConnection c) noexcept      # it goes: keep nothing of it
     cdef int64_t clock_ns(self) noexcept nogil
 
 

@@ -58,6 +58,9 @@ cdef class Waker:
     cdef void wake_endpoint(self) noexcept:
         pass
 
+    cdef void drained(self, QuicConnection c) noexcept:
+        pass
+
     cdef int64_t clock_ns(self) noexcept nogil:
         return 0
 
@@ -159,6 +162,8 @@ cdef class QuicEndpoint(AdmissionHost):
 
     cdef void on_drained(self, QuicConnection c) noexcept:
         unregister(c)
+        if self.waker is not None:
+            self.waker.drained(c)
         if c.initial_dcid_len:
             self.initial_ids.pop(PyBytes_FromStringAndSize(<char*>c.initial_dcid, c.initial_dcid_len), None)
         self.connections.pop(c.stable_id, None)

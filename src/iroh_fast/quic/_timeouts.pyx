@@ -33,6 +33,7 @@ logger = logging.getLogger("iroh_fast.quic")
 
 cdef int64_t SLACK = 100 * MS         # what heartbeats and idle timeouts may be late
 cdef int64_t CLOSE_SLACK = 10 * MS    # what the end of a closed connection may be late: many go at once
+cdef int64_t SECOND_TURN = SLACK      # what the side that accepted leaves the other one to beat first
 cdef int64_t ACK_SLACK = MS           # what acknowledgements may be late: the delay we announce allows for timers
 
 
@@ -61,7 +62,7 @@ cdef void set_timers(QuicConnection conn) noexcept nogil:
     if conn.idle_timeout:
         timer_set(timers, TIMER_IDLE, since + (conn.idle_timeout if conn.idle_timeout > least else least))
     if beat and conn.cfg.keep_alive and conn.state == ST_ESTABLISHED:
-        timer_set(timers, TIMER_KEEP_ALIVE, active + conn.cfg.keep_alive)
+        timer_set(timers, TIMER_KEEP_ALIVE, active + conn.cfg.keep_alive + (0 if conn.is_client else SECOND_TURN))
     else:
         timer_clear(timers, TIMER_KEEP_ALIVE)
 
@@ -92,6 +93,17 @@ cdef void set_path_timers(QuicConnection conn, Path* path) noexcept nogil:
     set_path_life_timers(conn, path, timers)
 
 
+cdef inline int64_t heartbeat(QuicConnection conn, Path* path) noexcept nogil:
+    """When a quiet path shows that it works."""
+    if path == conn.paths.first and path.next == NULL:
+        # Its acknowledgements come this way too: one side's beats show it to both. The other side's follow when those are late.
+        return ((path.last_rx if path.last_rx > path.last_tx else path.last_tx) + conn.cfg.path_keep_alive
+                + (0 if conn.is_client else SECOND_TURN))
+    # Both sides beat: acknowledgements take the best path, so only what the peer sends here on its own account shows that
+    # this path works.
+    return path.last_tx + conn.cfg.path_keep_alive
+
+
 cdef void set_path_life_timers(QuicConnection conn, Path* path, Timers* timers) noexcept nogil:
     """Those of an open path that nothing is under way on."""
     cdef bint alive = not path.abandoned and conn.state == ST_ESTABLISHED
@@ -101,9 +113,7 @@ cdef void set_path_life_timers(QuicConnection conn, Path* path, Timers* timers) 
     if alive and conn.multipath and path.idle_timeout and not irreplaceable(conn, path):
         least = 3 * rtt_pto_base(&path.r.rtt)
         timer_set(timers, TIMER_PATH_IDLE, path.idle_from + (path.idle_timeout if path.idle_timeout > least else least))
-    # Both sides beat: acknowledgements take the best path, so only what the peer sends here on its own account shows that
-    # this path works.
-    timer_set(timers, TIMER_HEARTBEAT, path.last_tx + conn.cfg.path_keep_alive if beating and not path.ping_due else NEVER)
+    timer_set(timers, TIMER_HEARTBEAT, heartbeat(conn, path) if beating and not path.ping_due else NEVER)
     # INTEROP: iroh does not beat on a path on which it hears us, be it data that is not acknowledged here. It must answer a
     # challenge on the path.
     if beating and path.r.validated and not path_challenging(path):
