@@ -6,16 +6,15 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from ._later import Later
-from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
+from .addr import EndpointAddr, IpAddr, SocketAddr
 from .aio.owner import Owner
 from .config import EndpointConfig
-from .connection import Connection
 from .keys import EndpointId, PublicKey
 from .metrics import EndpointMetrics
 from .net.reach import usable
 from .net.remote import RemoteMap
 from .net.socket import Driver
-from .paths import Paths
+from .paths import AddrOf, Paths
 from .quic._connection import QuicConnection
 
 if TYPE_CHECKING:
@@ -45,13 +44,14 @@ class Context:
         "hooks",
         "id",
         "linger",
-        "live",
         "metrics",
+        "over",
         "owner",
         "relay",
         "remotes",
         "sockets",
         "transport",
+        "transport_addr",
     )
 
     def __init__(
@@ -75,7 +75,10 @@ class Context:
         self.events = _events.EventHub(owner, id)
         self.followed: dict[int, object] = {}  # connection -> its paths, as last told
         self.closing = False
-        self.live: weakref.WeakSet[Connection] = weakref.WeakSet()
+        # Connections that ended and that somebody still holds.
+        self.over: weakref.WeakSet[QuicConnection] = weakref.WeakSet()
+        # Converts an address of the driver. Bound once, for all connections.
+        self.transport_addr: AddrOf = driver.transports.addr_of
         self.remotes = RemoteMap(owner.loop, self.paths_changed)
         self.relay: RelayTransport | None = None
 
@@ -101,6 +104,7 @@ class Context:
         if q.peer_id is None:
             return
         if reason is not None:
+            self.over.add(q)
             self.followed.pop(q.stable_id, None)
             if self.events.wants(_events.ConnectionClosed):
                 remote = PublicKey._from_valid(q.peer_id)
@@ -114,9 +118,16 @@ class Context:
                 remote = PublicKey._from_valid(q.peer_id)
                 self.events.emit(_events.PathsChanged(q.stable_id, remote, tuple(book.get())))
 
-    def transport_addr(self, address: tuple[Any, ...]) -> TransportAddr:
-        """Convert an address of the driver."""
-        return self.driver.transports.addr_of(address)
+    def live(self) -> list[QuicConnection]:
+        """Connections whose handshake is complete and that did not end."""
+        known = self.driver.endpoint.connections.values()
+        return [q for q in known if q.handshake_complete and q.close_reason is None]
+
+    def paths_with(self, id: EndpointId) -> list[Paths]:
+        """The paths of each connection with a peer, also of those that ended and are still held."""
+        key = bytes(id)
+        held = (*self.live(), *self.over)
+        return [Paths(q, self.transport_addr) for q in held if q.peer_id == key]
 
     def sockaddrs(self, target: EndpointAddr) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
         """The ways to an endpoint that can be tried, and the others with the reason why not.

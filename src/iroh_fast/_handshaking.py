@@ -119,7 +119,6 @@ class Handshaking:
         context.metrics.opened += 1
         first = conn._q.path_remote(0)
         context.metrics.direct += first is not None and not is_private(first)
-        context.live.add(conn)
         context.opened(conn._q)
         context.remotes.attach(conn._q, self._addrs)
         if conn.close_reason is not None:  # too late to be followed

@@ -28,7 +28,7 @@ from .quic._connection import (
 )
 from .quic.tls.identity import SPKI_PREFIX
 from .streams import BiStream, RecvStream, SendStream
-from .streams.opening import Arrivals, OpeningBi, OpeningUni, is_graceful
+from .streams.opening import Arrivals, OpeningBi, OpeningUni, both_halves, is_graceful
 
 if TYPE_CHECKING:
     from . import stats as _stats
@@ -39,7 +39,12 @@ __all__ = ["Connection", "WeakConnection"]
 
 log = logging.getLogger(__name__)
 
+_EXIT: tuple[int, bytes] = (0, b"")  # code and reason of leaving `async with`
 ABORTED = 1  # the code a connection is closed with when its block is left by an exception
+
+
+def _datagram(conn: Connection, data: bytes) -> bytes:
+    return data
 
 
 class Connection:
@@ -76,7 +81,7 @@ class Connection:
         self._owner = owner
         self._addr_of = addr_of
         self._remote_id = remote_id
-        self._exit: tuple[int, bytes] = (0, b"")
+        self._exit = _EXIT
         self._linger = linger
         self._paths: Paths | None = None  # made when asked for
         self._warn = False
@@ -217,11 +222,11 @@ class Connection:
         Ends when this side closes the connection or the peer does with code 0; any other
         loss raises.  With `raise_on_close` every end raises.
         """
-        return Arrivals(self, self.accept_bi, raise_on_close)
+        return Arrivals(self, WAIT_ACCEPT_BI, both_halves, raise_on_close)
 
     def uni_streams(self, *, raise_on_close: bool = False) -> Arrivals[RecvStream]:
         """Iterate over the peer's unidirectional streams; as :meth:`bi_streams`."""
-        return Arrivals(self, self.accept_uni, raise_on_close)
+        return Arrivals(self, WAIT_ACCEPT_UNI, RecvStream, raise_on_close)
 
     # --- datagrams
 
@@ -271,7 +276,7 @@ class Connection:
 
     def datagrams(self, *, raise_on_close: bool = False) -> Arrivals[bytes]:
         """Iterate over received datagrams; ends as :meth:`bi_streams`."""
-        return Arrivals(self, self.read_datagram, raise_on_close)
+        return Arrivals(self, WAIT_DATAGRAM, _datagram, raise_on_close)
 
     @property
     def max_datagram_size(self) -> int | None:

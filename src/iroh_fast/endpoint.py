@@ -325,9 +325,8 @@ class Endpoint:
         self._update_addr()
         if context.relay is not None:
             context.relay.pool.network_changed({str(ip) for ip in _local_addrs.interface_addrs()})
-        for conn in list(context.live):
-            if conn.close_reason is None:
-                conn._q.network_changed()
+        for q in context.live():
+            q.network_changed()
 
     async def remote_info(self, id: EndpointId | str, /) -> _stats.RemoteInfo | None:
         """What is known about a remote from connections with it; None if nothing."""
@@ -337,12 +336,10 @@ class Endpoint:
         id = EndpointId(id)
         usage: dict[TransportAddr, bool] = {}
         known = False
-        for conn in list(self._context.live):
-            if conn._remote_id != id:
-                continue
+        for book in self._context.paths_with(id):
             known = True
-            for path in conn.paths:
-                active = conn.close_reason is None
+            for path in book.get():
+                active = not book.ended()
                 usage[path.remote_addr] = usage.get(path.remote_addr, False) or active
         if not known:
             return None
@@ -643,7 +640,7 @@ class Endpoint:
             await self._end(0 if clean else _connection.ABORTED)
 
     def __repr__(self) -> str:
-        live = sum(conn.close_reason is None for conn in list(self._context.live))
+        live = len(self._context.live())
         state = "closed" if self.closed else f"open, {live} connections"
         return f"<Endpoint {self.id:short} {_named(self.bound_sockets)} {state}>"
 
@@ -676,9 +673,8 @@ def _open_driver(
 
 
 def _counters(context: _context_.Context) -> tuple[Mapping[str, int], int, object]:
-    live = sum(conn.close_reason is None for conn in list(context.live))
     relay = context.relay
-    return context.driver.stats(), live, None if relay is None else relay.pool.stats
+    return context.driver.stats(), len(context.live()), None if relay is None else relay.pool.stats
 
 
 def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTransport:

@@ -8,7 +8,7 @@ import inspect
 import logging
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -19,6 +19,7 @@ from .endpoint import Endpoint
 from .errors import ConnectionLost, EndpointClosed, IrohError, NotAllowed
 from .handshake import Accepting
 from .incoming import MAX_HANDSHAKES, Incoming
+from .keys import PublicKey
 from .quic._connection import QuicConnection
 
 __all__ = ["IncomingFilter", "IncomingOutcome", "ProtocolHandler", "Router"]
@@ -185,17 +186,21 @@ class Router:
 
     async def _accept_loop(self, room: Room) -> None:
         loop = asyncio.get_running_loop()
+        over, context = self._tasks.discard, copy_context()  # the same for all tasks
         async for incoming in self._endpoint.incoming():
             await room.take()
-            task = loop.create_task(self._serve(incoming, _Place(room)))
+            task = loop.create_task(self._serve(incoming, room))
             self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(over, context=context)
             del incoming
 
-    async def _serve(self, incoming: Incoming, place: _Place) -> None:
-        """Take an attempt through filter and handshake, and hand it to its handler."""
+    async def _serve(self, incoming: Incoming, room: Room) -> None:
+        """Take an attempt through filter and handshake, and hand it to its handler.
+
+        While the handler runs as little as possible is kept: most of a server's connections
+        are quiet, and each object of theirs costs in every full collection.
+        """
         try:
-            where = incoming.remote_addr
             accepting = await self._screen(incoming)
             del incoming
             if accepting is None:
@@ -205,20 +210,32 @@ class Router:
             if taken is None:
                 return
         finally:
-            place.leave()
+            room.leave()
+        del room
         handler, holder = taken
+        del taken
         q = holder[0]._q
         try:
             # The handler gets the only reference, so that it can let go of the connection.
-            await _serving(handler)(holder.pop())
+            serving = _serving(handler)(holder.pop())
+            del holder
+            await serving
         except (ConnectionLost, NotAllowed) as error:
-            log.info("connection from %s: %s", where, error)
+            log.info("connection from %s: %s", self._where(q), error)
             self._failed(error, q)
         except BaseException as error:
             if not (self._cancelling and isinstance(error, asyncio.CancelledError)):
-                self._failed(error, q, f"the handler of a connection from {where}")
+                self._failed(error, q, f"the handler of a connection from {self._where(q)}")
             if _is_above_us(error):
                 raise
+
+    def _where(self, q: QuicConnection) -> str:
+        """Who is at the other end, and where its first path led."""
+        who = "?" if q.peer_id is None else f"{PublicKey._from_valid(q.peer_id):short}"
+        remote = q.path_remote(0)
+        return (
+            who if remote is None else f"{who} at {self._endpoint._context.transport_addr(remote)}"
+        )
 
     async def _screen(self, incoming: Incoming) -> Accepting | None:
         """Ask the filter and answer the attempt accordingly."""
@@ -382,20 +399,6 @@ class Router:
 
 
 _ending: ContextVar[Router | None] = ContextVar("_ending", default=None)  # shutdown() runs in it
-
-
-class _Place:
-    """One of a bounded number of attempts that are under way."""
-
-    __slots__ = ("_room",)
-
-    def __init__(self, room: Room) -> None:
-        self._room: Room | None = room
-
-    def leave(self) -> None:
-        room, self._room = self._room, None
-        if room is not None:
-            room.leave()
 
 
 def _is_above_us(error: BaseException) -> bool:

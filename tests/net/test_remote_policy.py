@@ -236,7 +236,7 @@ def test_second_path_has_to_beat_the_one_in_use(remotes: RemoteMap) -> None:
     remotes.attach(conn)
     assert remotes.get(KEY) is None
     conn.path(V6, 10)
-    remotes._on_paths(conn)
+    remotes(conn)
     state = remotes.get(KEY)
     assert state is not None and state.selected == V4
 

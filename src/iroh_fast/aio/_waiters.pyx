@@ -334,37 +334,57 @@ cdef class Handoff(WaitQueue):
 @cython.final
 cdef class ConnectionWaiters:
     """In the slot of a connection: who waits for its events."""
-    cdef list queues
+    cdef WaitQueue queues         # of the kinds that somebody waited for
     cdef Home home
     cdef object path_listener
 
     def __cinit__(self):
-        self.queues = [None] * N_WAITS
         self.home = running_home()
 
+    cdef WaitQueue find(self, int kind):
+        cdef WaitQueue queue = self.queues
+        while queue is not None and queue.kind < kind:
+            queue = queue.other
+        return queue if queue is not None and queue.kind == kind else None
+
     cdef WaitQueue queue(self, int kind):
-        cdef WaitQueue queue = <WaitQueue>self.queues[kind]
-        if queue is None:
-            if TAKEN >> kind & 1:
-                queue = Handoff.__new__(Handoff)
-            else:
-                queue = WaitQueue.__new__(WaitQueue)
-            queue.home = self.home
-            self.queues[kind] = queue
+        cdef WaitQueue queue = self.find(kind), before = None
+        if queue is not None:
+            return queue
+        queue = Handoff.__new__(Handoff) if TAKEN >> kind & 1 else WaitQueue.__new__(WaitQueue)
+        queue.home = self.home
+        queue.kind = kind
+        queue.other = self.queues
+        while queue.other is not None and queue.other.kind < kind:
+            before = queue.other
+            queue.other = before.other
+        if before is None:
+            self.queues = queue
+        else:
+            before.other = queue
         return queue
 
+    cdef void drop(self, WaitQueue queue):
+        """Nobody waits in it any more: most connections never need it again."""
+        cdef WaitQueue before = self.queues
+        if before is queue:
+            self.queues = queue.other
+            return
+        while before.other is not queue:
+            before = before.other
+        before.other = queue.other
+
     cdef void tell(self, QuicConnection conn, uint32_t events):
-        cdef int kind
-        cdef WaitQueue queue
-        for kind in range(N_WAITS):
-            if not events >> kind & 1:
-                continue
-            queue = <WaitQueue>self.queues[kind]
-            if queue is not None and queue.first is not None:
-                if TAKEN >> kind & 1:
-                    serve(conn, kind, queue)
+        cdef WaitQueue queue = self.queues, following
+        while queue is not None:
+            following = queue.other
+            if events >> queue.kind & 1 and queue.first is not None:
+                if TAKEN >> queue.kind & 1:
+                    serve(conn, queue.kind, queue)
                 else:
                     queue.wake_all()
+                    self.drop(queue)
+            queue = following
         if events >> W_PATHS & 1 and self.path_listener is not None:
             try:
                 self.home.call_soon(self.path_listener, conn)
@@ -415,7 +435,7 @@ def take(QuicConnection conn, int kind, subject=None):  # hot
     if not 0 <= kind < N_WAITS or not TAKEN >> kind & 1:
         raise ValueError("nothing to take")
     if conn.waiters is not None:
-        queue = <Handoff>(<ConnectionWaiters>conn.waiters).queues[kind]
+        queue = <Handoff>(<ConnectionWaiters>conn.waiters).find(kind)
         if queue is not None:
             if queue.spare:
                 return queue.spare.popleft()

@@ -35,6 +35,10 @@ cdef bint was_abandoned(QuicConnection conn, uint32_t id) noexcept nogil:
     return ids_have(&conn.paths.abandoned, id)
 
 
+cdef list each_token(bytes tokens):
+    return [tokens[at:at + 16] for at in range(0, len(tokens or b""), 16)]
+
+
 cdef void watch_reset(QuicConnection conn, CidSet* ids) noexcept nogil:
     """Have the endpoint recognise stateless resets for the ids in use, and only for those (RFC 9000 §10.3.1).
 
@@ -44,16 +48,16 @@ cdef void watch_reset(QuicConnection conn, CidSet* ids) noexcept nogil:
     if ids != NULL and (ids.active < 0 or not ids.remote[ids.active].has_token):
         return
     with gil:
-        wanted = []
+        wanted = b""                  # one behind the other: the collector follows lists, not bytes
         while path != NULL:
             if not path.abandoned and path.cids.active >= 0 and path.cids.remote[path.cids.active].has_token:
-                wanted.append(PyBytes_FromStringAndSize(<char*>path.cids.remote[path.cids.active].token, 16))
+                wanted += PyBytes_FromStringAndSize(<char*>path.cids.remote[path.cids.active].token, 16)
             path = path.next
-        old = conn.reset_tokens or []
+        old, now = each_token(conn.reset_tokens), each_token(wanted)
         for token in old:
-            if token not in wanted:
+            if token not in now:
                 conn.host.reset_token_remove(token)
-        for token in wanted:
+        for token in now:
             if token not in old:
                 conn.host.reset_token_add(token, conn)
         conn.reset_tokens = wanted
@@ -163,7 +167,7 @@ cdef void unregister(QuicConnection conn):
         conn.host.cid_remove(conn.paths.retired[i].value)
     conn.paths.n_retired = 0
     if conn.reset_tokens is not None:
-        for token in conn.reset_tokens:
+        for token in each_token(conn.reset_tokens):
             conn.host.reset_token_remove(token)
         conn.reset_tokens = None
 

@@ -37,7 +37,7 @@ cdef class QuicConnection(StreamOwner):
     cdef readonly bint is_client
     cdef readonly uint64_t stable_id
     cdef public object tls, qlog, host_random, on_address_token
-    cdef list reset_tokens            # tokens registered at the endpoint
+    cdef bytes reset_tokens           # tokens registered at the endpoint, one behind the other
     cdef uint32_t peer_udp            # peer's max_udp_payload_size
     cdef int64_t created_at
     cdef int64_t handshake_until     # when a handshake that is not complete is given up
@@ -51,7 +51,7 @@ cdef class QuicConnection(StreamOwner):
     cdef object early_datagrams       # 1-RTT datagrams that came before the keys
     cdef object address_token         # for our Initials
     cdef object waiters               # of whoever takes the events; the core does not look at it
-    cdef list path_log                # path events that nobody has taken yet, bounded
+    cdef tuple path_log               # path events that nobody has taken yet, bounded
     cdef uint64_t path_log_lost
     cdef object __weakref__
     # --- addresses and ids

@@ -73,7 +73,7 @@ class QuicConnection(StreamOwner):
     tls: Session
     qlog: QlogWriter | None
     host_random: Callable[[int], bytes]
-    on_address_token: Callable[[bytes], None] | None
+    on_address_token: Callable[[bytes, bytes], None] | None
     @property
     def is_client(self) -> bool: ...
     @property

@@ -29,6 +29,7 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef object config_of         # the configuration `config` was made of
     cdef Config* config           # NULL: none yet
     cdef object random_take       # a bound method that all TLS sessions share
+    cdef object put_ticket, put_token    # such methods of the session cache, None without one
     cdef object random_source, reset_tokens, server_tickets, session_cache, keylog, wall_clock, clock, tls_class
     cdef object outgoing              # answers of the endpoint itself: (remote, local, data)
     cdef object initial_ids           # connections by the id that their client chose

@@ -91,6 +91,9 @@ cdef class QuicEndpoint(AdmissionHost):
         self.tls_class = tls
         self.keylog = keylog
         self.session_cache = session_cache
+        if session_cache is not None:
+            # Bound once, for all connections.
+            self.put_ticket, self.put_token = session_cache.put_ticket, session_cache.put_token
         self.server_tickets = server_tickets
         self.connections = {}
         self.initial_ids = {}
@@ -393,14 +396,14 @@ cdef class QuicEndpoint(AdmissionHost):
         if self.session_cache is not None and resume:
             ticket = self.session_cache.take_ticket(expected_peer, self.wall_clock(), alpns)
             token = self.session_cache.take_token(expected_peer)
-            c.on_address_token = AddressTokenSink(self.session_cache, expected_peer)
+            c.on_address_token = self.put_token
         c.address_token = token
         parameters = own_parameters(c, NULL)
         self.open_qlog(c, transport, parameters)
         c.tls = (tls or self.tls_class).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
             ticket=ticket, random=self.random_take,
-            on_ticket=self.session_cache.put_ticket if self.session_cache is not None and tls is None else None,
+            on_ticket=self.put_ticket if tls is None else None,
             keylog=self.keylog,
             now=self.wall_clock)
         c.tls.start()
@@ -531,19 +534,6 @@ cdef void dial_refused(QuicConnection c, const UdpAddr* to, int error) noexcept:
         finish_drained(c, CloseReason("unreachable", text=", ".join(told)))
     except Exception:
         logger.exception("an attempt without any usable address could not be ended")
-
-
-class AddressTokenSink:
-    """Keeps NEW_TOKEN tokens of one peer in the session cache."""
-
-    __slots__ = ("cache", "peer")
-
-    def __init__(self, cache, peer):
-        self.cache = cache
-        self.peer = peer
-
-    def __call__(self, token):
-        self.cache.put_token(self.peer, token)
 
 
 cdef int64_t handshake_limit(const Config* cfg) noexcept nogil:

@@ -202,8 +202,8 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
         if not conn.is_client:
             return conn.fail(PROTOCOL_VIOLATION, b"client sent NEW_TOKEN", 0)
         with gil:
-            if conn.on_address_token is not None:
-                conn.on_address_token(PyBytes_FromStringAndSize(<char*>frame.data, frame.len))
+            if conn.on_address_token is not None and conn.peer_id is not None:
+                conn.on_address_token(conn.peer_id, PyBytes_FromStringAndSize(<char*>frame.data, frame.len))
     elif kind == FT_IMMEDIATE_ACK:
         other = conn.paths.first
         while other != NULL:

@@ -221,13 +221,13 @@ cdef object read_event(object event):
 
 cdef void log_event(QuicConnection conn, object event):
     if conn.path_log is None:
-        conn.path_log = []
+        conn.path_log = ()            # most connections keep one event, bytes, for ever: nothing for the collector
     # Also when nobody takes the events: the listener follows the paths themselves.
     conn.happened(W_PATHS)
     if len(conn.path_log) >= MAX_PATH_LOG:
         conn.path_log_lost += 1
         return
-    conn.path_log.append(event)
+    conn.path_log += (event,)
 
 
 cdef void set_path_status(QuicConnection conn, Path* path, int status) noexcept nogil:
@@ -437,7 +437,7 @@ cdef object path_stats(Path* path):
 
 cdef list read_path_log(QuicConnection conn):
     """Take the events, complete."""
-    cdef list events = conn.path_log
+    cdef tuple events = conn.path_log
     conn.path_log = None
     return [read_event(event) for event in events]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..aio._waiters import take, wait
@@ -10,9 +10,10 @@ from ..aio.owner import get_ident
 from ..aio.pending import Entering
 from ..errors import CloseReason, ConnectionLost
 from ..quic._connection import WAIT_OPEN_BI, WAIT_OPEN_UNI, QuicConnection
+from ..quic._streams import QuicStream
 from .handles import BiStream, ConnectionLike, RecvStream, SendStream
 
-__all__ = ["Arrivals", "OpeningBi", "OpeningUni", "is_graceful"]
+__all__ = ["Arrivals", "OpeningBi", "OpeningUni", "both_halves", "is_graceful"]
 
 
 class Opener(ConnectionLike, Protocol):
@@ -72,22 +73,33 @@ _T = TypeVar("_T")
 class Arrivals(Generic[_T]):
     """Iterator over what the peer sends, see :meth:`Connection.bi_streams`."""
 
-    __slots__ = ("_conn", "_raise", "_take")
+    __slots__ = ("_conn", "_kind", "_make", "_raise")
 
     def __init__(
-        self, conn: ConnectionLike, take: Callable[[], Awaitable[_T]], raise_on_close: bool
+        self, conn: Opener, kind: int, make: Callable[[Any, Any], _T], raise_on_close: bool
     ) -> None:
         self._conn = conn  # keeps it open
-        self._take = take
+        self._kind = kind  # what to wait for
+        self._make = make  # of the connection and what the core gives
         self._raise = raise_on_close
 
     def __aiter__(self) -> Arrivals[_T]:
         return self
 
     async def __anext__(self) -> _T:
+        conn, kind = self._conn, self._kind
+        if get_ident() != conn._owner.thread:
+            conn._owner.wrong_thread()
         try:
-            return await self._take()
+            while (core := take(conn._q, kind)) is None:
+                await wait(conn._q, kind)
         except ConnectionLost as error:
             if self._raise or not is_graceful(error.close_reason):
                 raise
             raise StopAsyncIteration from None
+        return self._make(conn, core)
+
+
+def both_halves(conn: Opener, q: QuicStream) -> BiStream:
+    """The handle of a stream on which both sides send."""
+    return BiStream(SendStream(conn, q), RecvStream(conn, q))

@@ -43,7 +43,7 @@ class RemoteMap:
         key = conn.peer_id
         if key is None or conn.close_reason is not None:
             return  # over already: nothing would ever take its state away again
-        on_paths(conn, self._on_paths)
+        on_paths(conn, self)
         known = list(addrs)
         state = self._remotes.get(key)
         if state is None:
@@ -57,7 +57,11 @@ class RemoteMap:
         state.add(conn)
         self._arm(key, state)
 
-    def _on_paths(self, conn: QuicConnection) -> None:
+    def __call__(self, conn: QuicConnection) -> None:
+        """The paths of a connection changed, or it ended.
+
+        It is itself what all connections call: a bound method each is much among thousands.
+        """
         self._follow(conn)
         if self._observer is not None:
             self._observer(conn)

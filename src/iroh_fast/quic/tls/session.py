@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from ._schedule import (
     AES_128_GCM_SHA256,
@@ -42,6 +42,10 @@ HELLO_RETRY_RANDOM: Final = bytes.fromhex(
 # (epoch, CRYPTO bytes) to send, and (is_write, epoch, suite, secret)
 Output = list[tuple[int, bytes]]
 Secrets = list[tuple[bool, int, int, bytes]]
+
+
+# In the place of both when nothing can come any more: a tuple, shared, where each connection would keep two lists.
+_CLOSED: Any = ()
 
 
 class Session:
@@ -144,13 +148,15 @@ class Session:
     def take_output(self) -> Output:
         """Return and forget the CRYPTO bytes to send, as (epoch, bytes) in order."""
         output = self._output
-        self._output = []
+        if output:
+            self._output = []
         return output
 
     def take_secrets(self) -> Secrets:
         """Return and forget new traffic secrets, as (is_write, epoch, suite, secret)."""
         secrets = self._secrets
-        self._secrets = []
+        if secrets:
+            self._secrets = []
         return secrets
 
     def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
@@ -184,8 +190,7 @@ class Session:
         """
         if not self.complete:
             raise RuntimeError("the handshake is not complete")
-        self._secrets = []
-        self._output = []
+        self._secrets = self._output = _CLOSED
         self._keylog = None
         self.client_alpn_offers = ()
         self.peer_transport_parameters = None
