@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import struct
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from fuzz_connection import pieces
+from sim import ErrorCatcher
 
 from iroh_fast import SecretKey
 from iroh_fast._relay import WsReader, build_message, encode_frame
@@ -126,8 +128,15 @@ def run_async(main: Any) -> None:
     loop = _loops[0]
     told: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: told.append(context))
-    loop.run_until_complete(main)
+    catcher = ErrorCatcher()
+    logger = logging.getLogger("iroh_fast")
+    logger.addHandler(catcher)
+    try:
+        loop.run_until_complete(main)
+    finally:
+        logger.removeHandler(catcher)
     assert not told, told[0]
+    assert not catcher.records, logging.Formatter().format(catcher.records[0])
 
 
 # --- the server ----------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import logging
 import mmap
 import os
 import random
@@ -33,10 +34,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "quic")]
 
 from fuzz_mutate import MAX_BYTES, case  # noqa: E402
 
-# Written before each case, read by the parent: index, length, input.
-NOTE = struct.Struct("=QI")
+# Written before each case, read by the parent: how many there were, index, length, input.
+NOTE = struct.Struct("=QQI")
 FAILED = 3
-HANG_S = 30
+HANG_S = 120  # a machine may have more to do than this
 LEAK_BYTES = 64 << 20
 
 
@@ -57,10 +58,12 @@ def child(name: str, seed: int, seconds: float, note: mmap.mmap) -> int:
     faulthandler.enable()
     target = TARGETS[name]
     corpus = target.seeds()
-    index = 0
+    index = steps = 0
 
     def run(data: bytes) -> bool:
-        NOTE.pack_into(note, 0, index, len(data))
+        nonlocal steps
+        steps += 1
+        NOTE.pack_into(note, 0, steps, index, len(data))
         note[NOTE.size : NOTE.size + len(data)] = data
         try:
             target.run(data)
@@ -106,9 +109,9 @@ def watch(name: str, seed: int, seconds: float, folder: Path) -> bool:
             try:
                 while process.poll() is None:
                     time.sleep(0.05)
-                    index = NOTE.unpack_from(note, 0)[0]
-                    if index != last:
-                        last, since = index, time.monotonic()
+                    steps = NOTE.unpack_from(note, 0)[0]
+                    if steps != last:
+                        last, since = steps, time.monotonic()
                     elif time.monotonic() - since > HANG_S:
                         problem = f"no progress for {HANG_S} s"
                         process.send_signal(getattr(signal, "SIGABRT", signal.SIGTERM))
@@ -119,7 +122,7 @@ def watch(name: str, seed: int, seconds: float, folder: Path) -> bool:
                     process.wait()
             if process.returncode == 0:
                 return True
-            index, size = NOTE.unpack_from(note, 0)
+            _, index, size = NOTE.unpack_from(note, 0)
             data = note[NOTE.size : NOTE.size + size]
     if not problem:
         code = process.returncode
@@ -176,6 +179,7 @@ def main() -> int:
     seed = random.randrange(2**32) if args.seed == "random" else int(args.seed)
 
     if args.child:
+        logging.disable(logging.WARNING)  # what peers cause; errors are findings
         with open(args.child, "r+b") as file, mmap.mmap(file.fileno(), 0) as note:
             return child(args.target, seed, args.seconds, note)
     if args.coverage:

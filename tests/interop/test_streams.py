@@ -383,11 +383,19 @@ async def test_round_trip_time_at_light_load(link: Link) -> None:
     """The real peer acknowledges our acknowledgements too, late: that must not count as time on the path."""
     await link.call("echo")
     send, recv = await link.ours.open_bi()
-    took = []
-    for _ in range(60):
-        start = time.perf_counter()
-        await send.write_all(b"ping" * 16)
-        await recv.readexactly(64)
-        took.append(time.perf_counter() - start)
-        await asyncio.sleep(0.03)  # longer than acknowledgements are held back
-    assert link.ours.rtt < 8 * statistics.median(took)
+    took: list[float] = []
+
+    async def measure(count: int) -> float:
+        for _ in range(count):
+            start = time.perf_counter()
+            await send.write_all(b"ping" * 16)
+            await recv.readexactly(64)
+            took.append(time.perf_counter() - start)
+            await asyncio.sleep(0.03)  # longer than acknowledgements are held back
+        return statistics.median(took)
+
+    # A busy machine disturbs the estimate for a while, the fault would do it for ever.
+    quick = await measure(60)
+    async with asyncio.timeout(60):
+        while link.ours.rtt >= 8 * quick:
+            quick = await measure(10)

@@ -22,8 +22,6 @@ from ..._relay import WsProtocolError, WsReader, build_message
 
 logger = logging.getLogger("iroh_fast.relay.server")
 
-cdef extern from "../../native/clock.h" nogil:
-    int64_t clock_now_ns()
 
 
 _WHY = {
@@ -176,7 +174,7 @@ cdef class RelayConnection(Port):
         cdef int64_t now, until
         if nbytes <= 0 or c.state >= ST_CLOSING:
             return
-        now = clock_now_ns() // 1000000
+        now = f.now_ms()
         c.heard = now
         f.counters.read_events += 1
         if c.limited:
@@ -201,7 +199,7 @@ cdef class RelayConnection(Port):
     def pause_writing(self):
         self.c.blocked = 1
         self.c.transport_held = self.transport.get_write_buffer_size()
-        self.c.stall_due = clock_now_ns() // 1000000 + self.forwarder.write_timeout_ms
+        self.c.stall_due = self.forwarder.now_ms() + self.forwarder.write_timeout_ms
         self.forwarder.stalled.add(self)
 
     def resume_writing(self):
@@ -336,7 +334,7 @@ cdef class RelayConnection(Port):
         cdef Forwarder f = self.forwarder
         self.c.limited = f.rate_max > 0
         if self.c.limited:
-            bucket_fill(&self.c.bucket, f.rate_max, f.rate_refill, clock_now_ns() // 1000000)
+            bucket_fill(&self.c.bucket, f.rate_max, f.rate_refill, f.now_ms())
         if self.resume is not None:
             self.resume.cancel()
             self.resume = None
@@ -360,7 +358,7 @@ cdef class RelayConnection(Port):
 
     def _resume_reading(self):
         self.resume = None
-        self.c.heard = clock_now_ns() // 1000000  # it could not be heard
+        self.c.heard = self.forwarder.now_ms()  # it could not be heard
         if self.c.ping_deadline:
             self.c.ping_deadline = self.c.heard + PING_MAX_TIMEOUT_MS
         self.clear_pause(PAUSE_RATE)

@@ -30,8 +30,10 @@ cdef class Forwarder:
     cdef size_t max_bytes
     cdef int64_t write_timeout_ms, ping_interval_ms, ping_jitter_ms, tick_ms
     cdef int64_t rate_max, rate_refill    # 0: no limit
+    cdef int64_t ahead_ms         # what tests skipped
     cdef set stalled              # connections whose transport holds data
 
+    cdef int64_t now_ms(self) noexcept nogil
     cdef int reserve_slot(self) except -1
     cdef void unregister(self, Client* c) noexcept
     cdef uint8_t* message(self, Client* c, int opcode, size_t size) noexcept nogil
