@@ -232,6 +232,67 @@ def test_layout_no_module_imports_itself_through_others() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
+# The compiled rooms of the core from the bottom: one imports what stands in rows below its own.
+CORE: tuple[tuple[str, ...], ...] = (
+    # what needs nothing of the core
+    ("_agreed", "_client_hello", "_closing_state", "_codes", "_counters", "_datagrams", "_keys"),
+    ("_parameters", "_random", "_ranges", "_receive_buffer", "_received", "_sent", "_time"),
+    ("_id_table", "_ledger", "_mtud", "_recovery", "_rtt", "_send_buffer", "_stateless", "_timers"),
+    # congestion control, and the handshake's state
+    ("_controller", "_handshake_state", "_reordering"),
+    ("_cubic", "_newreno", "_pacer"),
+    ("_congestion", "_paths"),
+    ("_config",),
+    # streams
+    ("_stream",),
+    ("_schedule",),
+    ("_flow",),
+    ("_stream_table",),
+    ("_stream_frames", "_stream_packets"),
+    ("_streams",),
+    # a connection is composed of what stands above; what happens to it, from the parts to the whole
+    ("_core",),
+    ("_control_queue", "_path_queries", "_trace"),
+    ("_cids", "_packets"),
+    ("_control",),
+    ("_loss",),
+    ("_path_table", "_routing"),
+    ("_validation", "_closing"),
+    ("_handshake",),
+    ("_first_flight", "_frames", "_timeouts", "_write"),
+    ("_receive", "_transmit"),
+    # the handle for the layers above, and where connections begin
+    ("_connection",),
+    ("_admission",),
+    ("_endpoint",),
+)
+MODELS = ("_buffers", "_models")  # of the core's structures, for tests alone
+
+
+def core_violations(rank: dict[str, int], room: str, imported: set[str]) -> list[str]:
+    return sorted(
+        f"{room} imports {other}"
+        for other in imported
+        if other in rank and other != room and rank[other] >= rank[room]
+    )
+
+
+def test_layout_rooms_of_the_core_import_downwards() -> None:
+    rank = {name: row for row, names in enumerate(CORE) for name in names}
+    rooms: dict[str, set[str]] = {}
+    for path in sorted((PACKAGE / "quic").glob("*.p[yx][xd]")):
+        if path.stat().st_size and path.stem not in MODELS:
+            found = cython_imports(path, path.read_text(encoding="utf-8"))
+            rooms.setdefault(path.stem, set()).update(
+                name.removeprefix("quic.") for name in found if name.startswith("quic.")
+            )
+    assert sorted(rooms) == sorted(rank)
+    assert [
+        v for room, imported in rooms.items() for v in core_violations(rank, room, imported)
+    ] == []
+    assert core_violations(rank, "_loss", {"_core", "_receive"}) == ["_loss imports _receive"]
+
+
 def test_layout_rows_name_every_part_of_the_package() -> None:
     present = {room(module_name(path)) for path in SOURCES}
     assert {"errors", "keys", "_packet", "quic", "__init__"} <= present
@@ -246,7 +307,9 @@ def test_layout_rows_name_every_part_of_the_package() -> None:
 def test_layout_core_knows_no_socket_and_no_thread(path: Path) -> None:
     """Time, randomness and datagrams come in as arguments."""
     text = path.read_text(encoding="utf-8")
-    found = set(re.findall(r"^[ \t]*(?:from|import)[ \t]+(socket|select|threading|selectors)\b", text, re.M))
+    found = set(
+        re.findall(r"^[ \t]*(?:from|import)[ \t]+(socket|select|threading|selectors)\b", text, re.M)
+    )
     assert found == set()
 
 

@@ -18,7 +18,8 @@ from iroh_fast.net._deadlines cimport Deadlines
 from iroh_fast.net._outbox cimport BATCH_BYTES, Outbox, OutboxOwner, is_private
 from iroh_fast.quic._closing cimport end_failed
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker, dial_refused, dial_window
+from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker
+from iroh_fast.quic._first_flight cimport dial_at, dial_refused, dial_window
 from iroh_fast.quic._codes cimport ST_DRAINED
 from iroh_fast.quic._timeouts cimport handle_timeout, next_wake
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
@@ -258,6 +259,7 @@ cdef class DriverCore(Waker):
         """Send what may be sent; True when the quota ended it."""
         cdef Outbox outbox = self.outbox
         cdef Transmit t
+        cdef const UdpAddr* to
         cdef uint8_t* space
         cdef size_t n
         cdef int quota = FLUSH_DATAGRAMS, most = outbox.max_segments(), segments, i, count, at
@@ -275,9 +277,10 @@ cdef class DriverCore(Waker):
             if t.dialing:
                 dial_window(conn, &at, &count)
                 for i in range(count):
-                    if conn.n_dial == 0:
+                    to = dial_at(conn, at + i)
+                    if to == NULL:
                         break         # no address is left to dial
-                    outbox.put(conn, &conn.dial[(at + i) % conn.n_dial], &t.local, t.ecn, space, n, 0)
+                    outbox.put(conn, to, &t.local, t.ecn, space, n, 0)
                 quota -= 1
                 continue
             outbox.put(conn, &t.remote, &t.local, t.ecn, space, n, t.segment if t.segment < n else 0)

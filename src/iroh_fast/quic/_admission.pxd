@@ -4,7 +4,8 @@ from libc.stdint cimport uint8_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet._headers cimport LongHeader
-from iroh_fast.quic._connection cimport Host, QuicConnection
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Host
 
 
 cdef class QuicIncoming:

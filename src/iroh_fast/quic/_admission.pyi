@@ -3,7 +3,8 @@ from typing import Final, final
 
 from typing_extensions import disjoint_base
 
-from iroh_fast.quic._connection import Host, QuicConnection
+from iroh_fast.quic._connection import QuicConnection
+from iroh_fast.quic._core import Host
 from iroh_fast.quic.config import QuicTransportConfig
 
 _Address = tuple[str, int] | tuple[str, int, int, int]

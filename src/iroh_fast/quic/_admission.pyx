@@ -14,7 +14,8 @@ from iroh_fast._batch cimport UdpAddr, addr_to_tuple
 from iroh_fast._packet._headers cimport LongHeader
 from iroh_fast.quic._client_hello cimport opens_as_initial
 from iroh_fast.quic._codes cimport CONNECTION_REFUSED, INVALID_TOKEN, PROTOCOL_VIOLATION
-from iroh_fast.quic._connection cimport Host, QuicConnection
+from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Host
 from iroh_fast.quic._path_table cimport addr_bytes
 from iroh_fast.quic._paths cimport ip_known
 from iroh_fast.quic._receive cimport receive_datagram

@@ -10,36 +10,20 @@ from libc.string cimport memmove
 
 from iroh_fast._packet._frames cimport Frame
 from iroh_fast.quic._codes cimport CONNECTION_ID_LIMIT_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED
-from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._control cimport queue_control
+from iroh_fast.quic._control_queue cimport queue_control
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._ledger cimport CONTROL_NEW_CID, CONTROL_RETIRE_CID
-from iroh_fast.quic._path_table cimport find_path, pto_max
+from iroh_fast.quic._path_queries cimport find_ids, find_path, pto_max, was_abandoned
 from iroh_fast.quic._paths cimport (
     CidSet, LOCAL_CIDS, LocalCid, MAX_RETIRED, Path, PathTable, REMOTE_CIDS, RetiredCid, UNOPENED_CIDS, cidset_free,
-    cidset_new, ids_have, local_cid_add, local_cid_find, local_cid_remove, remote_cid_add, remote_cid_rotate)
-
-
-cdef CidSet* find_ids(QuicConnection conn, uint32_t id, bint make) noexcept nogil:
-    cdef CidSet* ids = conn.paths.cids
-    while ids != NULL and ids.path_id != id:
-        ids = ids.next
-    if ids == NULL and make:
-        ids = cidset_new(id)
-        if ids != NULL:
-            ids.next = conn.paths.cids
-            conn.paths.cids = ids
-    return ids
-
-
-cdef bint was_abandoned(QuicConnection conn, uint32_t id) noexcept nogil:
-    return ids_have(&conn.paths.abandoned, id)
+    local_cid_add, local_cid_find, local_cid_remove, remote_cid_add, remote_cid_rotate)
 
 
 cdef list each_token(bytes tokens):
     return [tokens[at:at + 16] for at in range(0, len(tokens or b""), 16)]
 
 
-cdef void watch_reset(QuicConnection conn, CidSet* ids) noexcept nogil:
+cdef void watch_reset(Connection conn, CidSet* ids) noexcept nogil:
     """Have the endpoint recognise stateless resets for the ids in use, and only for those (RFC 9000 §10.3.1).
 
     `ids`: what changed, NULL for anything.
@@ -63,7 +47,7 @@ cdef void watch_reset(QuicConnection conn, CidSet* ids) noexcept nogil:
         conn.reset_tokens = wanted
 
 
-cdef void drop_ids(QuicConnection conn, uint32_t id) noexcept nogil:
+cdef void drop_ids(Connection conn, uint32_t id) noexcept nogil:
     """Forget all connection ids of a path id, ours and the peer's."""
     cdef CidSet** at = &conn.paths.cids
     cdef CidSet* ids
@@ -80,11 +64,11 @@ cdef void drop_ids(QuicConnection conn, uint32_t id) noexcept nogil:
         at = &ids.next
 
 
-cdef void issue_ids(QuicConnection conn, uint32_t path_id) noexcept nogil:
+cdef void issue_ids(Connection conn, uint32_t path_id) noexcept nogil:
     """Bring a path id up to the number of ids the peer accepts."""
     cdef CidSet* ids = find_ids(conn, path_id, True)
     cdef Path* path = find_path(conn, path_id)
-    cdef uint64_t limit = conn.peer_cid_limit if conn.peer_cid_limit < LOCAL_CIDS else LOCAL_CIDS
+    cdef uint64_t limit = conn.agreed.peer_cid_limit if conn.agreed.peer_cid_limit < LOCAL_CIDS else LOCAL_CIDS
     cdef LocalCid* local
     cdef uint64_t value
     if ids == NULL:
@@ -107,10 +91,10 @@ cdef void issue_ids(QuicConnection conn, uint32_t path_id) noexcept nogil:
         ids.next_seq += 1
 
 
-cdef void issue_path_ids(QuicConnection conn) noexcept nogil:
+cdef void issue_path_ids(Connection conn) noexcept nogil:
     """Give ids for every path id that both sides allow, once for each."""
     cdef uint64_t top = conn.paths.local_max if conn.paths.local_max < conn.paths.remote_max else conn.paths.remote_max
-    if not conn.multipath:
+    if not conn.agreed.multipath:
         return
     if conn.paths.issued == 0:
         conn.paths.issued = 1
@@ -120,12 +104,12 @@ cdef void issue_path_ids(QuicConnection conn) noexcept nogil:
         conn.paths.issued += 1
 
 
-cdef void reset_spin(QuicConnection conn, Path* path) noexcept nogil:
+cdef void reset_spin(Connection conn, Path* path) noexcept nogil:
     """The spin bit starts anew with each connection id (RFC 9000 §17.4)."""
-    path.spin = not conn.spinning and (conn.host.random.word() & 1)
+    path.spin = not conn.paths.spinning and (conn.host.random.word() & 1)
 
 
-cdef void rotate_id(QuicConnection conn, Path* path) noexcept nogil:
+cdef void rotate_id(Connection conn, Path* path) noexcept nogil:
     cdef uint64_t old
     if path.cids != NULL and remote_cid_rotate(path.cids, &old):
         reset_spin(conn, path)
@@ -133,7 +117,7 @@ cdef void rotate_id(QuicConnection conn, Path* path) noexcept nogil:
         queue_control(conn, CONTROL_RETIRE_CID, path.id, old, 0)
 
 
-cdef void retire_later(QuicConnection conn, uint64_t cid):
+cdef void retire_later(Connection conn, uint64_t cid):
     """Keep routing an id the peer retired for a while: packets with it may be under way."""
     cdef PathTable* paths = &conn.paths
     cdef RetiredCid* grown
@@ -155,7 +139,7 @@ cdef void retire_later(QuicConnection conn, uint64_t cid):
     paths.n_retired += 1
 
 
-cdef void unregister(QuicConnection conn):
+cdef void unregister(Connection conn):
     """Forget every id at the endpoint."""
     cdef CidSet* ids = conn.paths.cids
     cdef int i
@@ -172,7 +156,7 @@ cdef void unregister(QuicConnection conn):
         conn.reset_tokens = None
 
 
-cdef int on_new_id(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept nogil:
+cdef int on_new_id(Connection conn, uint32_t path_id, Frame* frame) noexcept nogil:
     """NEW_CONNECTION_ID or PATH_NEW_CONNECTION_ID."""
     cdef CidSet* ids
     cdef Path* path = find_path(conn, path_id)
@@ -180,7 +164,7 @@ cdef int on_new_id(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept
     cdef int n = 0, i, rc
     if path_id > conn.paths.sent_max:
         return conn.fail(PROTOCOL_VIOLATION, b"PATH_NEW_CONNECTION_ID contains path_id exceeding current max", 0)
-    if path_id == 0 and conn.dcid0_len == 0:
+    if path_id == 0 and conn.handshake.theirs.len == 0:
         # RFC 9000 §19.15: a peer that goes without ids has none to give.
         return conn.fail(PROTOCOL_VIOLATION, b"NEW_CONNECTION_ID when CIDs aren't in use", 0)
     if was_abandoned(conn, path_id):
@@ -211,7 +195,7 @@ cdef int on_new_id(QuicConnection conn, uint32_t path_id, Frame* frame) noexcept
     return 0
 
 
-cdef int on_retired_id(QuicConnection conn, uint32_t path_id, uint64_t seq) noexcept nogil:
+cdef int on_retired_id(Connection conn, uint32_t path_id, uint64_t seq) noexcept nogil:
     """RETIRE_CONNECTION_ID or PATH_RETIRE_CONNECTION_ID."""
     cdef CidSet* ids = find_ids(conn, path_id, False)
     cdef LocalCid* local

@@ -4,8 +4,9 @@ from libc.stdint cimport uint64_t
 
 from iroh_fast._batch cimport addr_to_tuple
 from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, NO_ERROR, N_WAITS, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_DRAINED
-from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._path_table cimport log_path, path_statistics, pto_max
+from iroh_fast.quic._core cimport Connection
+from iroh_fast.quic._path_queries cimport pto_max
+from iroh_fast.quic._path_table cimport log_path, path_statistics
 from iroh_fast.quic._paths cimport Path, ip_known
 from iroh_fast.quic._rtt cimport rtt_get
 from iroh_fast.quic._timers cimport TIMER_CLOSE, timer_set, timers_clear
@@ -17,7 +18,7 @@ from iroh_fast.errors import CloseReason
 logger = logging.getLogger("iroh_fast.quic")
 
 
-cdef void end_connection(QuicConnection conn, object reason):
+cdef void end_connection(Connection conn, object reason):
     """Tell everybody, once."""
     cdef Path* path = conn.paths.first
     cdef int kind
@@ -25,7 +26,7 @@ cdef void end_connection(QuicConnection conn, object reason):
         return
     conn.close_reason = reason
     if conn.qlog is not None:
-        conn.qlog.closed(conn.now, reason, conn.close_code, conn.close_app)
+        conn.qlog.closed(conn.now, reason, conn.ending.code, conn.ending.app)
     while path != NULL:
         if not path.abandoned and path.established:
             log_path(conn, "closed", path.id, addr_to_tuple(&path.r.remote),
@@ -38,41 +39,41 @@ cdef void end_connection(QuicConnection conn, object reason):
     conn.host.wake(conn)
 
 
-cdef void enter_close(QuicConnection conn, object reason, uint64_t code, bint app, object text, uint64_t frame):
+cdef void enter_close(Connection conn, object reason, uint64_t code, bint app, object text, uint64_t frame):
     if conn.state >= ST_CLOSING:
         return
     conn.state = ST_CLOSING
-    conn.close_due = True
-    conn.close_app = app
-    conn.close_code = code
+    conn.ending.due = True
+    conn.ending.app = app
+    conn.ending.code = code
     conn.close_text = text
-    conn.close_frame = frame
+    conn.ending.frame = frame
     timers_clear(&conn.timers)
     timer_set(&conn.timers, TIMER_CLOSE, conn.now + 3 * pto_max(conn))
-    conn.close_next = conn.now + (rtt_get(&conn.paths.first.r.rtt) if conn.paths.first != NULL else conn.cfg.initial_rtt)
+    conn.ending.repeat_at = conn.now + (rtt_get(&conn.paths.first.r.rtt) if conn.paths.first != NULL else conn.cfg.initial_rtt)
     end_connection(conn, reason)
     conn.host.wake(conn)
 
 
-cdef void enter_drain(QuicConnection conn, object reason, bint reply):
+cdef void enter_drain(Connection conn, object reason, bint reply):
     if conn.state >= ST_DRAINING:
         return
     if conn.state == ST_CLOSING:
         conn.state = ST_DRAINING
-        conn.close_due = False
+        conn.ending.due = False
         return
     conn.state = ST_DRAINING
-    conn.close_due = reply
-    conn.close_app = False
-    conn.close_code = NO_ERROR
+    conn.ending.due = reply
+    conn.ending.app = False
+    conn.ending.code = NO_ERROR
     conn.close_text = b""
-    conn.close_frame = 0
+    conn.ending.frame = 0
     timers_clear(&conn.timers)
     timer_set(&conn.timers, TIMER_CLOSE, conn.now + 3 * pto_max(conn))
     end_connection(conn, reason)
 
 
-cdef void finish_drained(QuicConnection conn, object reason):
+cdef void finish_drained(Connection conn, object reason):
     if conn.state == ST_DRAINED:
         return
     conn.state = ST_DRAINED
@@ -87,22 +88,27 @@ cdef void finish_drained(QuicConnection conn, object reason):
     conn.host.wake(conn)
 
 
-cdef void end_failed(QuicConnection conn) noexcept:
+cdef void end_failed(Connection conn) noexcept:
     """Close because of `err`; runs outside of packet processing."""
     cdef object text
-    cdef uint64_t err = conn.err
+    cdef uint64_t err = conn.failure.code
     conn.failed = False
-    conn.err = 0                  # a closing connection still listens to its peer
+    conn.failure.code = 0                  # a closing connection still listens to its peer
     if conn.state >= ST_CLOSING:
         return
     try:
         text = conn.close_text if conn.close_text is not None else (
-            (<bytes>conn.err_text).decode() if conn.err_text != NULL else "")
+            (<bytes>conn.failure.text).decode() if conn.failure.text != NULL else "")
         if err == AEAD_LIMIT_REACHED:
             finish_drained(conn, CloseReason("transport_local", err, b"", False, None, text))
             return
         logger.debug("connection %d: closing with %#x %s", conn.stable_id, err, text)
-        enter_close(conn, CloseReason("transport_local", err, text.encode(), False, conn.err_frame or None, text),
-                         err, False, text.encode(), conn.err_frame)
+        enter_close(conn, CloseReason("transport_local", err, text.encode(), False, conn.failure.frame or None, text),
+                         err, False, text.encode(), conn.failure.frame)
     except Exception:
         logger.exception("closing failed")
+
+
+cdef void on_stateless_reset(Connection conn):
+    if conn.state < ST_DRAINING:
+        finish_drained(conn, CloseReason("reset", 0, b"", True))

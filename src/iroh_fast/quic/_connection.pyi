@@ -1,12 +1,9 @@
-from collections.abc import Callable
 from typing import Final, Literal, TypedDict, final, type_check_only
 
-from typing_extensions import Buffer, disjoint_base
+from typing_extensions import Buffer
 
-from iroh_fast.errors import CloseReason
-from iroh_fast.quic._streams import QuicStream, StreamOwner
-from iroh_fast.quic.qlog import QlogWriter
-from iroh_fast.quic.tls.session import Session
+from iroh_fast.quic._core import Connection
+from iroh_fast.quic._streams import QuicStream
 
 _Address = tuple[str, int] | tuple[str, int, int, int]
 
@@ -25,9 +22,6 @@ WAIT_FINISHED: Final[int]
 WAIT_PATHS: Final[int]
 FRAME_NAMES: Final[tuple[str, ...]]
 STATE_NAMES: Final[tuple[str, ...]]
-
-@disjoint_base
-class Host: ...
 
 @type_check_only
 class _Udp(TypedDict):
@@ -69,25 +63,9 @@ class _PathInfo(TypedDict):
     stats: _PathStats
 
 @final
-class QuicConnection(StreamOwner):
-    tls: Session
-    qlog: QlogWriter | None
-    host_random: Callable[[int], bytes]
-    on_address_token: Callable[[bytes, bytes], None] | None
-    @property
-    def is_client(self) -> bool: ...
-    @property
-    def stable_id(self) -> int: ...
+class QuicConnection(Connection):
     @property
     def handshake_confirmed(self) -> bool: ...
-    @property
-    def alpn(self) -> bytes | None: ...
-    @property
-    def peer_id(self) -> bytes | None: ...
-    @property
-    def early_data_accepted(self) -> bool | None: ...
-    @property
-    def close_reason(self) -> CloseReason | None: ...
     @property
     def unconfirmed_streams(self) -> int: ...
     def poll_events(self) -> tuple[int, list[tuple[QuicStream, int]]]: ...

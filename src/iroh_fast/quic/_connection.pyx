@@ -1,6 +1,6 @@
-"""One QUIC connection: what it is composed of, and the handle for the layers above.
+"""One QUIC connection: the handle for the layers above.
 
-What a connection does is in the rooms of functions around it. Times are nanoseconds of a monotonic clock that the caller supplies.
+Its parts are in `_core`, what happens to it when in the rooms of functions between.
 """
 
 cimport cython
@@ -11,32 +11,26 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
-from iroh_fast.quic._cids cimport find_ids, rotate_id
-from iroh_fast.quic._closing cimport enter_close, finish_drained
+from iroh_fast.quic._cids cimport rotate_id
+from iroh_fast.quic._closing cimport enter_close
 from iroh_fast.quic._codes cimport (
-    APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, ST_DRAINING, ST_HANDSHAKE, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN,
-    W_CLOSED, W_CONFIRMED, W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI,
-    W_PATHS)
-from iroh_fast.quic._config cimport config_release
-from iroh_fast.quic._control cimport queue_control
-from iroh_fast.quic._datagrams cimport queue_empty, queue_free, queue_peek, queue_pop, queue_push
+    APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN, W_CLOSED, W_CONFIRMED,
+    W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS)
+from iroh_fast.quic._control_queue cimport queue_control
+from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
-from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_clear, keys_init
+from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
 from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
-from iroh_fast.quic._levels cimport drop_level, no_level
 from iroh_fast.quic._loss cimport try_again
+from iroh_fast.quic._path_queries cimport find_ids, find_path, last_open, path_mtu
 from iroh_fast.quic._path_table cimport (
-    abandon_path, add_path, challenge_path, find_path, last_open, next_path_id, path_mtu, path_stats, read_path_log,
-    set_path_status)
+    abandon_path, add_path, challenge_path, next_path_id, path_stats, read_path_log, set_path_status)
 from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, cidset_free, ip_known, path_free, stats_add)
-from iroh_fast.quic._receive_buffer cimport recvbuf_free, recvbuf_init
+    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, stats_add)
 from iroh_fast.quic._rtt cimport rtt_get
-from iroh_fast.quic._send_buffer cimport sendbuf_free, sendbuf_init
-from iroh_fast.quic._sent cimport frame_recs_free
-from iroh_fast.quic._streams cimport QuicStream, StreamOwner
-from iroh_fast.quic._time cimport MS, ns_of
-from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear, timers_clear
+from iroh_fast.quic._streams cimport QuicStream
+from iroh_fast.quic._time cimport ns_of
+from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear
 
 from iroh_fast.errors import (
     CloseReason, ConfigError, DatagramDisabled, DatagramTooLarge, DatagramUnsupported, IrohError)
@@ -59,122 +53,13 @@ WAIT_PATHS = W_PATHS
 
 STATE_NAMES = ("handshake", "established", "closing", "draining", "drained")
 
-cdef enum:
-    MAX_ACK_DELAY_MS = 25
-
-
-cdef class Host:
-    cdef void wake(self, QuicConnection c) noexcept:
-        pass
-
-    cdef void new_cid(self, uint8_t* cid8) noexcept nogil:
-        pass
-
-    cdef void token_for(self, const uint8_t* cid8, uint8_t* token16) noexcept nogil:
-        pass
-
-    cdef void cid_add(self, uint64_t cid, QuicConnection c, uint32_t path_id) noexcept:
-        pass
-
-    cdef void cid_remove(self, uint64_t cid) noexcept:
-        pass
-
-    cdef void reset_token_add(self, bytes token, QuicConnection c):
-        pass
-
-    cdef void reset_token_remove(self, bytes token):
-        pass
-
-    cdef void on_drained(self, QuicConnection c) noexcept:
-        pass
-
-    cdef int64_t clock_ns(self) noexcept nogil:
-        return 0
-
-
 @cython.final
-cdef class QuicConnection(StreamOwner):
+cdef class QuicConnection(Connection):
     """One connection of a sans-IO QUIC endpoint.
 
     Made by ``QuicEndpoint.connect`` and ``QuicIncoming.accept``. Methods act at
     once and never wait; `wait` gives a future for the next event of a kind.
     """
-
-    def __cinit__(self):
-        cdef int i
-        self.initial = self.handshake = no_level()
-        self.state = ST_HANDSHAKE
-        keys_init(&self.keys)
-        timers_clear(&self.timers)
-        self.paths.max_used = 0
-        self.ack_frequency_seq = -1
-        self.max_ack_delay = MAX_ACK_DELAY_MS * MS
-        self.peer_max_ack_delay = MAX_ACK_DELAY_MS * MS
-        self.peer_ack_exponent = 3
-        self.ack_threshold = 1
-        self.ack_reorder = 1
-        sendbuf_init(&self.data_crypto_tx)
-        recvbuf_init(&self.data_crypto_rx)
-
-    def __dealloc__(self):
-        cdef Path* p = self.paths.first
-        cdef Path* pn
-        cdef CidSet* c = self.paths.cids
-        cdef CidSet* cn
-        drop_level(self, LEVEL_INITIAL)
-        drop_level(self, LEVEL_HANDSHAKE)
-        while p != NULL:
-            pn = p.next
-            path_free(p)
-            p = pn
-        while c != NULL:
-            cn = c.next
-            cidset_free(c)
-            c = cn
-        config_release(self.cfg)
-        keys_clear(&self.keys)
-        sendbuf_free(&self.data_crypto_tx)
-        recvbuf_free(&self.data_crypto_rx)
-        frame_recs_free(self.control.head)
-        queue_free(&self.dgram_rx)
-        queue_free(&self.dgram_tx)
-        free(self.paths.abandoned.ranges)
-        free(self.paths.off_path)
-        free(self.done)
-        free(self.paths.budgets)
-        free(self.paths.retired)
-        free(self.dial)
-        free(self.peer_parameters)
-        free(self.remembered_parameters)
-
-    cdef void want_send(self) noexcept:
-        self.host.wake(self)
-
-    cdef object ended(self):
-        return None if self.close_reason is None else self.close_reason.to_error()
-
-    cdef str peer_name(self):
-        return "?" if self.peer_id is None else self.peer_id[:5].hex()
-
-    cdef int fail(self, uint64_t code, const char* text, uint64_t frame) noexcept nogil:
-        """Note a protocol error; the caller's caller closes. Returns -1."""
-        if self.err == 0:
-            self.err = code
-            self.err_text = text
-            self.err_frame = frame
-            self.failed = True
-        return -1
-
-    cdef void happened(self, int kind) noexcept nogil:
-        """Record an event for whoever takes them."""
-        self.dirty_events |= <uint32_t>1 << kind
-
-    cdef uint32_t take_events(self) noexcept nogil:
-        """What happened since the last call, as bits 1 << W_...; the streams' own events are apart."""
-        cdef uint32_t events = self.dirty_events | (self.streams.table.events << W_ACCEPT_BI)
-        self.dirty_events = 0
-        self.streams.table.events = 0
-        return events
 
     @property
     def unconfirmed_streams(self):
@@ -199,14 +84,15 @@ cdef class QuicConnection(StreamOwner):
         side = "client" if self.is_client else "server"
         return f"<QuicConnection {self.stable_id} {side} {STATE_NAMES[self.state]}>"
 
-    cdef void check(self) except *:
-        if self.close_reason is not None:
-            raise self.close_reason.to_error()
+    @property
+    def handshake_confirmed(self):
+        """Whether both sides know that TLS finished."""
+        return self.handshake.confirmed
 
     @property
     def handshake_complete(self):
         """Whether TLS finished on our side."""
-        return self.handshake_done
+        return self.handshake.done
 
     @property
     def drained(self):
@@ -231,7 +117,7 @@ cdef class QuicConnection(StreamOwner):
     @property
     def has_multipath(self):
         """Whether both sides negotiated multipath."""
-        return self.multipath
+        return self.agreed.multipath
 
     def open_stream(self, bint bidi):
         """A new stream, or None while the peer allows no more.
@@ -243,7 +129,7 @@ cdef class QuicConnection(StreamOwner):
         """
         self.check()
         cdef QuicStream s = self.streams.open(bidi)
-        if s is not None and not self.handshake_done:
+        if s is not None and not self.handshake.done:
             s.is_0rtt = True
         return s
 
@@ -252,7 +138,7 @@ cdef class QuicConnection(StreamOwner):
         cdef QuicStream s = self.streams.accept(bidi)
         if s is None:
             self.check()
-        elif not self.handshake_done:
+        elif not self.handshake.done:
             s.is_0rtt = True
         return s
 
@@ -260,12 +146,12 @@ cdef class QuicConnection(StreamOwner):
         """The oldest received datagram, or None."""
         cdef uint32_t n
         cdef bytes out
-        if queue_empty(&self.dgram_rx):
+        if queue_empty(&self.datagrams.rx):
             self.check()
             return None
-        n = queue_peek(&self.dgram_rx)
+        n = queue_peek(&self.datagrams.rx)
         out = PyBytes_FromStringAndSize(NULL, n)
-        queue_pop(&self.dgram_rx, <uint8_t*>PyBytes_AS_STRING(out))
+        queue_pop(&self.datagrams.rx, <uint8_t*>PyBytes_AS_STRING(out))
         return out
 
     def send_datagram(self, data, bint drop_oldest=True):
@@ -288,10 +174,10 @@ cdef class QuicConnection(StreamOwner):
             raise DatagramUnsupported()
         if n > <Py_ssize_t>limit:
             raise DatagramTooLarge(n, limit)
-        if queue_push(&self.dgram_tx, data, <uint32_t>n, drop_oldest) < 0:
+        if queue_push(&self.datagrams.tx, data, <uint32_t>n, drop_oldest) < 0:
             if <uint64_t>n > self.cfg.datagram_tx:
                 raise DatagramTooLarge(n, self.cfg.datagram_tx)
-            self.datagram_blocked = True
+            self.datagrams.blocked = True
             return False
         self.host.wake(self)
         return True
@@ -299,15 +185,15 @@ cdef class QuicConnection(StreamOwner):
     cdef object max_datagram(self):
         cdef int64_t room, dcid = CID_LEN
         cdef Path* p = self.paths.first
-        if not self.cfg.datagrams or self.peer_datagram == 0:
+        if not self.cfg.datagrams or self.agreed.peer_datagram == 0:
             return None
         while p != NULL:
             if p.cids.active >= 0 and p.cids.remote[p.cids.active].len > dcid:
                 dcid = p.cids.remote[p.cids.active].len
             p = p.next
         room = path_mtu(self) - (1 + dcid + 4 + 16)
-        if room > <int64_t>self.peer_datagram:
-            room = <int64_t>self.peer_datagram
+        if room > <int64_t>self.agreed.peer_datagram:
+            room = <int64_t>self.agreed.peer_datagram
         return room - 9 if room > 9 else 0
 
     @property
@@ -318,7 +204,7 @@ cdef class QuicConnection(StreamOwner):
     @property
     def datagram_send_buffer_space(self):
         """Bytes that may be queued before old datagrams are dropped."""
-        return self.cfg.datagram_tx - self.dgram_tx.bytes
+        return self.cfg.datagram_tx - self.datagrams.tx.bytes
 
     def close(self, uint64_t code=0, bytes reason=b""):
         """Close with an application code; queued data is abandoned. Later calls do nothing."""
@@ -451,9 +337,9 @@ cdef class QuicConnection(StreamOwner):
         if self.path_log is None:
             return []
         out = read_path_log(self)
-        if self.path_log_lost:
-            out.append(("lagged", self.path_log_lost))
-            self.path_log_lost = 0
+        if self.paths.log_lost:
+            out.append(("lagged", self.paths.log_lost))
+            self.paths.log_lost = 0
         return out
 
     def open_path(self, remote, local=None, bint backup=False):
@@ -468,7 +354,7 @@ cdef class QuicConnection(StreamOwner):
             self.now = now
         if not self.is_client:
             raise ConfigError("only the side that dialed opens paths")
-        if not self.multipath or not self.handshake_confirmed:
+        if not self.agreed.multipath or not self.handshake.confirmed:
             raise IrohError("multipath is not available on this connection")
         addr_from_tuple(remote, &r)
         memset(&l, 0, sizeof(UdpAddr))
@@ -523,8 +409,8 @@ cdef class QuicConnection(StreamOwner):
         cdef PathStats s
         cdef int i
         memset(&s, 0, sizeof(PathStats))
-        if self.done != NULL:
-            stats_add(&s, self.done)
+        if self.paths.done != NULL:
+            stats_add(&s, self.paths.done)
         while p != NULL:
             stats_add(&s, &p.stats)
             p = p.next
@@ -534,7 +420,3 @@ cdef class QuicConnection(StreamOwner):
             "frame_tx": {name: s.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
             "frame_rx": {name: s.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
             "lost_packets": s.lost_packets, "lost_bytes": s.lost_bytes}
-
-    cdef void on_stateless_reset(self):
-        if self.state < ST_DRAINING:
-            finish_drained(self, CloseReason("reset", 0, b"", True))

@@ -12,6 +12,12 @@ cdef struct MessageQueue:
     uint64_t count
     uint64_t dropped
 
+
+cdef struct Datagrams:            # of a connection
+    MessageQueue rx, tx
+    bint blocked                  # somebody waits for room in `tx`
+
+
 cdef void queue_init(MessageQueue* q, uint64_t limit) noexcept nogil
 cdef void queue_free(MessageQueue* q) noexcept nogil
 # 0, or -1 when it does not fit (limit, memory). With drop_oldest room is made by forgetting old messages.
@@ -20,3 +26,11 @@ cdef inline bint queue_empty(const MessageQueue* q) noexcept nogil:
     return q.count == 0
 cdef uint32_t queue_peek(const MessageQueue* q) noexcept nogil         # length of the oldest message
 cdef void queue_pop(MessageQueue* q, uint8_t* out) noexcept nogil      # out may be NULL: drop it
+
+cdef inline void datagrams_init(Datagrams* datagrams, uint64_t rx, uint64_t tx) noexcept nogil:
+    queue_init(&datagrams.rx, rx)
+    queue_init(&datagrams.tx, tx)
+
+cdef inline void datagrams_free(Datagrams* datagrams) noexcept nogil:
+    queue_free(&datagrams.rx)
+    queue_free(&datagrams.tx)

@@ -10,11 +10,6 @@ from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._id_table cimport IdTable
 
 
-cdef enum:
-    MAX_DIAL = 64                 # candidate addresses of one attempt
-    DIAL_AT_ONCE = 16             # of them, those that get a copy of a flight
-
-
 cdef class Waker:
     """Driver side: told when a connection has something to send."""
     cdef void wake(self, QuicConnection c) noexcept
@@ -51,9 +46,3 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef void open_qlog(self, QuicConnection c, object transport, bytes parameters)
     cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1
     cdef int start_server(self, QuicConnection c, QuicIncoming i, alpns, transport) except -1
-
-
-# Which candidates get this flight: `count` of them from `at` on, wrapping around.
-cdef void dial_window(QuicConnection c, int* at, int* count) noexcept nogil
-# A datagram to an address can not leave. When that is so for all candidates, the attempt is over.
-cdef void dial_refused(QuicConnection c, const UdpAddr* to, int error) noexcept

@@ -14,16 +14,18 @@ from libc.string cimport memcpy, memset
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast._packet._headers cimport LongHeader, parse_long_header
 from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
-from iroh_fast.quic._cids cimport find_ids, unregister
-from iroh_fast.quic._closing cimport end_failed, finish_drained
-from iroh_fast.quic._codes cimport ST_HANDSHAKE
+from iroh_fast.quic._cids cimport unregister
+from iroh_fast.quic._closing cimport end_failed, finish_drained, on_stateless_reset
 from iroh_fast.quic._config cimport Config, config_new, config_release, config_share
 from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._datagrams cimport queue_init
-from iroh_fast.quic._handshake cimport own_parameters, remember_parameters, set_initial_keys, tls_drain
+from iroh_fast.quic._core cimport Connection
+from iroh_fast.quic._datagrams cimport datagrams_init
+from iroh_fast.quic._first_flight cimport begin_client, begin_server, dial_at, dial_window
+from iroh_fast.quic._handshake cimport own_parameters, remember_parameters, tls_drain
+from iroh_fast.quic._handshake_state cimport id_set
 from iroh_fast.quic._id_table cimport IdEntry, IdTable
-from iroh_fast.quic._path_table cimport add_path
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, ip_known, same_addr
+from iroh_fast.quic._path_queries cimport find_ids
+from iroh_fast.quic._paths cimport CID_LEN, CidSet, ip_known
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._receive cimport receive_datagram
 from iroh_fast.quic._stateless cimport MIN_INITIAL, MIN_RESET_TRIGGER, stateless_reset, version_negotiation
@@ -45,7 +47,6 @@ logger = logging.getLogger("iroh_fast.quic")
 cdef enum:
     RESET_INTERVAL_MS = 20
     MIN_HANDSHAKE_S = 10
-    MAX_TOLD = 8                  # addresses that an error names
     MAX_HANDSHAKE_S = 60
 
 MAX_OUTGOING = 256                # endpoint replies waiting; more are dropped
@@ -149,27 +150,27 @@ cdef class QuicEndpoint(AdmissionHost):
             # Only without memory. A value that nobody can foretell matches nothing, and harms nobody.
             self.random.fill(token16, 16)
 
-    cdef void cid_add(self, uint64_t cid, QuicConnection c, uint32_t path_id) noexcept:
-        self.ids.add(cid, <PyObject*>c, path_id)
+    cdef void cid_add(self, uint64_t cid, Connection conn, uint32_t path_id) noexcept:
+        self.ids.add(cid, <PyObject*>conn, path_id)
 
     cdef void cid_remove(self, uint64_t cid) noexcept:
         self.ids.remove(cid)
         if self.last_cid == cid:
             self.last_conn = NULL
 
-    cdef void reset_token_add(self, bytes token, QuicConnection c):
-        self.reset_tokens[token] = c
+    cdef void reset_token_add(self, bytes token, Connection conn):
+        self.reset_tokens[token] = conn
 
     cdef void reset_token_remove(self, bytes token):
         self.reset_tokens.pop(token, None)
 
-    cdef void on_drained(self, QuicConnection c) noexcept:
-        unregister(c)
+    cdef void on_drained(self, Connection conn) noexcept:
+        unregister(conn)
         if self.waker is not None:
-            self.waker.drained(c)
-        if c.initial_dcid_len:
-            self.initial_ids.pop(PyBytes_FromStringAndSize(<char*>c.initial_dcid, c.initial_dcid_len), None)
-        self.connections.pop(c.stable_id, None)
+            self.waker.drained(<QuicConnection>conn)
+        if conn.handshake.first.len:
+            self.initial_ids.pop(PyBytes_FromStringAndSize(<char*>conn.handshake.first.bytes, conn.handshake.first.len), None)
+        self.connections.pop(conn.stable_id, None)
         self.last_conn = NULL
 
     def fresh_cid(self):
@@ -185,9 +186,9 @@ cdef class QuicEndpoint(AdmissionHost):
             if self.waker is not None:
                 self.waker.wake_endpoint()
 
-    cdef void wake(self, QuicConnection c) noexcept:
+    cdef void wake(self, Connection conn) noexcept:
         if self.waker is not None:
-            self.waker.wake(<QuicConnection>c)
+            self.waker.wake(<QuicConnection>conn)
 
     cdef int64_t clock_ns(self) noexcept nogil:
         if self.waker is not None:
@@ -269,7 +270,7 @@ cdef class QuicEndpoint(AdmissionHost):
         if c is None:
             return False
         c.now = now
-        c.on_stateless_reset()
+        on_stateless_reset(c)
         self.wake(c)
         return True
 
@@ -302,17 +303,15 @@ cdef class QuicEndpoint(AdmissionHost):
             self.config = config
             self.config_of = transport
         c.cfg = config_share(self.config)
-        c.idle_timeout = c.cfg.idle_timeout
-        c.handshake_until = now + handshake_limit(c.cfg)
-        c.peer_udp = 65527
+        c.agreed.idle_timeout = c.cfg.idle_timeout
+        c.handshake.until = now + handshake_limit(c.cfg)
         # RFC 9000 §17.4: disabled on one of 16 connections even where it is allowed, so that its absence tells nothing.
-        c.spinning = c.cfg.spin and (self.random.word() & 15) != 0
+        c.paths.spinning = c.cfg.spin and (self.random.word() & 15) != 0
         c.streams = Streams(c, is_client, c.cfg.fair, c.cfg.stream_window, c.cfg.receive_window, c.cfg.send_window,
                             c.cfg.max_bidi, c.cfg.max_uni)
-        queue_init(&c.dgram_rx, c.cfg.datagram_rx)
-        queue_init(&c.dgram_tx, c.cfg.datagram_tx)
-        self.new_cid(c.scid)
-        memcpy(&value, c.scid, 8)
+        datagrams_init(&c.datagrams, c.cfg.datagram_rx, c.cfg.datagram_tx)
+        self.new_cid(c.handshake.ours)
+        memcpy(&value, c.handshake.ours, 8)
         s = find_ids(c, 0, True)
         if s == NULL:
             raise MemoryError
@@ -331,13 +330,13 @@ cdef class QuicEndpoint(AdmissionHost):
         from iroh_fast.quic.qlog import QlogWriter
         c.qlog = QlogWriter.open(
             transport.qlog_dir, transport.qlog_prefix, c.is_client,
-            PyBytes_FromStringAndSize(<char*>c.odcid, c.odcid_len), c.now, self.wall_clock())
+            PyBytes_FromStringAndSize(<char*>c.handshake.original.bytes, c.handshake.original.len), c.now, self.wall_clock())
         if c.qlog is None:
             return
         c.qlog.started(c.now, addr_to_tuple(&c.paths.first.r.remote),
                        addr_to_tuple(&c.paths.first.r.local) if ip_known(&c.paths.first.r.local) else None,
-                       PyBytes_FromStringAndSize(<char*>c.scid, CID_LEN),
-                       PyBytes_FromStringAndSize(<char*>c.dcid0, c.dcid0_len))
+                       PyBytes_FromStringAndSize(<char*>c.handshake.ours, CID_LEN),
+                       PyBytes_FromStringAndSize(<char*>c.handshake.theirs.bytes, c.handshake.theirs.len))
         log_tuple(c, c.paths.first)
         c.qlog.parameters(c.now, True, parameters)
 
@@ -365,34 +364,8 @@ cdef class QuicEndpoint(AdmissionHost):
 
     cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1:
         """The rest of `connect`; after an exception nothing of the connection stays."""
-        cdef Path* p
-        cdef CidSet* s
         cdef object ticket = None, token = None
-        remotes = list(remotes)[:MAX_DIAL]
-        c.n_dial = len(remotes)
-        c.dial = <UdpAddr*>malloc(c.n_dial * (sizeof(UdpAddr) + sizeof(int)))
-        if c.dial == NULL:
-            raise MemoryError
-        c.dial_errors = <int*>(c.dial + c.n_dial)
-        memset(c.dial_errors, 0, c.n_dial * sizeof(int))
-        for k, remote in enumerate(remotes):
-            addr_from_tuple(remote, &c.dial[k])
-        self.random.fill(c.odcid, 20)
-        c.odcid_len = 20
-        memcpy(c.dcid0, c.odcid, 20)
-        c.dcid0_len = 20
-        p = add_path(c, 0, &c.dial[0], NULL)
-        if p == NULL:
-            raise MemoryError
-        p.r.validated = True
-        s = p.cids
-        s.n_remote = 1
-        s.active = 0
-        s.remote[0].seq = 0
-        s.remote[0].len = 20
-        memcpy(s.remote[0].cid, c.odcid, 20)
-        if set_initial_keys(c, c.odcid, 20) < 0:
-            raise MemoryError
+        begin_client(c, list(remotes))
         if self.session_cache is not None and resume:
             ticket = self.session_cache.take_ticket(expected_peer, self.wall_clock(), alpns)
             token = self.session_cache.take_token(expected_peer)
@@ -424,23 +397,9 @@ cdef class QuicEndpoint(AdmissionHost):
 
     cdef int start_server(self, QuicConnection c, QuicIncoming i, alpns, transport) except -1:
         """The rest of `begin`; after an exception nothing of the connection stays."""
-        cdef Path* p
         cdef uint8_t token[16]
-        memcpy(c.odcid, PyBytes_AS_STRING(i.odcid), len(i.odcid))
-        c.odcid_len = len(i.odcid)
-        if i.retry_scid:
-            c.used_retry = True
-            memcpy(c.retry_scid, PyBytes_AS_STRING(i.retry_scid), len(i.retry_scid))
-            c.retry_scid_len = len(i.retry_scid)
-        memcpy(c.dcid0, PyBytes_AS_STRING(i.client_id), len(i.client_id))
-        c.dcid0_len = len(i.client_id)
-        p = add_path(c, 0, &i.src, &i.dst)
-        if p == NULL:
-            raise MemoryError
-        p.r.validated = i.validated
-        if set_initial_keys(c, <const uint8_t*>PyBytes_AS_STRING(i.dcid), len(i.dcid)) < 0:
-            raise MemoryError
-        self.token_for(c.scid, token)
+        begin_server(c, i.odcid, i.retry_scid, i.client_id, i.dcid, &i.src, &i.dst, i.validated)
+        self.token_for(c.handshake.ours, token)
         parameters = own_parameters(c, token)
         self.open_qlog(c, transport, parameters)
         c.tls = self.tls_class.server(
@@ -448,8 +407,7 @@ cdef class QuicEndpoint(AdmissionHost):
             transport_parameters=parameters,
             ticket_store=self.server_tickets, random=self.random_take, keylog=self.keylog, now=self.wall_clock)
         self.initial_ids[i.dcid] = c
-        memcpy(c.initial_dcid, PyBytes_AS_STRING(i.dcid), len(i.dcid))
-        c.initial_dcid_len = len(i.dcid)
+        id_set(&c.handshake.first, <const uint8_t*>PyBytes_AS_STRING(i.dcid), <size_t>PyBytes_GET_SIZE(i.dcid))
         self.counters["accepted_handshakes"] += 1
 
     # ------------------------------------------------------------- sans-IO interface for simulations
@@ -477,8 +435,8 @@ cdef class QuicEndpoint(AdmissionHost):
         extra = []
         if t.dialing:
             dial_window(c, &at, &count)
-            t.remote = c.dial[at]
-            extra = [addr_to_tuple(&c.dial[(at + k) % c.n_dial]) for k in range(1, count)]
+            t.remote = dial_at(c, at)[0]
+            extra = [addr_to_tuple(dial_at(c, at + k)) for k in range(1, count)]
         return (addr_to_tuple(&t.remote), addr_to_tuple(&t.local) if ip_known(&t.local) else None, t.ecn, t.segment,
                 bytes(buf[:n]), extra)
 
@@ -500,40 +458,6 @@ cdef class QuicEndpoint(AdmissionHost):
     def known_ids(self):
         """Number of ids that are routed (leak checks)."""
         return self.ids.live + len(self.initial_ids) + len(self.admission.attempts)
-
-
-cdef void dial_window(QuicConnection c, int* at, int* count) noexcept nogil:
-    at[0] = 0
-    count[0] = c.n_dial
-    if c.n_dial > DIAL_AT_ONCE:
-        # Whoever made the list may have made it long: each flight goes to a few, the repetitions to the next ones.
-        at[0] = (c.paths.first.pto_count % MAX_DIAL) * DIAL_AT_ONCE % c.n_dial if c.paths.first != NULL else 0
-        count[0] = DIAL_AT_ONCE
-
-
-cdef object addr_text(const UdpAddr* addr):
-    host = addr_to_tuple(addr)[0]
-    return f"[{host}]:{addr.port}" if ":" in host else f"{host}:{addr.port}"
-
-
-cdef void dial_refused(QuicConnection c, const UdpAddr* to, int error) noexcept:
-    cdef int i, left = 0
-    if not c.is_client or c.migration_frozen or c.state != ST_HANDSHAKE:
-        return
-    for i in range(c.n_dial):
-        if same_addr(&c.dial[i], to):
-            c.dial_errors[i] = error
-        if not c.dial_errors[i]:
-            left += 1
-    if left or c.n_dial == 0:
-        return
-    try:
-        told = [f"{addr_text(&c.dial[i])} ({os.strerror(c.dial_errors[i])})" for i in range(min(c.n_dial, MAX_TOLD))]
-        if c.n_dial > MAX_TOLD:
-            told.append(f"and {c.n_dial - MAX_TOLD} more")
-        finish_drained(c, CloseReason("unreachable", text=", ".join(told)))
-    except Exception:
-        logger.exception("an attempt without any usable address could not be ended")
 
 
 cdef int64_t handshake_limit(const Config* cfg) noexcept nogil:

@@ -10,9 +10,9 @@ Sources: RFC 9000 §4, with iroh's credit policy (updates in steps of an eighth 
 
 from libc.stdint cimport uint64_t
 
-from iroh_fast.quic._schedule cimport queue_push, schedule_first, schedule_is_top, schedule_push, schedule_remove, stream_signal
-from iroh_fast.quic._stream cimport (
-    EV_WRITE, Flow, IN_BLOCKED, IN_CONTROL, RX_OPEN, Stream, StreamTable)
+from iroh_fast.quic._schedule cimport (
+    queue_push, schedule_first, schedule_is_top, schedule_push, schedule_remove, stream_signal)
+from iroh_fast.quic._stream cimport EV_WRITE, Flow, IN_BLOCKED, IN_CONTROL, RX_OPEN, Stream, StreamTable
 
 cdef enum:
     GRANT_BYTES = 65536           # a blocked writer is woken for this much, or for what it has

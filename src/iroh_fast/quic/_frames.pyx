@@ -17,42 +17,45 @@ from iroh_fast._packet._frames cimport (
     FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_PING, FT_REACH_OUT_V4, FT_REACH_OUT_V6, FT_REMOVE_ADDRESS,
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
-from iroh_fast.quic._cids cimport on_new_id, on_retired_id, was_abandoned
+from iroh_fast.quic._cids cimport on_new_id, on_retired_id
 from iroh_fast.quic._closing cimport enter_drain
 from iroh_fast.quic._codes cimport (
     CRYPTO_BUFFER_EXCEEDED, FRAME_ENCODING_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING,
     ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM)
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._counters cimport frame_index
 from iroh_fast.quic._datagrams cimport queue_empty, queue_push
 from iroh_fast.quic._handshake cimport confirm_handshake
+from iroh_fast.quic._handshake_state cimport crypto_in
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL
-from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._loss cimport on_ack
-from iroh_fast.quic._path_table cimport find_path, log_path, on_blocked, on_max_path_id, on_path_abandon, on_path_status
+from iroh_fast.quic._path_queries cimport find_path, was_abandoned
+from iroh_fast.quic._path_table cimport log_path, on_blocked, on_max_path_id, on_path_abandon, on_path_status
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, STATUS_BACKUP, same_addr
 from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_insert
 from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._stream_frames cimport (
+    got_max_data, got_max_stream_data, got_max_streams, got_reset, got_stop_sending, got_stream,
+    got_stream_data_blocked)
 from iroh_fast.quic._time cimport ns_from_us
 from iroh_fast.quic._validation cimport on_path_challenge, on_path_response
 
 from iroh_fast.errors import CloseReason
 
 cdef enum:
-    MAX_ACK_DELAY_MS = 25
     MAX_ACK_DELAY_US = 16383000   # RFC 9000 §18.2: larger ones cannot be announced
 
 
-cdef int read_frames(QuicConnection conn, Path* path, PnSpace* space, int level, const uint8_t* at, const uint8_t* end,
+cdef int read_frames(Connection conn, Path* path, PnSpace* space, int level, const uint8_t* at, const uint8_t* end,
                      const UdpAddr* src, const UdpAddr* dst, bint* eliciting, bint* probing) noexcept nogil:  # hot
     """Process a packet's payload; -1 after an error was noted."""
     cdef Frame frame
     cdef int err
-    if conn.state == ST_CLOSING and conn.now >= conn.close_next:
+    if conn.state == ST_CLOSING and conn.now >= conn.ending.repeat_at:
         # RFC 9000 §10.2.1: the peer has not heard yet. At most one repetition per round trip.
-        conn.close_next = conn.now + rtt_get(&path.r.rtt)
-        conn.close_due = True
+        conn.ending.repeat_at = conn.now + rtt_get(&path.r.rtt)
+        conn.ending.due = True
     if at == end:
         return conn.fail(PROTOCOL_VIOLATION, b"packet payload is empty", 0)
     while at < end:
@@ -66,9 +69,9 @@ cdef int read_frames(QuicConnection conn, Path* path, PnSpace* space, int level,
             eliciting[0] = True
             probing[0] = False
             if conn.state == ST_ESTABLISHED or conn.state == ST_HANDSHAKE:
-                err = conn.streams.on_stream(frame.id, frame.offset, frame.data, frame.len, frame.fin)
+                err = got_stream(&conn.streams.table, frame.id, frame.offset, frame.data, frame.len, frame.fin)
                 if err:
-                    return conn.fail(err, conn.streams.reason, 0)
+                    return conn.fail(err, conn.streams.table.reason, 0)
             continue
         if frame.type == FT_PADDING:
             continue
@@ -86,7 +89,7 @@ cdef int read_frames(QuicConnection conn, Path* path, PnSpace* space, int level,
     return 0
 
 
-cdef int read_frame(QuicConnection conn, Path* path, PnSpace* space, int level, Frame* frame, const UdpAddr* src,
+cdef int read_frame(Connection conn, Path* path, PnSpace* space, int level, Frame* frame, const UdpAddr* src,
                     const UdpAddr* dst) noexcept nogil:
     cdef Path* other
     cdef int rc
@@ -98,8 +101,8 @@ cdef int read_frame(QuicConnection conn, Path* path, PnSpace* space, int level, 
     if level != LEVEL_1RTT and check_level(conn, level, kind) < 0:
         return -1
     if kind == FT_STREAM:
-        rc = conn.streams.on_stream(frame.id, frame.offset, frame.data, frame.len, frame.fin)
-        return conn.fail(rc, conn.streams.reason, 0) if rc else 0
+        rc = got_stream(&conn.streams.table, frame.id, frame.offset, frame.data, frame.len, frame.fin)
+        return conn.fail(rc, conn.streams.table.reason, 0) if rc else 0
     if kind == FT_ACK or kind == FT_ACK_ECN:
         if level == LEVEL_1RTT:
             other = find_path(conn, 0)      # plain ACK always means path 0
@@ -108,7 +111,7 @@ cdef int read_frame(QuicConnection conn, Path* path, PnSpace* space, int level, 
             return on_ack(conn, other, &other.sp, level, frame)
         return on_ack(conn, path, space, level, frame)
     if kind == FT_PATH_ACK or kind == FT_PATH_ACK_ECN:
-        if not conn.multipath:
+        if not conn.agreed.multipath:
             return conn.fail(PROTOCOL_VIOLATION, b"received PATH_ACK without multipath", 0)
         other = find_path(conn, <uint32_t>frame.path)
         if other == NULL:
@@ -128,7 +131,7 @@ cdef int read_frame(QuicConnection conn, Path* path, PnSpace* space, int level, 
     return control_frame(conn, path, level, frame, src, dst)
 
 
-cdef int check_level(QuicConnection conn, int level, uint64_t kind) noexcept nogil:
+cdef int check_level(Connection conn, int level, uint64_t kind) noexcept nogil:
     """RFC 9000 §12.5: what packets before 1-RTT may carry."""
     if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
         if not (kind == FT_PING or kind == FT_CRYPTO or kind == FT_ACK or kind == FT_ACK_ECN or kind == FT_CONNECTION_CLOSE):
@@ -140,23 +143,21 @@ cdef int check_level(QuicConnection conn, int level, uint64_t kind) noexcept nog
     return 0
 
 
-cdef int on_datagram(QuicConnection conn, Frame* frame) noexcept nogil:
+cdef int on_datagram(Connection conn, Frame* frame) noexcept nogil:
     if not conn.cfg.datagrams:
         return conn.fail(PROTOCOL_VIOLATION, b"unexpected DATAGRAM", 0)
     if frame.len > conn.cfg.datagram_rx or frame.len > 65535:
         return conn.fail(PROTOCOL_VIOLATION, b"oversized datagram", 0)
-    if queue_empty(&conn.dgram_rx):
+    if queue_empty(&conn.datagrams.rx):
         conn.happened(W_DATAGRAM)
-    queue_push(&conn.dgram_rx, frame.data, <uint32_t>frame.len, True)
+    queue_push(&conn.datagrams.rx, frame.data, <uint32_t>frame.len, True)
     return 0
 
 
-cdef int on_crypto(QuicConnection conn, int level, Frame* frame) noexcept nogil:
-    cdef Level* stage
-    cdef RecvBuf* rx = &conn.data_crypto_rx
-    if level != LEVEL_1RTT:
-        stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-        rx = &stage.rx
+cdef int on_crypto(Connection conn, int level, Frame* frame) noexcept nogil:
+    cdef RecvBuf* rx = crypto_in(&conn.handshake, level)
+    if rx == NULL:
+        return 0
     if frame.offset + frame.len > rx.read + conn.cfg.crypto_buffer:
         return conn.fail(CRYPTO_BUFFER_EXCEEDED, b"", 0)
     if recvbuf_insert(rx, frame.offset, frame.data, frame.len) < 0:
@@ -164,24 +165,24 @@ cdef int on_crypto(QuicConnection conn, int level, Frame* frame) noexcept nogil:
     return 0
 
 
-cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame, const UdpAddr* src,
+cdef int control_frame(Connection conn, Path* path, int level, Frame* frame, const UdpAddr* src,
                        const UdpAddr* dst) noexcept nogil:
     """Everything that is not on the fast paths."""
     cdef uint64_t kind = frame.type
     cdef int rc = 0
     cdef Path* other
     if kind == FT_RESET_STREAM:
-        rc = conn.streams.on_reset(frame.id, frame.value, frame.offset)
+        rc = got_reset(&conn.streams.table, frame.id, frame.value, frame.offset)
     elif kind == FT_STOP_SENDING:
-        rc = conn.streams.on_stop_sending(frame.id, frame.value)
+        rc = got_stop_sending(&conn.streams.table, frame.id, frame.value)
     elif kind == FT_MAX_DATA:
-        conn.streams.on_max_data(frame.value)
+        got_max_data(&conn.streams.table, frame.value)
     elif kind == FT_MAX_STREAM_DATA:
-        rc = conn.streams.on_max_stream_data(frame.id, frame.value)
+        rc = got_max_stream_data(&conn.streams.table, frame.id, frame.value)
     elif kind == FT_MAX_STREAMS_BIDI or kind == FT_MAX_STREAMS_UNI:
-        conn.streams.on_max_streams(<int>(kind - FT_MAX_STREAMS_BIDI), frame.value)
+        got_max_streams(&conn.streams.table, <int>(kind - FT_MAX_STREAMS_BIDI), frame.value)
     elif kind == FT_STREAM_DATA_BLOCKED:
-        rc = conn.streams.on_stream_data_blocked(frame.id)
+        rc = got_stream_data_blocked(&conn.streams.table, frame.id)
     elif kind == FT_DATA_BLOCKED or kind == FT_STREAMS_BLOCKED_BIDI or kind == FT_STREAMS_BLOCKED_UNI:
         pass
     elif kind == FT_PATH_CHALLENGE:
@@ -195,7 +196,7 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
     elif kind == FT_HANDSHAKE_DONE:
         if not conn.is_client:
             return conn.fail(PROTOCOL_VIOLATION, b"client sent HANDSHAKE_DONE", 0)
-        if not conn.handshake_confirmed:
+        if not conn.handshake.confirmed:
             with gil:
                 confirm_handshake(conn)
     elif kind == FT_NEW_TOKEN:
@@ -215,34 +216,34 @@ cdef int control_frame(QuicConnection conn, Path* path, int level, Frame* frame,
         return on_observed(conn, path, frame)
     elif FT_ADD_ADDRESS_V4 <= kind <= FT_REMOVE_ADDRESS:
         # Candidates for hole punching. Rounds are not part of this engine yet: the frames are checked and counted.
-        if not conn.nat:
+        if not conn.agreed.nat:
             return conn.fail(PROTOCOL_VIOLATION, b"n0's nat traversal was not negotiated", 0)
         if (kind == FT_REACH_OUT_V4 or kind == FT_REACH_OUT_V6) == conn.is_client:
             return conn.fail(PROTOCOL_VIOLATION, b"Not allowed for this endpoint's connection side", 0)
     else:
-        if level != LEVEL_1RTT or not conn.multipath:
+        if level != LEVEL_1RTT or not conn.agreed.multipath:
             return conn.fail(PROTOCOL_VIOLATION, b"received multipath frame without multipath", 0)
         return multipath_frame(conn, path, frame)
     if rc:
-        return conn.fail(rc, conn.streams.reason, 0)
+        return conn.fail(rc, conn.streams.table.reason, 0)
     return 0
 
 
-cdef int on_ack_frequency(QuicConnection conn, Frame* frame) noexcept nogil:
-    if <int64_t>frame.id <= conn.ack_frequency_seq:
+cdef int on_ack_frequency(Connection conn, Frame* frame) noexcept nogil:
+    if <int64_t>frame.id <= conn.acks.seq:
         return 0
     if frame.value2 < 1000:
         return conn.fail(PROTOCOL_VIOLATION, b"requested max ack delay below min_ack_delay", 0)
-    conn.ack_frequency_seq = <int64_t>frame.id
-    conn.ack_threshold = frame.value
-    conn.ack_reorder = frame.offset
-    conn.max_ack_delay = ns_from_us(frame.value2 if frame.value2 < MAX_ACK_DELAY_US else MAX_ACK_DELAY_US)
+    conn.acks.seq = <int64_t>frame.id
+    conn.acks.threshold = frame.value
+    conn.acks.reorder = frame.offset
+    conn.acks.max_delay = ns_from_us(frame.value2 if frame.value2 < MAX_ACK_DELAY_US else MAX_ACK_DELAY_US)
     return 0
 
 
-cdef int on_observed(QuicConnection conn, Path* path, Frame* frame) noexcept nogil:
+cdef int on_observed(Connection conn, Path* path, Frame* frame) noexcept nogil:
     cdef UdpAddr observed
-    if not conn.receive_observed:
+    if not conn.agreed.receive_observed:
         return conn.fail(PROTOCOL_VIOLATION, b"received OBSERVED_ADDRESS frame when not negotiated", 0)
     if <int64_t>frame.id <= path.observed_seq:
         return 0
@@ -257,7 +258,7 @@ cdef int on_observed(QuicConnection conn, Path* path, Frame* frame) noexcept nog
     return 0
 
 
-cdef int multipath_frame(QuicConnection conn, Path* path, Frame* frame) noexcept nogil:
+cdef int multipath_frame(Connection conn, Path* path, Frame* frame) noexcept nogil:
     cdef uint64_t kind = frame.type
     if kind == FT_PATH_NEW_CONNECTION_ID:
         return on_new_id(conn, <uint32_t>frame.path, frame)
@@ -274,7 +275,7 @@ cdef int multipath_frame(QuicConnection conn, Path* path, Frame* frame) noexcept
     return on_blocked(conn, frame)
 
 
-cdef void on_peer_close(QuicConnection conn, Frame* frame, int level) noexcept nogil:
+cdef void on_peer_close(Connection conn, Frame* frame, int level) noexcept nogil:
     cdef bint app = frame.type == FT_APPLICATION_CLOSE
     with gil:
         text = PyBytes_FromStringAndSize(<char*>frame.data, frame.len)

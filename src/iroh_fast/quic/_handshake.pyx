@@ -9,30 +9,28 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
-from iroh_fast._packet._headers cimport LongHeader
 from iroh_fast.quic._cids cimport issue_ids, issue_path_ids, watch_reset
-from iroh_fast.quic._closing cimport finish_drained
 from iroh_fast.quic._codes cimport (
-    INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED, ST_HANDSHAKE, TRANSPORT_PARAMETER_ERROR, W_ALPN, W_CONFIRMED,
-    W_HANDSHAKE)
+    INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED, TRANSPORT_PARAMETER_ERROR, W_ALPN, W_CONFIRMED, W_HANDSHAKE)
 from iroh_fast.quic._config cimport Config
-from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._control cimport queue_control
-from iroh_fast.quic._keys cimport (
-    LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_install, keys_install_initial,
-    keys_may_update, keys_update)
+from iroh_fast.quic._control_queue cimport queue_control
+from iroh_fast.quic._core cimport Connection
+from iroh_fast.quic._handshake_state cimport HandshakeId, crypto_in, crypto_out, handshake_release, level_begin
+from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_HANDSHAKE, keys_drop, keys_install, keys_may_update, keys_update
 from iroh_fast.quic._ledger cimport CONTROL_ACK_FREQUENCY, CONTROL_HANDSHAKE_DONE
-from iroh_fast.quic._levels cimport Level, drop_level, make_level
 from iroh_fast.quic._loss cimport drop_space, forget_sent
 from iroh_fast.quic._mtud cimport mtud_defer, mtud_peer_limit
 from iroh_fast.quic._parameters cimport (
     HAS_ADDRESS_DISCOVERY, HAS_INITIAL_SCID, HAS_MAX_PATH_ID, HAS_MIN_ACK_DELAY, HAS_NAT_TRAVERSAL, HAS_ORIGINAL_DCID,
-    HAS_RESET_TOKEN, HAS_RETRY_SCID, PARAMETERS_BYTES, PARAMETERS_MALFORMED, PARAMETERS_NOISE, Parameters, cid_equals,
-    cid_set, parameters_decode, parameters_encode, parameters_honour, parameters_init, parameters_remember)
-from iroh_fast.quic._path_table cimport find_path, path_established, pto_max, start_multipath
-from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS, RemoteCid
+    HAS_RESET_TOKEN, HAS_RETRY_SCID, PARAMETERS_BYTES, PARAMETERS_MALFORMED, PARAMETERS_NOISE, ParameterCid, Parameters,
+    cid_equals, cid_set, parameters_decode, parameters_encode, parameters_honour, parameters_init, parameters_remember)
+from iroh_fast.quic._path_queries cimport find_path, pto_max
+from iroh_fast.quic._path_table cimport path_established, start_multipath
+from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS
 from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_readable, recvbuf_take
-from iroh_fast.quic._send_buffer cimport sendbuf_rewind, sendbuf_write_copy
+from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_write_copy
+from iroh_fast.quic._stream_frames cimport got_peer_limits
+from iroh_fast.quic._stream_table cimport table_reject_0rtt
 from iroh_fast.quic._time cimport MS, ns_from_ms
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_set
 
@@ -47,12 +45,12 @@ cdef enum:
     MTU_SEARCH_AFTER_MS = 100     # after the handshake, where no data hurries it
 
 
-cdef bint may_update_keys(QuicConnection conn) noexcept nogil:
+cdef bint may_update_keys(Connection conn) noexcept nogil:
     """RFC 9001 §6.1: the handshake is confirmed and the peer has seen the present phase."""
-    return conn.handshake_confirmed and keys_may_update(&conn.keys)
+    return conn.handshake.confirmed and keys_may_update(&conn.keys)
 
 
-cdef int update_keys(QuicConnection conn) noexcept nogil:
+cdef int update_keys(Connection conn) noexcept nogil:
     """Begin the next key phase; -1 when the connection failed."""
     if keys_update(&conn.keys, conn.now) < 0:
         return conn.fail(INTERNAL_ERROR, b"key update failed", 0)
@@ -60,37 +58,30 @@ cdef int update_keys(QuicConnection conn) noexcept nogil:
     return 0
 
 
-cdef void phase_changed(QuicConnection conn, bint remote) noexcept nogil:
+cdef void phase_changed(Connection conn, bint remote) noexcept nogil:
     if conn.qlog is not None:
         with gil:
             conn.qlog.key_phase(conn.now, remote)
 
 
-cdef void discard_keys_later(QuicConnection conn) noexcept nogil:
+cdef void discard_keys_later(Connection conn) noexcept nogil:
     """RFC 9001 §4.9.3, §6.5: old keys stay for packets that are still under way."""
     timer_set(&conn.timers, TIMER_KEYS, conn.now + 3 * pto_max(conn))
 
 
-cdef int tls_feed(QuicConnection conn, int level) noexcept:
+cdef int tls_feed(Connection conn, int level) noexcept:
     """Hand received CRYPTO bytes to TLS and act on what comes out. -1 when the connection failed."""
     cdef RecvBuf* rx
     cdef bytes data
-    cdef Level* stage
     try:
         while True:
-            if level == LEVEL_1RTT:
-                rx = &conn.data_crypto_rx
-            else:
-                stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-                if not stage.live:
-                    return 0
-                rx = &stage.rx
-            if not recvbuf_readable(rx):
+            rx = crypto_in(&conn.handshake, level)
+            if rx == NULL or not recvbuf_readable(rx):
                 return 0
             data = recvbuf_take(rx, 65536)
             conn.tls.receive(level, data)
             tls_drain(conn)
-            if conn.err:
+            if conn.failure.code:
                 return -1
     except TlsAlert as alert:
         # The alert may come with output (nothing but the close follows).
@@ -102,31 +93,29 @@ cdef int tls_feed(QuicConnection conn, int level) noexcept:
         return conn.fail(INTERNAL_ERROR, NULL, 0)
 
 
-cdef void tls_drain(QuicConnection conn):
+cdef void tls_drain(Connection conn):
     cdef object tls = conn.tls
-    cdef Level* stage
+    cdef SendBuf* tx
     cdef bytes data
     for write, level, suite, secret in tls.take_secrets():
         install_keys(conn, write, level, suite, secret)
     for level, data in tls.take_output():
-        if level == LEVEL_1RTT:
-            sendbuf_write_copy(&conn.data_crypto_tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
-        else:
-            stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-            if stage.live:
-                sendbuf_write_copy(&stage.tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
-    if conn.peer_parameters == NULL and not conn.handshake_confirmed and tls.peer_transport_parameters is not None:
+        tx = crypto_out(&conn.handshake, level)
+        if tx != NULL:
+            sendbuf_write_copy(tx, <const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data))
+    if conn.handshake.peer_parameters == NULL and not conn.handshake.confirmed and tls.peer_transport_parameters is not None:
         if receive_parameters(conn, tls.peer_transport_parameters) < 0:
             return
     if conn.alpn is None and tls.alpn is not None:
         conn.alpn = tls.alpn
         conn.happened(W_ALPN)
-    if tls.complete and not conn.handshake_done and not conn.err:
+    if tls.complete and not conn.handshake.done and not conn.failure.code:
         complete_handshake(conn)
 
 
-cdef void install_keys(QuicConnection conn, bint write, int level, int suite, bytes secret):
-    if level == LEVEL_HANDSHAKE and not conn.handshake.live and make_level(conn, &conn.handshake) < 0:
+cdef void install_keys(Connection conn, bint write, int level, int suite, bytes secret):
+    if (level == LEVEL_HANDSHAKE and not conn.handshake.handshake.live
+            and level_begin(&conn.handshake, LEVEL_HANDSHAKE, conn.host.random.word()) < 0):
         conn.fail(INTERNAL_ERROR, b"out of memory", 0)
         return
     if keys_install(&conn.keys, level, write, suite, <const uint8_t*>PyBytes_AS_STRING(secret),
@@ -137,7 +126,7 @@ cdef void install_keys(QuicConnection conn, bint write, int level, int suite, by
         conn.qlog.key(conn.now, write, level)
 
 
-cdef int receive_parameters(QuicConnection conn, bytes data) except? -1:
+cdef int receive_parameters(Connection conn, bytes data) except? -1:
     """Check and adopt the peer's transport parameters (RFC 9000 §7.4); -1 when the connection failed."""
     cdef Parameters* p = <Parameters*>malloc(sizeof(Parameters))
     cdef int result
@@ -149,7 +138,7 @@ cdef int receive_parameters(QuicConnection conn, bytes data) except? -1:
         conn.close_text = ("malformed" if result == PARAMETERS_MALFORMED else
                            "illegal value" if result < 0 else "CID authentication failure")
         return conn.fail(TRANSPORT_PARAMETER_ERROR, NULL, 0)
-    conn.peer_parameters = p
+    conn.handshake.peer_parameters = p
     if conn.qlog is not None:
         from iroh_fast.quic.parameters import TransportParameters
         conn.qlog.parameters(conn.now, False, TransportParameters.decode(data, from_server=conn.is_client))
@@ -157,20 +146,24 @@ cdef int receive_parameters(QuicConnection conn, bytes data) except? -1:
     return 0
 
 
-cdef bint right_ids(QuicConnection conn, Parameters* p) noexcept nogil:
+cdef inline bint names(const ParameterCid* told, const HandshakeId* id) noexcept nogil:
+    return cid_equals(told, id.bytes, id.len)
+
+
+cdef bint right_ids(Connection conn, Parameters* p) noexcept nogil:
     """RFC 9000 §7.3: the parameters name the ids that the handshake's packets had."""
-    if p.present & HAS_INITIAL_SCID == 0 or not cid_equals(&p.initial_scid, conn.dcid0, conn.dcid0_len):
+    if p.present & HAS_INITIAL_SCID == 0 or not names(&p.initial_scid, &conn.handshake.theirs):
         return False
     if not conn.is_client:
         return True
-    if p.present & HAS_ORIGINAL_DCID == 0 or not cid_equals(&p.original_dcid, conn.odcid, conn.odcid_len):
+    if p.present & HAS_ORIGINAL_DCID == 0 or not names(&p.original_dcid, &conn.handshake.original):
         return False
-    if not conn.used_retry:
+    if not conn.handshake.retried:
         return p.present & HAS_RETRY_SCID == 0
-    return p.present & HAS_RETRY_SCID != 0 and cid_equals(&p.retry_scid, conn.retry_scid, conn.retry_scid_len)
+    return p.present & HAS_RETRY_SCID != 0 and names(&p.retry_scid, &conn.handshake.retry)
 
 
-cdef void adopt_parameters(QuicConnection conn, Parameters* p):
+cdef void adopt_parameters(Connection conn, Parameters* p):
     cdef Path* path = find_path(conn, 0)
     cdef int64_t idle = ns_from_ms(p.max_idle_timeout_ms)
     cdef bint gives = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery != 1
@@ -180,34 +173,34 @@ cdef void adopt_parameters(QuicConnection conn, Parameters* p):
         path.cids.remote[0].has_token = True
         watch_reset(conn, path.cids)
     adopt_limits(conn, p)
-    conn.peer_ack_exponent = <int>p.ack_delay_exponent
-    conn.peer_max_ack_delay = ns_from_ms(p.max_ack_delay_ms)
-    conn.peer_cid_limit = p.active_connection_id_limit
-    conn.peer_ack_frequency = p.present & HAS_MIN_ACK_DELAY != 0
-    conn.peer_min_ack_delay_us = p.min_ack_delay_us
-    conn.peer_udp = <uint32_t>(p.max_udp_payload_size if p.max_udp_payload_size < 65527 else 65527)
+    conn.agreed.peer_ack_exponent = <int>p.ack_delay_exponent
+    conn.agreed.peer_max_ack_delay = ns_from_ms(p.max_ack_delay_ms)
+    conn.agreed.peer_cid_limit = p.active_connection_id_limit
+    conn.agreed.peer_ack_frequency = p.present & HAS_MIN_ACK_DELAY != 0
+    conn.agreed.peer_min_ack_delay_us = p.min_ack_delay_us
+    conn.agreed.peer_udp = <uint32_t>(p.max_udp_payload_size if p.max_udp_payload_size < 65527 else 65527)
     if path != NULL:
-        mtud_peer_limit(&path.r.mtud, <uint16_t>conn.peer_udp)
-    if idle and (conn.idle_timeout == 0 or idle < conn.idle_timeout):
-        conn.idle_timeout = idle
-    conn.send_observed = conn.cfg.observed_send and takes
-    conn.receive_observed = conn.cfg.observed_receive and gives
-    if conn.send_observed and path != NULL:
+        mtud_peer_limit(&path.r.mtud, <uint16_t>conn.agreed.peer_udp)
+    if idle and (conn.agreed.idle_timeout == 0 or idle < conn.agreed.idle_timeout):
+        conn.agreed.idle_timeout = idle
+    conn.agreed.send_observed = conn.cfg.observed_send and takes
+    conn.agreed.receive_observed = conn.cfg.observed_receive and gives
+    if conn.agreed.send_observed and path != NULL:
         path.observed_due = True
 
 
-cdef void adopt_limits(QuicConnection conn, Parameters* p):
-    conn.streams.set_peer_limits(p.initial_max_data, p.initial_max_stream_data_bidi_local,
+cdef void adopt_limits(Connection conn, Parameters* p):
+    got_peer_limits(&conn.streams.table, p.initial_max_data, p.initial_max_stream_data_bidi_local,
                                  p.initial_max_stream_data_bidi_remote, p.initial_max_stream_data_uni,
                                  p.initial_max_streams_bidi, p.initial_max_streams_uni)
-    conn.peer_datagram = p.max_datagram_frame_size
+    conn.agreed.peer_datagram = p.max_datagram_frame_size
 
 
-cdef void complete_handshake(QuicConnection conn):
+cdef void complete_handshake(Connection conn):
     """The TLS handshake is done on our side."""
     cdef Path* path = find_path(conn, 0)
     cdef object tls = conn.tls
-    if conn.peer_parameters == NULL:
+    if conn.handshake.peer_parameters == NULL:
         conn.close_text = "peer misbehaved: MissingQuicTransportParameters"
         conn.fail(0x16d, NULL, 0)
         return
@@ -215,27 +208,27 @@ cdef void complete_handshake(QuicConnection conn):
         conn.early_data_accepted = bool(tls.early_data_accepted)
         if not conn.early_data_accepted:
             drop_0rtt(conn, path)
-        elif conn.remembered_parameters != NULL and not parameters_honour(
-                conn.peer_parameters, conn.remembered_parameters):
+        elif conn.handshake.remembered != NULL and not parameters_honour(
+                conn.handshake.peer_parameters, conn.handshake.remembered):
             conn.close_text = "0-RTT accepted with incompatible transport parameters"
             conn.fail(PROTOCOL_VIOLATION, NULL, 0)
             return
     elif not conn.is_client:
         conn.early_data_accepted = tls.early_data_accepted
-    conn.handshake_done = True
+    conn.handshake.done = True
     conn.state = ST_ESTABLISHED
     conn.peer_id = tls.peer_public_key
     if conn.is_client:
         # 0-RTT keys are of no use once 1-RTT keys exist (RFC 9001 §4.9.3).
         keys_drop(&conn.keys, LEVEL_0RTT)
-    if conn.cfg.max_paths and conn.peer_parameters.present & HAS_MAX_PATH_ID:
-        start_multipath(conn, conn.peer_parameters.initial_max_path_id)
+    if conn.cfg.max_paths and conn.handshake.peer_parameters.present & HAS_MAX_PATH_ID:
+        start_multipath(conn, conn.handshake.peer_parameters.initial_max_path_id)
         if path != NULL:
             path.idle_timeout = conn.cfg.path_idle
         if path != NULL and path.cids.n_remote and path.cids.remote[path.cids.active].len == 0:
             conn.fail(PROTOCOL_VIOLATION, b"multipath must not use zero-length CIDs", 0)
             return
-    conn.nat = conn.multipath and conn.cfg.max_nat > 0 and conn.peer_parameters.present & HAS_NAT_TRAVERSAL != 0
+    conn.agreed.nat = conn.agreed.multipath and conn.cfg.max_nat > 0 and conn.handshake.peer_parameters.present & HAS_NAT_TRAVERSAL != 0
     if path != NULL:
         if conn.is_client:
             path.r.validated = True
@@ -244,7 +237,7 @@ cdef void complete_handshake(QuicConnection conn):
         path_established(conn, path)
     issue_ids(conn, 0)
     issue_path_ids(conn)
-    if conn.cfg.ack_frequency and conn.peer_ack_frequency:
+    if conn.cfg.ack_frequency and conn.agreed.peer_ack_frequency:
         queue_control(conn, CONTROL_ACK_FREQUENCY, 0, 0, 0)
     if not conn.is_client:
         queue_control(conn, CONTROL_HANDSHAKE_DONE, 0, 0, 0)
@@ -252,39 +245,31 @@ cdef void complete_handshake(QuicConnection conn):
     conn.happened(W_HANDSHAKE)
 
 
-cdef void drop_0rtt(QuicConnection conn, Path* path):
+cdef void drop_0rtt(Connection conn, Path* path):
     """Forget everything sent in 0-RTT packets."""
     if path != NULL:
         forget_sent(path, &path.sp)
-    conn.streams.reject_0rtt()
-    adopt_limits(conn, conn.peer_parameters)
+    table_reject_0rtt(&conn.streams.table)
+    adopt_limits(conn, conn.handshake.peer_parameters)
 
 
-cdef void confirm_handshake(QuicConnection conn):
+cdef void confirm_handshake(Connection conn):
     """Both sides have finished the handshake; its state can go."""
     cdef Path* path = find_path(conn, 0)
-    conn.handshake_confirmed = True
-    conn.peer_validated_us = True
+    conn.handshake.confirmed = True
+    conn.handshake.peer_validated_us = True
     if path != NULL:
-        if conn.initial.live:
-            drop_space(conn, path, &conn.initial.sp)
-        if conn.handshake.live:
-            drop_space(conn, path, &conn.handshake.sp)
-    drop_level(conn, LEVEL_INITIAL)
-    drop_level(conn, LEVEL_HANDSHAKE)
+        if conn.handshake.initial.live:
+            drop_space(conn, path, &conn.handshake.initial.sp)
+        if conn.handshake.handshake.live:
+            drop_space(conn, path, &conn.handshake.handshake.sp)
+    handshake_release(&conn.handshake, &conn.keys)
     conn.address_token = None
-    free(conn.remembered_parameters)
-    conn.remembered_parameters = NULL
-    free(conn.peer_parameters)
-    conn.peer_parameters = NULL
-    free(conn.dial)
-    conn.dial = NULL
-    conn.n_dial = 0
     conn.tls.release_handshake_state()
     conn.happened(W_CONFIRMED)
 
 
-cdef int remember_parameters(QuicConnection conn, bytes data) except? -1:
+cdef int remember_parameters(Connection conn, bytes data) except? -1:
     """Go by the parameters `data` of an earlier connection, for 0-RTT."""
     cdef Parameters* p = <Parameters*>malloc(sizeof(Parameters))
     if p == NULL:
@@ -293,12 +278,12 @@ cdef int remember_parameters(QuicConnection conn, bytes data) except? -1:
         free(p)
         raise ValueError("a ticket without usable transport parameters")
     parameters_remember(p)
-    conn.remembered_parameters = p
+    conn.handshake.remembered = p
     adopt_limits(conn, p)
     return 0
 
 
-cdef bytes own_parameters(QuicConnection conn, const uint8_t* reset_token):
+cdef bytes own_parameters(Connection conn, const uint8_t* reset_token):
     """Our transport parameters, encoded; `reset_token`: 16 bytes, of a server."""
     cdef Config* config = conn.cfg
     cdef Parameters p
@@ -308,11 +293,11 @@ cdef bytes own_parameters(QuicConnection conn, const uint8_t* reset_token):
     p.present = HAS_INITIAL_SCID | HAS_MIN_ACK_DELAY
     if not conn.is_client:
         p.present |= HAS_ORIGINAL_DCID | HAS_RESET_TOKEN
-        cid_set(&p.original_dcid, conn.odcid, conn.odcid_len)
+        cid_set(&p.original_dcid, conn.handshake.original.bytes, conn.handshake.original.len)
         memcpy(p.reset_token, reset_token, 16)
-        if conn.used_retry:
+        if conn.handshake.retried:
             p.present |= HAS_RETRY_SCID
-            cid_set(&p.retry_scid, conn.retry_scid, conn.retry_scid_len)
+            cid_set(&p.retry_scid, conn.handshake.retry.bytes, conn.handshake.retry.len)
     p.max_idle_timeout_ms = <uint64_t>((config.idle_timeout + MS - 1) // MS)
     p.max_udp_payload_size = 1472 if config.mtu_bound <= 1472 else config.mtu_bound
     p.initial_max_data = config.receive_window
@@ -322,7 +307,7 @@ cdef bytes own_parameters(QuicConnection conn, const uint8_t* reset_token):
     p.initial_max_streams_bidi = config.max_bidi
     p.initial_max_streams_uni = config.max_uni
     p.active_connection_id_limit = REMOTE_CIDS
-    cid_set(&p.initial_scid, conn.scid, CID_LEN)
+    cid_set(&p.initial_scid, conn.handshake.ours, CID_LEN)
     if config.datagrams:
         p.max_datagram_frame_size = 65535 if config.datagram_rx > 65535 else config.datagram_rx
     p.min_ack_delay_us = 1000
@@ -337,61 +322,3 @@ cdef bytes own_parameters(QuicConnection conn, const uint8_t* reset_token):
         p.address_discovery = 2 if config.observed_send and config.observed_receive else 0 if config.observed_send else 1
     conn.host.random.fill(noise, PARAMETERS_NOISE)
     return PyBytes_FromStringAndSize(<char*>out, <Py_ssize_t>parameters_encode(&p, noise, out))
-
-
-cdef void on_retry(QuicConnection conn, const uint8_t* data, size_t n, const uint8_t* scid, uint8_t scid_len,
-                   const uint8_t* token, size_t token_len) noexcept:
-    """RFC 9000 §17.2.5: start over with the server's token and id, once."""
-    cdef uint8_t tag[16]
-    cdef Path* path = find_path(conn, 0)
-    if conn.got_first_packet or conn.used_retry or n < 16 or token_len == 0 or conn.state != ST_HANDSHAKE:
-        return
-    if retry_integrity_tag(conn.odcid, conn.odcid_len, data, n - 16, tag) < 0 or not constant_time_equal(tag, data + n - 16, 16):
-        return
-    if scid_len == conn.dcid0_len and memcmp(scid, conn.dcid0, scid_len) == 0:
-        return
-    conn.used_retry = True
-    memcpy(conn.retry_scid, scid, scid_len)
-    conn.retry_scid_len = scid_len
-    memcpy(conn.dcid0, scid, scid_len)
-    conn.dcid0_len = scid_len
-    path.cids.n_remote = 1
-    path.cids.active = 0
-    memset(&path.cids.remote[0], 0, sizeof(RemoteCid))
-    path.cids.remote[0].len = scid_len
-    memcpy(path.cids.remote[0].cid, scid, scid_len)
-    conn.address_token = PyBytes_FromStringAndSize(<char*>token, token_len)
-    if set_initial_keys(conn, scid, scid_len) < 0:
-        conn.fail(INTERNAL_ERROR, b"key derivation failed", 0)
-        return
-    # Packet numbers go on; what was sent counts as never sent.
-    forget_sent(path, &conn.initial.sp)
-    sendbuf_rewind(&conn.initial.tx)
-    forget_sent(path, &path.sp)
-    conn.streams.rewind_0rtt()
-    path.pto_count = 0
-    path.r.in_flight = 0
-
-
-cdef int set_initial_keys(QuicConnection conn, const uint8_t* dcid, size_t n) noexcept nogil:
-    if not conn.initial.live and make_level(conn, &conn.initial) < 0:
-        return -1
-    return keys_install_initial(&conn.keys, conn.is_client, dcid, n)
-
-
-cdef void on_version_negotiation(QuicConnection conn, const uint8_t* data, size_t n, LongHeader* header) noexcept:
-    """RFC 9000 §6.2: only before any other packet, and only if our version is missing."""
-    cdef size_t at = 7 + header.dcid_len + header.scid_len
-    if conn.got_first_packet or conn.used_retry or conn.state != ST_HANDSHAKE:
-        return
-    if at == n or (n - at) & 3:
-        return                        # RFC 8999 §6: no version at all, or half of one
-    if header.scid_len != conn.dcid0_len or memcmp(header.scid, conn.dcid0, header.scid_len) != 0:
-        return
-    if header.dcid_len != CID_LEN or memcmp(header.dcid, conn.scid, CID_LEN) != 0:
-        return
-    while at < n:
-        if data[at] == 0 and data[at + 1] == 0 and data[at + 2] == 0 and data[at + 3] == 1:
-            return
-        at += 4
-    finish_drained(conn, CloseReason("version_mismatch", 0, b"", True))

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 
-from iroh_fast.quic._sent cimport FrameRec
+from iroh_fast.quic._sent cimport FrameRec, frame_recs_free
 
 
 cdef enum:
@@ -28,3 +28,10 @@ cdef struct Ledger:
     FrameRec* tail
     uint32_t queued[9]
     uint32_t open[9]
+
+
+cdef inline bint control_waits(const Ledger* ledger) noexcept nogil:
+    return ledger.head != NULL
+
+cdef inline void ledger_free(Ledger* ledger) noexcept nogil:
+    frame_recs_free(ledger.head)

@@ -12,26 +12,26 @@ from iroh_fast._packet._frames cimport (
     FT_STREAMS_BLOCKED_UNI, Frame, next_ack_range)
 from iroh_fast.quic._codes cimport PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
 from iroh_fast.quic._congestion cimport cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious
-from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._control cimport control_acked, control_lost
 from iroh_fast.quic._controller cimport Acked, Lost
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
+from iroh_fast.quic._handshake_state cimport crypto_out
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_acked, keys_can_seal
 from iroh_fast.quic._ledger cimport CONTROL
-from iroh_fast.quic._levels cimport Level
 from iroh_fast.quic._mtud cimport mtud_black_hole, mtud_on_acked, mtud_on_lost, mtud_on_probe_lost
-from iroh_fast.quic._path_table cimport find_path, must_abandon_itself, path_mtu
+from iroh_fast.quic._path_queries cimport amplification_blocked, find_path, must_abandon_itself, path_mtu
 from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, path_challenging
 from iroh_fast.quic._received cimport received_forget
 from iroh_fast.quic._recovery cimport PnSpace, space_free, space_sent_time
 from iroh_fast.quic._reordering cimport reordering_delay, reordering_on_event, reordering_on_spurious
 from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base, rtt_sample
-from iroh_fast.quic._send_buffer cimport sendbuf_ack, sendbuf_lost
+from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_ack, sendbuf_lost
 from iroh_fast.quic._sent cimport (
     FrameRec, REC_ACK, REC_ACKED, REC_FIN, REC_MTU_PROBE, REC_PHASE, REC_STREAM, REC_USED, SentRec, frame_recs_free,
     lost_add, lost_arrived, lost_event, sent_at, sent_from, sent_remove)
+from iroh_fast.quic._stream_packets cimport stream_acked, stream_control_lost, stream_lost, stream_reset_acked
 from iroh_fast.quic._time cimport MS, SECOND, doubled, ns_from_us, times
-from iroh_fast.quic._validation cimport amplification_blocked
 
 
 # Consecutive STREAM ranges of one stream that are acknowledged together.
@@ -51,7 +51,7 @@ cdef struct News:
     bint undone                   # ... all of the last congestion event
 
 
-cdef int on_ack(QuicConnection conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
+cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
     """ACK or PATH_ACK for one packet number space."""
     cdef News news
     cdef int64_t largest_sent_at = -1
@@ -72,7 +72,7 @@ cdef int on_ack(QuicConnection conn, Path* path, PnSpace* space, int level, Fram
     if news.eliciting and largest_sent_at >= path.r.since:
         take_rtt(conn, path, level, frame, largest_sent_at)
     if conn.is_client and level == LEVEL_HANDSHAKE:
-        conn.peer_validated_us = True
+        conn.handshake.peer_validated_us = True
     if news.acked.size:
         news.acked.now = conn.now
         news.acked.in_flight = path.r.in_flight
@@ -89,7 +89,7 @@ cdef int on_ack(QuicConnection conn, Path* path, PnSpace* space, int level, Fram
     if news.any:
         check_ecn(conn, path, space, frame, raised)
     detect_losses(conn, path, space, level, frame)
-    if news.any and (not conn.is_client or conn.peer_validated_us):
+    if news.any and (not conn.is_client or conn.handshake.peer_validated_us):
         path.pto_count = 0
         path.silent = False
     if conn.qlog is not None:
@@ -97,7 +97,7 @@ cdef int on_ack(QuicConnection conn, Path* path, PnSpace* space, int level, Fram
     return 0
 
 
-cdef int take_ranges(QuicConnection conn, Path* path, PnSpace* space, int level, Frame* frame, News* news) noexcept nogil:  # hot
+cdef int take_ranges(Connection conn, Path* path, PnSpace* space, int level, Frame* frame, News* news) noexcept nogil:  # hot
     """Take what the frame's ranges acknowledge out of flight. -1: it names a number that was left out."""
     cdef uint64_t hi = frame.largest, lo = frame.largest - frame.first
     cdef uint64_t smallest = lo, left = frame.range_count, position
@@ -124,13 +124,13 @@ cdef int take_ranges(QuicConnection conn, Path* path, PnSpace* space, int level,
         at = next_ack_range(at, &smallest, &lo, &hi)
 
 
-cdef inline void end_run(QuicConnection conn, StreamRun* run) noexcept nogil:
+cdef inline void end_run(Connection conn, StreamRun* run) noexcept nogil:
     if run.open:
         run.open = False
-        conn.streams.on_acked(run.id, run.offset, run.end - run.offset, run.fin)
+        stream_acked(&conn.streams.table, run.id, run.offset, run.end - run.offset, run.fin)
 
 
-cdef inline void take_stream(QuicConnection conn, const SentRec* sent, StreamRun* run) noexcept nogil:
+cdef inline void take_stream(Connection conn, const SentRec* sent, StreamRun* run) noexcept nogil:
     if run.open and sent.stream_id == run.id and sent.offset == run.end:
         run.end += sent.len
     else:
@@ -144,7 +144,7 @@ cdef inline void take_stream(QuicConnection conn, const SentRec* sent, StreamRun
         end_run(conn, run)
 
 
-cdef inline void take_acked(QuicConnection conn, Path* path, PnSpace* space, int level, uint64_t position,
+cdef inline void take_acked(Connection conn, Path* path, PnSpace* space, int level, uint64_t position,
                             News* news) noexcept nogil:  # hot
     """One packet was acknowledged."""
     cdef SentRec* sent = sent_at(&space.sent, position)
@@ -172,16 +172,16 @@ cdef inline void take_acked(QuicConnection conn, Path* path, PnSpace* space, int
         frames_acked(conn, records, level)
 
 
-cdef void take_rtt(QuicConnection conn, Path* path, int level, const Frame* frame, int64_t sent_time) noexcept nogil:
+cdef void take_rtt(Connection conn, Path* path, int level, const Frame* frame, int64_t sent_time) noexcept nogil:
     cdef int64_t delay = 0
     if level == LEVEL_1RTT:
-        delay = times(ns_from_us(frame.delay), <int64_t>1 << conn.peer_ack_exponent)
-        if delay > conn.peer_max_ack_delay:
-            delay = conn.peer_max_ack_delay
+        delay = times(ns_from_us(frame.delay), <int64_t>1 << conn.agreed.peer_ack_exponent)
+        if delay > conn.agreed.peer_max_ack_delay:
+            delay = conn.agreed.peer_max_ack_delay
     rtt_sample(&path.r.rtt, conn.now, delay, conn.now - sent_time)
 
 
-cdef void check_ecn(QuicConnection conn, Path* path, PnSpace* space, Frame* frame, bint raised) noexcept nogil:
+cdef void check_ecn(Connection conn, Path* path, PnSpace* space, Frame* frame, bint raised) noexcept nogil:
     """RFC 9000 §13.4.2, as lenient as iroh: counts must exist and not shrink."""
     if not path.r.ecn:
         return
@@ -202,7 +202,7 @@ cdef void check_ecn(QuicConnection conn, Path* path, PnSpace* space, Frame* fram
     space.peer_ce = frame.ce
 
 
-cdef void ack_seen(QuicConnection conn, PnSpace* space, int level, uint32_t path_id, uint64_t upto) noexcept nogil:
+cdef void ack_seen(Connection conn, PnSpace* space, int level, uint32_t path_id, uint64_t upto) noexcept nogil:
     """The peer has our acknowledgement of everything up to `upto`: those ranges need no repetition."""
     cdef Path* other
     if level != LEVEL_1RTT:
@@ -213,21 +213,19 @@ cdef void ack_seen(QuicConnection conn, PnSpace* space, int level, uint32_t path
         received_forget(&other.sp.received, upto)
 
 
-cdef void frames_acked(QuicConnection conn, FrameRec* record, int level) noexcept nogil:
+cdef void frames_acked(Connection conn, FrameRec* record, int level) noexcept nogil:
     cdef FrameRec* following
-    cdef Level* stage
+    cdef SendBuf* tx
     while record != NULL:
         following = record.next
         if record.type == FT_STREAM:
-            conn.streams.on_acked(record.id, record.a, record.b >> 1, record.b & 1)
+            stream_acked(&conn.streams.table, record.id, record.a, record.b >> 1, record.b & 1)
         elif record.type == FT_CRYPTO:
-            if level == LEVEL_1RTT:
-                sendbuf_ack(&conn.data_crypto_tx, record.a, record.b)
-            else:
-                stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-                sendbuf_ack(&stage.tx, record.a, record.b)
+            tx = crypto_out(&conn.handshake, level)
+            if tx != NULL:
+                sendbuf_ack(tx, record.a, record.b)
         elif record.type == FT_RESET_STREAM:
-            conn.streams.on_reset_acked(record.id)
+            stream_reset_acked(&conn.streams.table, record.id)
         elif record.type == FT_PATH_ACK:
             ack_seen(conn, NULL, LEVEL_1RTT, <uint32_t>record.path, record.a)
         elif record.type >= CONTROL:
@@ -238,23 +236,21 @@ cdef void frames_acked(QuicConnection conn, FrameRec* record, int level) noexcep
         record = following
 
 
-cdef void frames_lost(QuicConnection conn, Path* path, FrameRec* record, int level) noexcept nogil:
+cdef void frames_lost(Connection conn, Path* path, FrameRec* record, int level) noexcept nogil:
     """Queue again what must arrive; `f` is consumed."""
     cdef FrameRec* following
-    cdef Level* stage
+    cdef SendBuf* tx
     cdef uint64_t kind
     while record != NULL:
         following = record.next
         kind = record.type
         if kind == FT_STREAM:
-            conn.streams.on_lost(record.id, record.a, record.b >> 1, record.b & 1)
+            stream_lost(&conn.streams.table, record.id, record.a, record.b >> 1, record.b & 1)
             free(record)
         elif kind == FT_CRYPTO:
-            if level == LEVEL_1RTT:
-                sendbuf_lost(&conn.data_crypto_tx, record.a, record.b)
-            else:
-                stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
-                sendbuf_lost(&stage.tx, record.a, record.b)
+            tx = crypto_out(&conn.handshake, level)
+            if tx != NULL:
+                sendbuf_lost(tx, record.a, record.b)
             free(record)
         elif kind == FT_OBSERVED_ADDR_V4:
             if not path.abandoned:
@@ -263,25 +259,25 @@ cdef void frames_lost(QuicConnection conn, Path* path, FrameRec* record, int lev
         elif kind == FT_PATH_ACK:
             free(record)
         elif kind == FT_RESET_STREAM or kind == FT_STOP_SENDING or (FT_MAX_DATA <= kind <= FT_STREAMS_BLOCKED_UNI):
-            conn.streams.on_control_lost(record)
+            stream_control_lost(&conn.streams.table, record)
             free(record)
         else:
             control_lost(conn, record)
         record = following
 
 
-cdef void release_frames(QuicConnection conn, Path* path, SentRec* sent, int level) noexcept nogil:
+cdef void release_frames(Connection conn, Path* path, SentRec* sent, int level) noexcept nogil:
     """Queue again what a packet carried; its record stays."""
     cdef FrameRec* records = sent.frames
     sent.frames = NULL
     if sent.flags & REC_STREAM:
-        conn.streams.on_lost(sent.stream_id, sent.offset, sent.len, (sent.flags & REC_FIN) != 0)
+        stream_lost(&conn.streams.table, sent.stream_id, sent.offset, sent.len, (sent.flags & REC_FIN) != 0)
         sent.flags &= ~(REC_STREAM | REC_FIN)
     if records != NULL:
         frames_lost(conn, path, records, level)
 
 
-cdef void declare_lost(QuicConnection conn, Path* path, PnSpace* space, uint64_t position, int level) noexcept nogil:
+cdef void declare_lost(Connection conn, Path* path, PnSpace* space, uint64_t position, int level) noexcept nogil:
     """Take one packet out of flight and queue its frames again."""
     cdef SentRec* sent = sent_at(&space.sent, position)
     if sent.generation == path.r.generation:
@@ -292,7 +288,7 @@ cdef void declare_lost(QuicConnection conn, Path* path, PnSpace* space, uint64_t
     sent_remove(&space.sent, position, 0)
 
 
-cdef void detect_losses(QuicConnection conn, Path* path, PnSpace* space, int level, const Frame* frame) noexcept nogil:
+cdef void detect_losses(Connection conn, Path* path, PnSpace* space, int level, const Frame* frame) noexcept nogil:
     """RFC 9002 §6.1. `frame`: the acknowledgement that leads here, NULL: time does."""
     cdef int64_t delay, lost_before
     cdef uint64_t position = space.sent.head, by_number = 0, first = 0
@@ -334,7 +330,7 @@ cdef void detect_losses(QuicConnection conn, Path* path, PnSpace* space, int lev
         reordering_on_event(&path.r.reordering)
 
 
-cdef void take_lost(QuicConnection conn, Path* path, PnSpace* space, int level, uint64_t end, int64_t lost_before, Lost* lost,
+cdef void take_lost(Connection conn, Path* path, PnSpace* space, int level, uint64_t end, int64_t lost_before, Lost* lost,
                     uint64_t* first, uint32_t* count) noexcept nogil:
     """Declare what is in flight before `end` lost; the numbers of packets that count as a sign of congestion."""
     cdef int64_t keep_from = conn.now - 2 * rtt_pto_base(&path.r.rtt)
@@ -367,14 +363,14 @@ cdef void take_lost(QuicConnection conn, Path* path, PnSpace* space, int level, 
         position += 1
 
 
-cdef bint persistent_congestion(QuicConnection conn, Path* path, PnSpace* space, int level, uint64_t end,
+cdef bint persistent_congestion(Connection conn, Path* path, PnSpace* space, int level, uint64_t end,
                                 const Frame* frame) noexcept nogil:
     """RFC 9002 §7.6.2: whether two of the losses before `end` are far apart, and nothing sent between them arrived.
 
     Numbers between them that were left out, or belong to packets without ack-eliciting frames, are no sign of life
     unless `frame` names them.
     """
-    cdef int64_t span = times(rtt_pto_base(&path.r.rtt) + (conn.peer_max_ack_delay if level == LEVEL_1RTT else 0),
+    cdef int64_t span = times(rtt_pto_base(&path.r.rtt) + (conn.agreed.peer_max_ack_delay if level == LEVEL_1RTT else 0),
                               conn.cfg.persistent_threshold)
     cdef uint64_t position = end, head = space.sent.head
     cdef uint64_t hi = frame.largest, lo = frame.largest - frame.first, smallest = lo, left = frame.range_count, newer = 0
@@ -408,11 +404,11 @@ cdef bint persistent_congestion(QuicConnection conn, Path* path, PnSpace* space,
     return False
 
 
-cdef void drop_oversized(QuicConnection conn) noexcept nogil:
+cdef void drop_oversized(Connection conn) noexcept nogil:
     """Datagrams queued for a larger MTU can never leave: drop those at the head."""
     cdef uint32_t room = path_mtu(conn) - (1 + MAX_CID_LEN + 4 + 16) - 9
-    while not queue_empty(&conn.dgram_tx) and queue_peek(&conn.dgram_tx) > room:
-        queue_pop(&conn.dgram_tx, NULL)
+    while not queue_empty(&conn.datagrams.tx) and queue_peek(&conn.datagrams.tx) > room:
+        queue_pop(&conn.datagrams.tx, NULL)
         conn.happened(W_DATAGRAM_SPACE)
 
 
@@ -430,14 +426,14 @@ cdef void forget_sent(Path* path, PnSpace* space) noexcept nogil:
         position += 1
 
 
-cdef void drop_space(QuicConnection conn, Path* path, PnSpace* space) noexcept nogil:
+cdef void drop_space(Connection conn, Path* path, PnSpace* space) noexcept nogil:
     """Keys of a handshake space are discarded."""
     forget_sent(path, space)
     space_free(space)
     path.pto_count = 0
 
 
-cdef int64_t backoff(QuicConnection conn, Path* path, int64_t base) noexcept nogil:
+cdef int64_t backoff(Connection conn, Path* path, int64_t base) noexcept nogil:
     """Probe timeout after pto_count expiries, growing at most by a cap each time."""
     cdef int64_t cap, d = base, grown
     cdef int i
@@ -446,7 +442,7 @@ cdef int64_t backoff(QuicConnection conn, Path* path, int64_t base) noexcept nog
         return base
     if rtt > 1333 * MS:
         cap = rtt + rtt // 2
-    elif (path.idle_timeout and path.idle_timeout <= 25 * SECOND) or (conn.idle_timeout and conn.idle_timeout <= 25 * SECOND):
+    elif (path.idle_timeout and path.idle_timeout <= 25 * SECOND) or (conn.agreed.idle_timeout and conn.agreed.idle_timeout <= 25 * SECOND):
         cap = SECOND
     else:
         cap = 2 * SECOND
@@ -456,7 +452,7 @@ cdef int64_t backoff(QuicConnection conn, Path* path, int64_t base) noexcept nog
     return d
 
 
-cdef int64_t pto_deadline(QuicConnection conn, Path* path, PnSpace** out, int* level) noexcept nogil:
+cdef int64_t pto_deadline(Connection conn, Path* path, PnSpace** out, int* level) noexcept nogil:
     """When the path's loss probe is due: 0 never."""
     cdef int64_t best = 0, d
     cdef int64_t base = rtt_pto_base(&path.r.rtt)
@@ -466,38 +462,38 @@ cdef int64_t pto_deadline(QuicConnection conn, Path* path, PnSpace** out, int* l
     if amplification_blocked(conn, path, 0):
         return 0
     if path.id == 0:
-        if conn.initial.live and conn.initial.sp.sent.outstanding:
+        if conn.handshake.initial.live and conn.handshake.initial.sp.sent.outstanding:
             something = True
-            best = conn.initial.sp.last_eliciting_at + backoff(conn, path, base)
-            out[0] = &conn.initial.sp
+            best = conn.handshake.initial.sp.last_eliciting_at + backoff(conn, path, base)
+            out[0] = &conn.handshake.initial.sp
             level[0] = LEVEL_INITIAL
-        if conn.handshake.live and conn.handshake.sp.sent.outstanding:
+        if conn.handshake.handshake.live and conn.handshake.handshake.sp.sent.outstanding:
             something = True
-            d = conn.handshake.sp.last_eliciting_at + backoff(conn, path, base)
+            d = conn.handshake.handshake.sp.last_eliciting_at + backoff(conn, path, base)
             if best == 0 or d < best:
                 best = d
-                out[0] = &conn.handshake.sp
+                out[0] = &conn.handshake.handshake.sp
                 level[0] = LEVEL_HANDSHAKE
-    if path.sp.sent.outstanding and (conn.handshake_confirmed or (conn.handshake_done and not conn.initial.live and not conn.handshake.live)):
+    if path.sp.sent.outstanding and (conn.handshake.confirmed or (conn.handshake.done and not conn.handshake.initial.live and not conn.handshake.handshake.live)):
         something = True
-        d = path.sp.last_eliciting_at + backoff(conn, path, base + conn.peer_max_ack_delay)
+        d = path.sp.last_eliciting_at + backoff(conn, path, base + conn.agreed.peer_max_ack_delay)
         if best == 0 or d < best:
             best = d
             out[0] = &path.sp
             level[0] = LEVEL_1RTT
-    if not something and path.id == 0 and conn.is_client and not conn.peer_validated_us and conn.state == ST_HANDSHAKE:
+    if not something and path.id == 0 and conn.is_client and not conn.handshake.peer_validated_us and conn.state == ST_HANDSHAKE:
         # Anti-deadlock: the server may be blocked by the amplification limit.
         best = path.last_tx + backoff(conn, path, base)
-        if conn.handshake.live and keys_can_seal(&conn.keys, LEVEL_HANDSHAKE):
-            out[0] = &conn.handshake.sp
+        if conn.handshake.handshake.live and keys_can_seal(&conn.keys, LEVEL_HANDSHAKE):
+            out[0] = &conn.handshake.handshake.sp
             level[0] = LEVEL_HANDSHAKE
         else:
-            out[0] = &conn.initial.sp
+            out[0] = &conn.handshake.initial.sp
             level[0] = LEVEL_INITIAL
     return best
 
 
-cdef void try_again(QuicConnection conn, Path* path) noexcept nogil:
+cdef void try_again(Connection conn, Path* path) noexcept nogil:
     """Forget the backoff of a path's probes and send one at once."""
     path.pto_count = 0
     path.silent = False
@@ -507,18 +503,18 @@ cdef void try_again(QuicConnection conn, Path* path) noexcept nogil:
     if path.sp.sent.outstanding:
         path.sp.loss_probes = 2
     path.ping_due = True
-    if conn.peer_ack_frequency:
+    if conn.agreed.peer_ack_frequency:
         path.immediate_ack_due = True
-    if path.id == 0 and conn.initial.live and conn.initial.sp.sent.outstanding:
-        conn.initial.sp.loss_probes = 1
-    if path.id == 0 and conn.handshake.live and conn.handshake.sp.sent.outstanding:
-        conn.handshake.sp.loss_probes = 1
+    if path.id == 0 and conn.handshake.initial.live and conn.handshake.initial.sp.sent.outstanding:
+        conn.handshake.initial.sp.loss_probes = 1
+    if path.id == 0 and conn.handshake.handshake.live and conn.handshake.handshake.sp.sent.outstanding:
+        conn.handshake.handshake.sp.loss_probes = 1
 
 
-cdef void log_metrics(QuicConnection conn, Path* path) noexcept nogil:
+cdef void log_metrics(Connection conn, Path* path) noexcept nogil:
     cdef uint64_t packets = path.sp.sent.outstanding
     if path.id == 0:
-        packets += conn.initial.sp.sent.outstanding + conn.handshake.sp.sent.outstanding
+        packets += conn.handshake.initial.sp.sent.outstanding + conn.handshake.handshake.sp.sent.outstanding
     with gil:
         conn.qlog.metrics(conn.now, path.id, (
             path.r.rtt.min, rtt_get(&path.r.rtt), path.r.rtt.latest, path.r.rtt.var, path.pto_count, path.r.cc.cwnd, path.r.in_flight,

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memset
 
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport LEVEL_HANDSHAKE, LEVEL_INITIAL
 from iroh_fast.quic._paths cimport Path
 from iroh_fast.quic._recovery cimport PnSpace
@@ -28,11 +28,11 @@ cdef struct Packet:
     SentRec sent
 
 
-cdef inline PnSpace* space_of(QuicConnection conn, Path* path, int level) noexcept nogil:
+cdef inline PnSpace* space_of(Connection conn, Path* path, int level) noexcept nogil:
     if level == LEVEL_INITIAL:
-        return &conn.initial.sp
+        return &conn.handshake.initial.sp
     if level == LEVEL_HANDSHAKE:
-        return &conn.handshake.sp
+        return &conn.handshake.handshake.sp
     return &path.sp
 
 cdef inline bint has_room(const Packet* packet, Py_ssize_t n) noexcept nogil:
@@ -43,9 +43,9 @@ cdef inline void pad_packet(Packet* packet, size_t n) noexcept nogil:
     memset(packet.at, 0, n)
     packet.at += n
 
-cdef int begin_packet(QuicConnection conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil
-cdef void drop_packet(QuicConnection conn, Path* path, Packet* packet) noexcept nogil
-cdef size_t seal_packet(QuicConnection conn, Path* path, Packet* packet) noexcept nogil
-cdef int protect_headers(QuicConnection conn, Packet* packets, int n) noexcept nogil
-cdef size_t seal_one(QuicConnection conn, Path* path, Packet* packet) noexcept nogil
-cdef size_t seal_coalesced(QuicConnection conn, Path* path, Packet* packets, int n) noexcept nogil
+cdef int begin_packet(Connection conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil
+cdef void drop_packet(Connection conn, Path* path, Packet* packet) noexcept nogil
+cdef size_t seal_packet(Connection conn, Path* path, Packet* packet) noexcept nogil
+cdef int protect_headers(Connection conn, Packet* packets, int n) noexcept nogil
+cdef size_t seal_one(Connection conn, Path* path, Packet* packet) noexcept nogil
+cdef size_t seal_coalesced(Connection conn, Path* path, Packet* packets, int n) noexcept nogil

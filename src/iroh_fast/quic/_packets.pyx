@@ -13,7 +13,7 @@ from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet._varint cimport pn_length, put_varint
 from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, INTERNAL_ERROR
 from iroh_fast.quic._congestion cimport cc_on_sent
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
 from iroh_fast.quic._pacer cimport pacer_on_sent
 from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid
@@ -30,7 +30,7 @@ cdef enum:
     MAX_LONG = 16383              # what two bytes of a long header's Length can say, and more than any such packet needs
 
 
-cdef int begin_packet(QuicConnection conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
+cdef int begin_packet(Connection conn, Path* path, int level, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
     """Write a header into `room` bytes. -1 when it does not fit."""
     if path.cids.active < 0:
         return -1
@@ -52,7 +52,7 @@ cdef int begin_packet(QuicConnection conn, Path* path, int level, uint8_t* at, s
     return 0
 
 
-cdef inline uint8_t* short_header(QuicConnection conn, Path* path, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
+cdef inline uint8_t* short_header(Connection conn, Path* path, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
     """Up to the packet number; NULL when there is no room."""
     cdef RemoteCid* dcid = &path.cids.remote[path.cids.active]
     if room < <size_t>(1 + dcid.len + 4 + TAG_LEN + LEAST_PAYLOAD):
@@ -66,7 +66,7 @@ cdef inline uint8_t* short_header(QuicConnection conn, Path* path, uint8_t* at, 
     return at + 1 + dcid.len
 
 
-cdef uint8_t* long_header(QuicConnection conn, Path* path, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
+cdef uint8_t* long_header(Connection conn, Path* path, uint8_t* at, size_t room, Packet* packet) noexcept nogil:
     cdef PnSpace* space = space_of(conn, path, packet.level)
     cdef const uint8_t* token = NULL
     cdef size_t token_len = 0
@@ -86,11 +86,11 @@ cdef uint8_t* long_header(QuicConnection conn, Path* path, uint8_t* at, size_t r
     at[0] = <uint8_t>(first | (packet.pn_len - 1))
     at[1] = at[2] = at[3] = 0         # version 1
     at[4] = 1
-    at[5] = conn.dcid0_len
-    memcpy(at + 6, conn.dcid0, conn.dcid0_len)
-    at += 6 + conn.dcid0_len
+    at[5] = conn.handshake.theirs.len
+    memcpy(at + 6, conn.handshake.theirs.bytes, conn.handshake.theirs.len)
+    at += 6 + conn.handshake.theirs.len
     at[0] = CID_LEN
-    memcpy(at + 1, conn.scid, CID_LEN)
+    memcpy(at + 1, conn.handshake.ours, CID_LEN)
     at += 1 + CID_LEN
     if packet.level == LEVEL_INITIAL:
         at = put_varint(at, token_len)
@@ -101,12 +101,12 @@ cdef uint8_t* long_header(QuicConnection conn, Path* path, uint8_t* at, size_t r
     return at + 2
 
 
-cdef void drop_packet(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:
+cdef void drop_packet(Connection conn, Path* path, Packet* packet) noexcept nogil:
     """The packet stayed empty: its number is free again."""
     space_of(conn, path, packet.level).next_pn = packet.pn
 
 
-cdef size_t seal_packet(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:
+cdef size_t seal_packet(Connection conn, Path* path, Packet* packet) noexcept nogil:
     """Pad to the minimum, encrypt, write the sent record. Header protection is the caller's.
 
     Packet length; 0 when it must not leave: the connection has failed then.
@@ -162,7 +162,7 @@ cdef size_t seal_packet(QuicConnection conn, Path* path, Packet* packet) noexcep
     return total
 
 
-cdef int protect_headers(QuicConnection conn, Packet* packets, int n) noexcept nogil:
+cdef int protect_headers(Connection conn, Packet* packets, int n) noexcept nogil:
     """Header protection of n packets of one level. -1: none of them may leave, the connection has failed."""
     cdef const uint8_t* samples[MAX_BATCH]
     cdef uint8_t masks[MAX_BATCH * 16]
@@ -180,13 +180,13 @@ cdef int protect_headers(QuicConnection conn, Packet* packets, int n) noexcept n
     return 0
 
 
-cdef size_t seal_one(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:
+cdef size_t seal_one(Connection conn, Path* path, Packet* packet) noexcept nogil:
     """`seal_packet` and `protect_headers` of a packet that is the only one of its level. Its length; 0: nothing may leave."""
     cdef size_t size = seal_packet(conn, path, packet)
     return 0 if size == 0 or protect_headers(conn, packet, 1) < 0 else size
 
 
-cdef size_t seal_coalesced(QuicConnection conn, Path* path, Packet* packets, int n) noexcept nogil:
+cdef size_t seal_coalesced(Connection conn, Path* path, Packet* packets, int n) noexcept nogil:
     """The packets of one datagram, each of another level. Their length; 0: nothing may leave."""
     cdef size_t size, total = 0
     cdef int i

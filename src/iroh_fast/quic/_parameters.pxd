@@ -77,5 +77,5 @@ cdef size_t parameters_encode(Parameters* p, const uint8_t* noise, uint8_t* out)
 cdef void parameters_remember(Parameters* p) noexcept nogil
 # Whether `now` honours `then`, under which 0-RTT was sent.
 cdef bint parameters_honour(Parameters* now, Parameters* then) noexcept nogil
-cdef bint cid_equals(ParameterCid* cid, const uint8_t* value, size_t size) noexcept nogil
+cdef bint cid_equals(const ParameterCid* cid, const uint8_t* value, size_t size) noexcept nogil
 cdef void cid_set(ParameterCid* cid, const uint8_t* value, size_t size) noexcept nogil

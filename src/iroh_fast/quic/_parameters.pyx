@@ -55,7 +55,7 @@ cdef void parameters_init(Parameters* p) noexcept nogil:
     p.active_connection_id_limit = DEFAULT_CID_LIMIT
 
 
-cdef bint cid_equals(ParameterCid* cid, const uint8_t* value, size_t size) noexcept nogil:
+cdef bint cid_equals(const ParameterCid* cid, const uint8_t* value, size_t size) noexcept nogil:
     return cid.size == size and memcmp(cid.value, value, size) == 0
 
 

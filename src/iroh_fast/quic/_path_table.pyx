@@ -11,21 +11,23 @@ from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
 from iroh_fast._packet._frames cimport FT_PATHS_BLOCKED, Frame
-from iroh_fast.quic._cids cimport drop_ids, find_ids, issue_ids, issue_path_ids, reset_spin, was_abandoned, watch_reset
+from iroh_fast.quic._agreed cimport DEFAULT_ACK_DELAY_MS
+from iroh_fast.quic._cids cimport drop_ids, issue_ids, issue_path_ids, reset_spin, watch_reset
 from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, PROTOCOL_VIOLATION, ST_ESTABLISHED, W_PATHS)
 from iroh_fast.quic._congestion cimport cc_init
-from iroh_fast.quic._connection cimport QuicConnection
-from iroh_fast.quic._control cimport queue_control
+from iroh_fast.quic._control_queue cimport queue_control
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._ledger cimport (
     CONTROL_MAX_PATH_ID, CONTROL_PATHS_BLOCKED, CONTROL_PATH_ABANDON, CONTROL_PATH_STATUS)
 from iroh_fast.quic._loss cimport declare_lost
 from iroh_fast.quic._mtud cimport mtud_init, mtud_peer_limit
 from iroh_fast.quic._pacer cimport pacer_init
+from iroh_fast.quic._path_queries cimport find_ids, find_path, open_paths, was_abandoned
 from iroh_fast.quic._paths cimport (
-    CidSet, Path, PathStats, Route, STATUS_BACKUP, ids_add, ids_end, ip_known, path_free, path_new,
-    same_addr, stats_add)
+    CidSet, Path, PathStats, Route, STATUS_BACKUP, ids_add, ids_end, ip_known, path_free, path_new, same_addr,
+    stats_add)
 from iroh_fast.quic._recovery cimport space_init
 from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_init, rtt_pto_base
 from iroh_fast.quic._time cimport MS
@@ -37,86 +39,11 @@ from iroh_fast.quic._counters import FRAME_NAMES
 
 cdef enum:
     MAX_PATH_LOG = 64
-    MAX_ACK_DELAY_MS = 25
 
 ABANDON_REASONS = {APPLICATION_ABANDON_PATH: "application", PATH_UNSTABLE_OR_POOR: "timed out"}
 
 
-cdef Path* search_path(QuicConnection conn, uint32_t id) noexcept nogil:
-    cdef Path* path = conn.paths.first
-    while path != NULL and path.id != id:
-        path = path.next
-    if path != NULL:
-        conn.paths.last_found = path
-    return path
-
-
-cdef int64_t pto_max(QuicConnection conn) noexcept nogil:
-    """The largest PTO of all paths; what close, idle and key timers are multiples of.
-
-    A path that never worked has only the PTO to start with, and carries nothing to wait for: it counts when there
-    is no other.
-    """
-    cdef Path* path = conn.paths.first
-    cdef int64_t best = 0, unproven = 0, v
-    while path != NULL:
-        if not path.abandoned:
-            v = rtt_pto_base(&path.r.rtt) + conn.peer_max_ack_delay
-            if path.established:
-                if v > best:
-                    best = v
-            elif v > unproven:
-                unproven = v
-        path = path.next
-    return best or unproven or 3 * conn.cfg.initial_rtt
-
-
-cdef int open_paths(QuicConnection conn) noexcept nogil:
-    cdef Path* path = conn.paths.first
-    cdef int n = 0
-    while path != NULL:
-        if not path.abandoned:
-            n += 1
-        path = path.next
-    return n
-
-
-cdef bint last_open(QuicConnection conn, Path* path) noexcept nogil:
-    cdef Path* other = conn.paths.first
-    while other != NULL:
-        if other != path and not other.abandoned:
-            return False
-        other = other.next
-    return True
-
-
-cdef bint any_usable(QuicConnection conn) noexcept nogil:
-    """Whether some path can carry anything to the peer."""
-    cdef Path* other = conn.paths.first
-    while other != NULL:
-        if other.r.validated and not other.abandoned and other.cids.active >= 0:
-            return True
-        other = other.next
-    return False
-
-
-cdef bint must_abandon_itself(QuicConnection conn, Path* path) noexcept nogil:
-    """Whether the end of an abandoned path can only be told on that path."""
-    return (path.abandoned and not path.abandon_received and path.r.validated and path.cids.active >= 0
-            and not any_usable(conn))
-
-
-cdef uint16_t path_mtu(QuicConnection conn) noexcept nogil:
-    cdef Path* path = conn.paths.first
-    cdef uint16_t best = 65535
-    while path != NULL:
-        if not path.abandoned and path.r.mtud.current < best:
-            best = path.r.mtud.current
-        path = path.next
-    return best if best != 65535 else conn.cfg.initial_mtu
-
-
-cdef void init_route(QuicConnection conn, Route* r, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
+cdef void init_route(Connection conn, Route* r, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
     memset(r, 0, sizeof(Route))
     r.remote = remote[0]
     if local != NULL:
@@ -132,7 +59,7 @@ cdef void init_route(QuicConnection conn, Route* r, const UdpAddr* remote, const
               conn.cfg.mtu_cooldown, conn.cfg.mtu_min_change, conn.cfg.mtud)
 
 
-cdef Path* add_path(QuicConnection conn, uint32_t id, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
+cdef Path* add_path(Connection conn, uint32_t id, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
     """Create the state of a path; it inherits validation and RTT of a path on the same 4-tuple."""
     cdef Path* path = path_new(id)
     cdef Path* other
@@ -144,8 +71,8 @@ cdef Path* add_path(QuicConnection conn, uint32_t id, const UdpAddr* remote, con
     reset_spin(conn, path)
     path.last_rx = path.last_tx = path.idle_from = conn.now
     path.permit_idle_reset = True
-    path.idle_timeout = conn.cfg.path_idle if id or conn.multipath else 0
-    mtud_peer_limit(&path.r.mtud, <uint16_t>conn.peer_udp)
+    path.idle_timeout = conn.cfg.path_idle if id or conn.agreed.multipath else 0
+    mtud_peer_limit(&path.r.mtud, <uint16_t>conn.agreed.peer_udp)
     other = conn.paths.first
     while other != NULL:
         if other.r.validated and not other.abandoned and same_addr(&other.r.remote, remote):
@@ -170,26 +97,26 @@ cdef Path* add_path(QuicConnection conn, uint32_t id, const UdpAddr* remote, con
     return path
 
 
-cdef void challenge_path(QuicConnection conn, Path* path) noexcept nogil:
+cdef void challenge_path(Connection conn, Path* path) noexcept nogil:
     path.challenge_due = True
     path.challenge_lost = 0
     timer_clear(&path.timers, TIMER_CHALLENGE)
 
 
-cdef void path_established(QuicConnection conn, Path* path) noexcept nogil:
+cdef void path_established(Connection conn, Path* path) noexcept nogil:
     """First proof that the path works."""
     if path.established:
         return
     path.established = True
     if path.id:
         issue_ids(conn, path.id)     # path 0 has got its own with the handshake
-    if conn.send_observed and path.id:
+    if conn.agreed.send_observed and path.id:
         path.observed_due = True     # path 0 has been told with the parameters
     with gil:
         log_opened(conn, path)
 
 
-cdef void log_path(QuicConnection conn, str kind, uint32_t id, object a, object b, object c, object d):
+cdef void log_path(Connection conn, str kind, uint32_t id, object a, object b, object c, object d):
     cdef tuple event = (kind, id, a, b, c, d)
     log_event(conn, event[:6 if kind == "closed" else 3])
 
@@ -199,7 +126,7 @@ cdef struct Opened:
     UdpAddr remote, local
 
 
-cdef void log_opened(QuicConnection conn, const Path* path):
+cdef void log_opened(Connection conn, const Path* path):
     """Most connections open one path, and nobody asks for it: kept small."""
     cdef Opened event
     event.id = path.id
@@ -219,27 +146,27 @@ cdef object read_event(object event):
     return event
 
 
-cdef void log_event(QuicConnection conn, object event):
+cdef void log_event(Connection conn, object event):
     if conn.path_log is None:
         conn.path_log = ()            # most connections keep one event, bytes, for ever: nothing for the collector
     # Also when nobody takes the events: the listener follows the paths themselves.
     conn.happened(W_PATHS)
     if len(conn.path_log) >= MAX_PATH_LOG:
-        conn.path_log_lost += 1
+        conn.paths.log_lost += 1
         return
     conn.path_log += (event,)
 
 
-cdef void set_path_status(QuicConnection conn, Path* path, int status) noexcept nogil:
+cdef void set_path_status(Connection conn, Path* path, int status) noexcept nogil:
     path.status = status
     path.status_seq += 1
-    if conn.multipath:
+    if conn.agreed.multipath:
         path.status_due = True
         if not path.status_queued:
             path.status_queued = queue_control(conn, CONTROL_PATH_STATUS, path.id, 0, 0) == 0
 
 
-cdef void grant_path(QuicConnection conn) noexcept nogil:
+cdef void grant_path(Connection conn) noexcept nogil:
     """Both sides gave up a path id: allow the peer another one."""
     if conn.paths.local_max < <uint32_t>0xffffffff:
         conn.paths.local_max += 1
@@ -247,14 +174,14 @@ cdef void grant_path(QuicConnection conn) noexcept nogil:
         issue_path_ids(conn)
 
 
-cdef int give_up_id(QuicConnection conn, uint32_t id, uint64_t code) noexcept nogil:
+cdef int give_up_id(Connection conn, uint32_t id, uint64_t code) noexcept nogil:
     """A path id must not come back; the peer is told."""
     if ids_add(&conn.paths.abandoned, id) < 0:
         return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
     return queue_control(conn, CONTROL_PATH_ABANDON, id, 0, code)
 
 
-cdef void abandon_path(QuicConnection conn, Path* path, uint64_t code) noexcept nogil:
+cdef void abandon_path(Connection conn, Path* path, uint64_t code) noexcept nogil:
     """Stop using a path and tell the peer."""
     if path.abandoned:
         return
@@ -313,7 +240,7 @@ cdef object path_statistics(Path* path):
     return now
 
 
-cdef int on_path_abandon(QuicConnection conn, Frame* frame) noexcept nogil:
+cdef int on_path_abandon(Connection conn, Frame* frame) noexcept nogil:
     cdef Path* path = find_path(conn, <uint32_t>frame.path)
     cdef uint32_t id = <uint32_t>frame.path
     if path == NULL:
@@ -330,14 +257,14 @@ cdef int on_path_abandon(QuicConnection conn, Frame* frame) noexcept nogil:
         return 0
     path.abandon_received = True
     abandon_path(conn, path, frame.value)
-    timer_set(&path.timers, TIMER_DRAIN, conn.now + 3 * (rtt_pto_base(&path.r.rtt) + conn.peer_max_ack_delay))
+    timer_set(&path.timers, TIMER_DRAIN, conn.now + 3 * (rtt_pto_base(&path.r.rtt) + conn.agreed.peer_max_ack_delay))
     grant_path(conn)
     if open_paths(conn) == 0 and not timer_is_set(&conn.timers, TIMER_NO_PATH):
-        timer_set(&conn.timers, TIMER_NO_PATH, conn.now + 3 * (conn.cfg.initial_rtt * 3 + MAX_ACK_DELAY_MS * MS))
+        timer_set(&conn.timers, TIMER_NO_PATH, conn.now + 3 * (conn.cfg.initial_rtt * 3 + DEFAULT_ACK_DELAY_MS * MS))
     return 0
 
 
-cdef void on_path_status(QuicConnection conn, Frame* frame, int status) noexcept nogil:
+cdef void on_path_status(Connection conn, Frame* frame, int status) noexcept nogil:
     """The peer's status of a path: told to the application, not used."""
     cdef Path* path = find_path(conn, <uint32_t>frame.path)
     cdef bint news
@@ -351,7 +278,7 @@ cdef void on_path_status(QuicConnection conn, Frame* frame, int status) noexcept
             log_path(conn, "status", path.id, "backup" if status == STATUS_BACKUP else "available", None, None, None)
 
 
-cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil:
+cdef void discard_path(Connection conn, Path* path) noexcept nogil:
     """Drained: what was in flight is lost, the ids are forgotten, counters are kept."""
     cdef Path** at = &conn.paths.first
     if conn.qlog is not None:
@@ -359,10 +286,10 @@ cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil:
             conn.qlog.assigned(conn.now, path.id, None, None)
     while path.sp.sent.outstanding:
         declare_lost(conn, path, &path.sp, path.sp.sent.head, LEVEL_1RTT)
-    if conn.done == NULL:
-        conn.done = <PathStats*>calloc(1, sizeof(PathStats))
-    if conn.done != NULL:
-        stats_add(conn.done, &path.stats)
+    if conn.paths.done == NULL:
+        conn.paths.done = <PathStats*>calloc(1, sizeof(PathStats))
+    if conn.paths.done != NULL:
+        stats_add(conn.paths.done, &path.stats)
     drop_ids(conn, path.id)
     while at[0] != path:
         at = &at[0].next
@@ -373,7 +300,7 @@ cdef void discard_path(QuicConnection conn, Path* path) noexcept nogil:
     path_free(path)
 
 
-cdef void discard_oldest(QuicConnection conn) noexcept nogil:
+cdef void discard_oldest(Connection conn) noexcept nogil:
     """Of the abandoned paths, the one with the lowest id waits no longer."""
     cdef Path* path = conn.paths.first
     while not path.abandoned:
@@ -385,20 +312,20 @@ cdef void discard_oldest(QuicConnection conn) noexcept nogil:
 
 
 # ---------------------------------------------------------------- limits
-cdef void start_multipath(QuicConnection conn, uint64_t peer_limit) noexcept nogil:
+cdef void start_multipath(Connection conn, uint64_t peer_limit) noexcept nogil:
     """Both sides have announced how many paths they allow."""
-    conn.multipath = True
+    conn.agreed.multipath = True
     conn.paths.local_max = conn.paths.sent_max = conn.cfg.max_paths - 1
     conn.paths.remote_max = <uint32_t>peer_limit
 
 
-cdef bint may_be_opened(QuicConnection conn, uint32_t id) noexcept nogil:
+cdef bint may_be_opened(Connection conn, uint32_t id) noexcept nogil:
     """Whether the peer may open a path with this id: only the client does, and only after the handshake."""
-    return (not conn.is_client and conn.multipath and id <= conn.paths.local_max and not was_abandoned(conn, id)
+    return (not conn.is_client and conn.agreed.multipath and id <= conn.paths.local_max and not was_abandoned(conn, id)
             and conn.state == ST_ESTABLISHED)
 
 
-cdef int64_t next_path_id(QuicConnection conn) noexcept nogil:
+cdef int64_t next_path_id(Connection conn) noexcept nogil:
     """The id of the next path that we open; -1 when the peer allows no more."""
     cdef int64_t id = conn.paths.max_used + 1
     cdef uint32_t top = conn.paths.local_max if conn.paths.local_max < conn.paths.remote_max else conn.paths.remote_max
@@ -410,13 +337,13 @@ cdef int64_t next_path_id(QuicConnection conn) noexcept nogil:
     return id
 
 
-cdef void on_max_path_id(QuicConnection conn, Frame* frame) noexcept nogil:
+cdef void on_max_path_id(Connection conn, Frame* frame) noexcept nogil:
     if frame.id > conn.paths.remote_max:
         conn.paths.remote_max = <uint32_t>frame.id
         issue_path_ids(conn)
 
 
-cdef int on_blocked(QuicConnection conn, Frame* frame) noexcept nogil:
+cdef int on_blocked(Connection conn, Frame* frame) noexcept nogil:
     """PATHS_BLOCKED and PATH_CIDS_BLOCKED: the peer has what we allow, or soon will; only lies matter."""
     cdef CidSet* ids
     if frame.type == FT_PATHS_BLOCKED:
@@ -435,7 +362,7 @@ cdef object path_stats(Path* path):
     return (<PathStatistics>path_statistics(path)).as_dict()
 
 
-cdef list read_path_log(QuicConnection conn):
+cdef list read_path_log(Connection conn):
     """Take the events, complete."""
     cdef tuple events = conn.path_log
     conn.path_log = None

@@ -5,7 +5,6 @@ from libc.string cimport memcmp, memcpy
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast.quic._controller cimport Congestion
-from iroh_fast.quic._counters cimport N_COUNTERS
 from iroh_fast.quic._mtud cimport Mtud
 from iroh_fast.quic._pacer cimport Pacer
 from iroh_fast.quic._recovery cimport PnSpace
@@ -178,6 +177,13 @@ cdef struct PathTable:
     int n_budgets
     RetiredCid* retired           # oldest first
     int n_retired
+    bint spinning                 # the spin bit shows the round trip; else it is random per id
+    uint64_t observed_seq         # of the next OBSERVED_ADDRESS that we send
+    uint64_t log_lost             # path events that found the log full
+    PathStats* done               # of discarded paths, NULL while there are none
+
+
+cdef void paths_free(PathTable* paths) noexcept nogil
 
 
 # 1 added, 0 it was there, -1 out of memory.
@@ -218,6 +224,8 @@ cdef inline bint ip_known(const UdpAddr* a) noexcept nogil:
 # -2 contradicts an earlier frame, -3 out of memory. `n_retired` ids moved to `retired` because of retire_prior_to.
 cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
                         const uint8_t* token, uint64_t* retired, int* n_retired) noexcept nogil
+# The id of the handshake, which is the only one so far.
+cdef void remote_cid_first(CidSet* c, const uint8_t* cid, size_t n) noexcept nogil
 # Move to another id. The old one's sequence number goes to `retired`. False: no other id.
 cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil
 # Place for one more of ours, at the end of those there are; NULL: out of memory.

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memmove
+from libc.string cimport memcmp, memcpy, memmove, memset
 
 from iroh_fast.quic._recovery cimport space_free
 from iroh_fast.quic._timers cimport timers_clear
@@ -62,6 +62,26 @@ cdef void path_free(Path* p) noexcept nogil:
     space_free(&p.sp)
     free(p.previous)
     free(p)
+
+
+cdef void paths_free(PathTable* paths) noexcept nogil:
+    cdef Path* path = paths.first
+    cdef Path* following
+    cdef CidSet* ids = paths.cids
+    cdef CidSet* more
+    while path != NULL:
+        following = path.next
+        path_free(path)
+        path = following
+    while ids != NULL:
+        more = ids.next
+        cidset_free(ids)
+        ids = more
+    free(paths.abandoned.ranges)
+    free(paths.off_path)
+    free(paths.budgets)
+    free(paths.retired)
+    free(paths.done)
 
 
 cdef void stats_add(PathStats* total, const PathStats* stats) noexcept nogil:
@@ -153,6 +173,14 @@ cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const
             if c.remote[i].seq < c.remote[c.active].seq:
                 c.active = i
     return 0
+
+
+cdef void remote_cid_first(CidSet* c, const uint8_t* cid, size_t n) noexcept nogil:
+    c.n_remote = 1
+    c.active = 0
+    memset(&c.remote[0], 0, sizeof(RemoteCid))
+    c.remote[0].len = <uint8_t>n
+    memcpy(c.remote[0].cid, cid, n)
 
 
 cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil:

@@ -11,20 +11,21 @@ from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet._headers cimport LongHeader, parse_long_header
 from iroh_fast.quic._closing cimport end_failed
 from iroh_fast.quic._codes cimport (
-    AEAD_LIMIT_REACHED, INTERNAL_ERROR, KEY_UPDATE_ERROR, MIN_DATAGRAM, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING,
-    ST_ESTABLISHED, ST_HANDSHAKE)
-from iroh_fast.quic._connection cimport QuicConnection
+    AEAD_LIMIT_REACHED, INTERNAL_ERROR, KEY_UPDATE_ERROR, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING, ST_ESTABLISHED,
+    ST_HANDSHAKE)
+from iroh_fast.quic._core cimport Connection
+from iroh_fast.quic._first_flight cimport learn_from_long, long_is_expected, receive_unprotected
 from iroh_fast.quic._frames cimport read_frames
-from iroh_fast.quic._handshake cimport discard_keys_later, on_retry, on_version_negotiation, phase_changed, tls_feed
+from iroh_fast.quic._handshake cimport discard_keys_later, phase_changed, tls_feed
+from iroh_fast.quic._handshake_state cimport Stage, level_at
 from iroh_fast.quic._keys cimport (
     FOLLOW_UPDATED, KEYS_LIMIT, KEYS_MISUSED, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, Opened,
     keys_can_open, keys_follow, keys_open, keys_phase_news, keys_unmask)
-from iroh_fast.quic._levels cimport Level, drop_level
-from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._packets cimport space_of
+from iroh_fast.quic._path_queries cimport find_path
 from iroh_fast.quic._path_table cimport (
-    add_path, addr_bytes, challenge_path, find_path, limit_draining, may_be_opened, path_established)
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, Path, RemoteCid, ip_known, same_addr, same_ip
+    add_path, addr_bytes, challenge_path, limit_draining, may_be_opened, path_established)
+from iroh_fast.quic._paths cimport CID_LEN, Path, ip_known, same_addr, same_ip
 from iroh_fast.quic._receive_buffer cimport recvbuf_readable
 from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_received, space_on_processed
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
@@ -42,7 +43,7 @@ cdef struct Arrival:              # what came with a datagram
     size_t size
 
 
-cdef void receive_datagram(QuicConnection conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst,
+cdef void receive_datagram(Connection conn, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst,
                            int ecn, int64_t now, uint32_t path_id, bint routed) noexcept:
     """Process one datagram, in place. `path_id` is what its first destination id stands for."""
     cdef Path* path
@@ -61,19 +62,19 @@ cdef void receive_datagram(QuicConnection conn, uint8_t* data, size_t n, const U
     arrival.ecn = ecn
     arrival.size = n
     receive_packets(conn, data, n, &arrival, path_id)
-    if conn.early_datagrams is not None and conn.handshake_done and conn.err == 0:
+    if conn.early_datagrams is not None and conn.handshake.done and conn.failure.code == 0:
         replay_early(conn)
-    if recvbuf_readable(&conn.data_crypto_rx) and conn.err == 0 and conn.state < ST_CLOSING:
+    if recvbuf_readable(&conn.handshake.crypto_rx) and conn.failure.code == 0 and conn.state < ST_CLOSING:
         tls_feed(conn, LEVEL_1RTT)
     if conn.failed:
         end_failed(conn)
 
 
-cdef void receive_packets(QuicConnection conn, uint8_t* data, size_t n, const Arrival* arrival, uint32_t path_id) noexcept:
+cdef void receive_packets(Connection conn, uint8_t* data, size_t n, const Arrival* arrival, uint32_t path_id) noexcept:
     """The packets of one datagram (RFC 9000 §12.2)."""
     cdef const uint8_t* first = data
     cdef size_t used
-    while n > 0 and conn.err == 0 and conn.state < ST_DRAINING:
+    while n > 0 and conn.failure.code == 0 and conn.state < ST_DRAINING:
         if data != first and not same_destination(first, data, n):
             return
         if not data[0] & 0x80:
@@ -102,7 +103,7 @@ cdef bint same_destination(const uint8_t* first, const uint8_t* data, size_t n) 
 
 
 # ---------------------------------------------------------------- 1-RTT packets before their keys
-cdef void keep_early(QuicConnection conn, const uint8_t* data, size_t n, const Arrival* arrival) noexcept:
+cdef void keep_early(Connection conn, const uint8_t* data, size_t n, const Arrival* arrival) noexcept:
     if conn.early_datagrams is None:
         conn.early_datagrams = []
     if len(conn.early_datagrams) < MAX_EARLY_DATAGRAMS:
@@ -110,7 +111,7 @@ cdef void keep_early(QuicConnection conn, const uint8_t* data, size_t n, const A
                                      addr_bytes(arrival.dst), arrival.ecn))
 
 
-cdef void replay_early(QuicConnection conn) noexcept:
+cdef void replay_early(Connection conn) noexcept:
     cdef list kept = conn.early_datagrams
     cdef bytes data, src, dst
     cdef UdpAddr addresses[2]
@@ -118,7 +119,7 @@ cdef void replay_early(QuicConnection conn) noexcept:
     cdef bytearray copy
     conn.early_datagrams = None
     for data, src, dst, ecn in kept:
-        if conn.err or conn.state >= ST_CLOSING:
+        if conn.failure.code or conn.state >= ST_CLOSING:
             return
         copy = bytearray(data)
         memcpy(&addresses[0], PyBytes_AS_STRING(src), sizeof(UdpAddr))
@@ -131,7 +132,7 @@ cdef void replay_early(QuicConnection conn) noexcept:
 
 
 # ---------------------------------------------------------------- long headers
-cdef int receive_long(QuicConnection conn, uint8_t* data, size_t n, const Arrival* arrival, size_t* used) noexcept:
+cdef int receive_long(Connection conn, uint8_t* data, size_t n, const Arrival* arrival, size_t* used) noexcept:
     """One long-header packet. 0 with its length in `used`, or -1 to drop the rest of the datagram."""
     cdef LongHeader header
     cdef Path* path = find_path(conn, 0)
@@ -142,10 +143,10 @@ cdef int receive_long(QuicConnection conn, uint8_t* data, size_t n, const Arriva
         return -1
     used[0] = header.packet_len
     if header.type == -1 or header.type == 3:
-        receive_unprotected(conn, path, data, n, &header, arrival)
+        receive_unprotected(conn, path, data, n, &header, arrival.src)
         return -1
     level = LEVEL_0RTT if header.type == 1 else LEVEL_INITIAL if header.type == 0 else LEVEL_HANDSHAKE
-    if not long_is_expected(conn, level, &header, arrival):
+    if not long_is_expected(conn, level, &header, arrival.size):
         return 0
     space = space_of(conn, path, level)
     if keys_unmask(&conn.keys, level, data, header.packet_len, header.pn_offset, <uint64_t>(space.received.largest + 1),
@@ -156,101 +157,28 @@ cdef int receive_long(QuicConnection conn, uint8_t* data, size_t n, const Arriva
         return integrity_limit(conn) if rc == KEYS_LIMIT else 0
     if data[0] & 0x0c:
         # INTEROP: like iroh, a first packet with reserved bits is dropped: anybody can make one.
-        return conn.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0) if conn.got_first_packet else -1
+        return conn.fail(PROTOCOL_VIOLATION, b"reserved bits set", 0) if conn.handshake.heard else -1
     if conn.qlog is not None:
         log_packet(conn, False, level, 0, packet.pn, header.packet_len, packet.payload, packet.size)
-    learn_from_long(conn, path, level, &header, arrival)
+    learn_from_long(conn, path, level, &header, arrival.src, arrival.dst)
     return process_long(conn, path, space, level, &packet, arrival)
 
 
-cdef void receive_unprotected(QuicConnection conn, Path* path, const uint8_t* data, size_t n, LongHeader* header,
-                              const Arrival* arrival) noexcept:
-    """Version Negotiation and Retry; servers send them."""
-    cdef bint before = conn.used_retry
-    if not conn.is_client:
-        return
-    if header.type == -1:
-        if header.version == 0:
-            on_version_negotiation(conn, data, n, header)
-        return
-    on_retry(conn, data, n, header.scid, header.scid_len, header.token, header.token_len)
-    if conn.used_retry and not before:
-        # The token is for the address this came from: the other candidates would refuse it.
-        path.r.remote = arrival.src[0]
-        conn.n_dial = 0
-
-
-cdef bint long_is_expected(QuicConnection conn, int level, const LongHeader* header, const Arrival* arrival) noexcept nogil:
-    """Whether such a packet may come now, as far as its header tells."""
-    if not keys_can_open(&conn.keys, level):
-        return False
-    if level == LEVEL_0RTT:
-        return not conn.is_client
-    if level == LEVEL_INITIAL and (header.token_len != 0 if conn.is_client else arrival.size < MIN_DATAGRAM):
-        return False                  # RFC 9000 §17.2.2, §14.1: servers send no tokens, clients pad
-    if not (conn.initial if level == LEVEL_INITIAL else conn.handshake).live:
-        return False
-    # Once known, the peer's handshake id does not change (RFC 9000 §7.2).
-    return not conn.server_scid_known or (
-        header.scid_len == conn.dcid0_len and memcmp(header.scid, conn.dcid0, header.scid_len) == 0)
-
-
-cdef void learn_from_long(QuicConnection conn, Path* path, int level, const LongHeader* header,
-                          const Arrival* arrival) noexcept nogil:
-    """What the fact that a long packet authenticates says about the peer."""
-    if level == LEVEL_0RTT and keys_can_open(&conn.keys, LEVEL_1RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
-        discard_keys_later(conn)
-    conn.got_first_packet = True
-    if not conn.server_scid_known and level != LEVEL_0RTT:
-        adopt_handshake_id(conn, path, header)
-    if not same_addr(arrival.src, &path.r.remote) and conn.is_client and not conn.migration_frozen:
-        # iroh's handshake migration: until a Handshake packet proves the address, follow the server.
-        path.r.remote = arrival.src[0]
-        path.r.received += header.packet_len
-    if ip_known(arrival.dst):
-        path.r.local = arrival.dst[0]
-    if level != LEVEL_HANDSHAKE:
-        return
-    conn.migration_frozen = True
-    if conn.is_client:
-        conn.n_dial = 0
-        return
-    path.r.validated = True
-    conn.peer_validated_us = True
-    if conn.initial.live:
-        drop_space(conn, path, &conn.initial.sp)
-        drop_level(conn, LEVEL_INITIAL)
-
-
-cdef void adopt_handshake_id(QuicConnection conn, Path* path, const LongHeader* header) noexcept nogil:
-    """The peer has chosen the id that its packets of the handshake are addressed by."""
-    cdef CidSet* ids = path.cids
-    conn.server_scid_known = True
-    memcpy(conn.dcid0, header.scid, header.scid_len)
-    conn.dcid0_len = header.scid_len
-    if ids.n_remote == 0 or (ids.n_remote == 1 and ids.remote[0].seq == 0):
-        ids.n_remote = 1
-        ids.active = 0
-        memset(&ids.remote[0], 0, sizeof(RemoteCid))
-        ids.remote[0].len = header.scid_len
-        memcpy(ids.remote[0].cid, header.scid, header.scid_len)
-
-
-cdef int process_long(QuicConnection conn, Path* path, PnSpace* space, int level, const Opened* packet,
+cdef int process_long(Connection conn, Path* path, PnSpace* space, int level, const Opened* packet,
                       const Arrival* arrival) noexcept:
     """Acknowledge and read an authenticated packet; -1 to drop the rest of the datagram."""
     cdef int64_t before = space.received.largest
     cdef bint eliciting = False, probing = True
-    cdef Level* stage
+    cdef Stage* stage
     note_received(conn, path, space, packet.pn, arrival.ecn)
     read_frames(conn, path, space, level, packet.payload, packet.payload + packet.size, arrival.src, arrival.dst,
                 &eliciting, &probing)
-    if conn.err or conn.state >= ST_DRAINING:
+    if conn.failure.code or conn.state >= ST_DRAINING:
         return -1
     if level == LEVEL_0RTT:
-        space_on_processed(space, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.max_ack_delay, 1, 1, before)
+        space_on_processed(space, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.acks.max_delay, 1, 1, before)
         return 0
-    stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
+    stage = level_at(&conn.handshake, level)
     if not stage.live:
         return 0
     space_on_processed(space, packet.pn, eliciting, arrival.ecn == 3, conn.now, 0, 0, 1, before)
@@ -261,15 +189,15 @@ cdef int process_long(QuicConnection conn, Path* path, PnSpace* space, int level
     return 0
 
 
-cdef int integrity_limit(QuicConnection conn) noexcept nogil:
+cdef int integrity_limit(Connection conn) noexcept nogil:
     return conn.fail(AEAD_LIMIT_REACHED, b"integrity limit reached", 0)
 
 
-cdef inline void note_received(QuicConnection conn, Path* path, PnSpace* space, uint64_t pn, int ecn) noexcept nogil:
+cdef inline void note_received(Connection conn, Path* path, PnSpace* space, uint64_t pn, int ecn) noexcept nogil:
     """A packet authenticates: its number, its ECN mark, and that the peer is there."""
     space_mark_received(space, pn, conn.now)
     if ecn:
-        conn.saw_ecn = True
+        conn.acks.saw_ecn = True
         if ecn == 2:
             space.ect0 += 1
         elif ecn == 1:
@@ -281,7 +209,7 @@ cdef inline void note_received(QuicConnection conn, Path* path, PnSpace* space, 
 
 
 # ---------------------------------------------------------------- short headers
-cdef void receive_short(QuicConnection conn, uint8_t* data, size_t n, const Arrival* arrival, uint32_t path_id) noexcept nogil:  # hot
+cdef void receive_short(Connection conn, uint8_t* data, size_t n, const Arrival* arrival, uint32_t path_id) noexcept nogil:  # hot
     """One 1-RTT packet."""
     cdef Path* path = find_path(conn, path_id)
     cdef Opened packet
@@ -307,10 +235,10 @@ cdef void receive_short(QuicConnection conn, uint8_t* data, size_t n, const Arri
         log_packet(conn, False, LEVEL_1RTT, path_id, packet.pn, n, packet.payload, packet.size)
     if keys_phase_news(&conn.keys, &packet) and follow_keys(conn, &packet, path_id, largest) < 0:
         return
-    if conn.state == ST_HANDSHAKE and not conn.handshake_done:
+    if conn.state == ST_HANDSHAKE and not conn.handshake.done:
         return
     if conn.is_client:
-        conn.peer_validated_us = True
+        conn.handshake.peer_validated_us = True
     elif keys_can_open(&conn.keys, LEVEL_0RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
         discard_keys_later(conn)
     if path == NULL:
@@ -320,7 +248,7 @@ cdef void receive_short(QuicConnection conn, uint8_t* data, size_t n, const Arri
     process_short(conn, path, data[0], n, &packet, arrival)
 
 
-cdef Path* open_path_of_peer(QuicConnection conn, uint32_t path_id, size_t n, const Arrival* arrival) noexcept nogil:
+cdef Path* open_path_of_peer(Connection conn, uint32_t path_id, size_t n, const Arrival* arrival) noexcept nogil:
     cdef Path* path = add_path(conn, path_id, arrival.src, arrival.dst)
     if path == NULL:
         conn.fail(INTERNAL_ERROR, b"out of memory", 0)
@@ -334,13 +262,13 @@ cdef Path* open_path_of_peer(QuicConnection conn, uint32_t path_id, size_t n, co
     return path
 
 
-cdef void process_short(QuicConnection conn, Path* path, uint8_t first, size_t n, const Opened* packet,
+cdef void process_short(Connection conn, Path* path, uint8_t first, size_t n, const Opened* packet,
                         const Arrival* arrival) noexcept nogil:  # hot
     """Read an authenticated packet, and learn from the address it came from."""
     cdef int64_t before = path.sp.received.largest
     cdef bint newest = <int64_t>packet.pn > before, moved = not same_addr(arrival.src, &path.r.remote)
     cdef bint eliciting = False, probing = True
-    if conn.spinning and newest:
+    if conn.paths.spinning and newest:
         path.spin = ((first & 0x20) != 0) != conn.is_client
     note_received(conn, path, &path.sp, packet.pn, arrival.ecn)
     if moved:
@@ -348,13 +276,13 @@ cdef void process_short(QuicConnection conn, Path* path, uint8_t first, size_t n
     if read_frames(conn, path, &path.sp, LEVEL_1RTT, packet.payload, packet.payload + packet.size, arrival.src, arrival.dst,
                    &eliciting, &probing) < 0:
         return
-    space_on_processed(&path.sp, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.max_ack_delay, conn.ack_threshold,
-                       conn.ack_reorder, before)
+    space_on_processed(&path.sp, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.acks.max_delay, conn.acks.threshold,
+                       conn.acks.reorder, before)
     if path.abandoned and eliciting:
         path.sp.ack_now = True
     if not same_addr(arrival.src, &path.r.remote):
-        if (not conn.is_client and conn.handshake_confirmed and newest
-                and (not probing or (conn.multipath and not conn.nat)) and conn.state == ST_ESTABLISHED):
+        if (not conn.is_client and conn.handshake.confirmed and newest
+                and (not probing or (conn.agreed.multipath and not conn.agreed.nat)) and conn.state == ST_ESTABLISHED):
             migrate(conn, path, arrival.src, arrival.dst)
     elif ip_known(arrival.dst) and not same_ip(&path.r.local, arrival.dst) and (
             not ip_known(&path.r.local) or (not probing and newest)):
@@ -362,7 +290,7 @@ cdef void process_short(QuicConnection conn, Path* path, uint8_t first, size_t n
         path.r.local = arrival.dst[0]
 
 
-cdef int follow_keys(QuicConnection conn, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil:
+cdef int follow_keys(Connection conn, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil:
     """The packet came in another key phase, or is the first one in ours; -1 when the connection failed."""
     cdef int rc = keys_follow(&conn.keys, packet, path_id, largest, conn.now)
     if rc == KEYS_MISUSED:

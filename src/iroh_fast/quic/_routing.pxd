@@ -1,6 +1,6 @@
 """Which path carries what."""
 
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
 from iroh_fast.quic._recovery cimport space_ack_due
 
@@ -13,7 +13,7 @@ cdef inline bint carries_own_acks(const Path* path) noexcept nogil:
     return usable(path) and not path.silent
 
 # Whether acknowledgements are due that this path has to carry. `data`: it carries what belongs to no path.
-cdef inline bint acks_due(QuicConnection conn, const Path* path, bint data) noexcept nogil:
+cdef inline bint acks_due(Connection conn, const Path* path, bint data) noexcept nogil:
     cdef Path* other = conn.paths.first
     while other != NULL:
         if space_ack_due(&other.sp, conn.now) and (data or other == path) and (other == path or not carries_own_acks(other)):
@@ -21,13 +21,13 @@ cdef inline bint acks_due(QuicConnection conn, const Path* path, bint data) noex
         other = other.next
     return False
 
-cdef bint is_best(QuicConnection conn, const Path* path) noexcept nogil
+cdef bint is_best(Connection conn, const Path* path) noexcept nogil
 
-cdef inline bint may_send_data(QuicConnection conn, const Path* path) noexcept nogil:
+cdef inline bint may_send_data(Connection conn, const Path* path) noexcept nogil:
     """Whether data and control frames may leave on a path (local status alone counts)."""
     if usable(path) and not path.silent and path.status == STATUS_AVAILABLE:
         return True                   # none ranks above it
     return is_best(conn, path)
 
-cdef void probe_unanswered(QuicConnection conn, Path* path) noexcept nogil
-cdef void leave_silent_paths(QuicConnection conn) noexcept nogil
+cdef void probe_unanswered(Connection conn, Path* path) noexcept nogil
+cdef void leave_silent_paths(Connection conn) noexcept nogil

@@ -8,7 +8,7 @@ on. Its first sign of life brings the data back. Sources: the multipath draft (p
 from libc.stdint cimport uint64_t, int64_t
 
 from iroh_fast.quic._codes cimport ST_HANDSHAKE
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._loss cimport release_frames
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
@@ -28,7 +28,7 @@ cdef inline int rank(const Path* path) noexcept nogil:
     return (2 if path.silent else 0) + (0 if path.status == STATUS_AVAILABLE else 1)
 
 
-cdef bint is_best(QuicConnection conn, const Path* path) noexcept nogil:
+cdef bint is_best(Connection conn, const Path* path) noexcept nogil:
     """`may_send_data` of a path that need not be the best there can be."""
     cdef Path* other = conn.paths.first
     cdef int own
@@ -49,7 +49,7 @@ cdef bint is_best(QuicConnection conn, const Path* path) noexcept nogil:
     return True
 
 
-cdef void probe_unanswered(QuicConnection conn, Path* path) noexcept nogil:
+cdef void probe_unanswered(Connection conn, Path* path) noexcept nogil:
     """A probe timeout expired; the first one of a row remembers since when nothing was answered."""
     if path.pto_count == 1:
         path.silent_since = path.sp.last_eliciting_at
@@ -58,7 +58,7 @@ cdef void probe_unanswered(QuicConnection conn, Path* path) noexcept nogil:
         leave_silent_paths(conn)
 
 
-cdef void leave_silent_paths(QuicConnection conn) noexcept nogil:
+cdef void leave_silent_paths(Connection conn) noexcept nogil:
     """If some path works, have everything that is in flight on silent ones sent again there.
 
     The records stay: they measure the answer that may still come, and keep the probes going.

@@ -10,9 +10,8 @@ from iroh_fast.quic._flow cimport flow_forget, flow_received, flow_stream_room, 
 from iroh_fast.quic._receive_buffer cimport recvbuf_discard, recvbuf_insert
 from iroh_fast.quic._schedule cimport stream_signal
 from iroh_fast.quic._stream cimport (
-    EV_AVAILABLE_BI, EV_AVAILABLE_UNI, EV_READ, EV_RESET, EV_STOP, FINAL_SIZE_ERROR, FLOW_CONTROL_ERROR, INTERNAL_ERROR,
-    RX_DONE, RX_OPEN, RX_RESET, RX_SIZE_KNOWN, Stream, StreamTable, TX_NONE, TX_RESET, stream_count_gaps,
-    stream_is_local)
+    EV_AVAILABLE_BI, EV_AVAILABLE_UNI, EV_READ, EV_RESET, FINAL_SIZE_ERROR, FLOW_CONTROL_ERROR, INTERNAL_ERROR, RX_DONE,
+    RX_RESET, RX_SIZE_KNOWN, Stream, StreamTable, TX_NONE, TX_RESET, stream_count_gaps, stream_is_local)
 from iroh_fast.quic._stream_table cimport stream_reset, table_close_if_done, table_for_receive, table_for_send
 
 cdef enum:

@@ -12,11 +12,11 @@ from iroh_fast.quic._counters cimport (
     IDX_MAX_DATA, IDX_MAX_STREAMS_BIDI, IDX_MAX_STREAM_DATA, IDX_RESET_STREAM, IDX_STOP_SENDING, IDX_STREAM,
     IDX_STREAMS_BLOCKED_BIDI)
 from iroh_fast.quic._flow cimport flow_unblock
-from iroh_fast.quic._sent cimport FrameRec, REC_ELICITING, REC_FIN, REC_STREAM, SentRec, frame_rec
 from iroh_fast.quic._schedule cimport (
     queue_push, queue_remove, schedule_first, schedule_push, schedule_remove, schedule_rotate, stream_signal)
 from iroh_fast.quic._send_buffer cimport (
     sendbuf_ack, sendbuf_copy, sendbuf_has_pending, sendbuf_lost, sendbuf_poll, sendbuf_rewind)
+from iroh_fast.quic._sent cimport FrameRec, REC_ELICITING, REC_FIN, REC_STREAM, SentRec, frame_rec
 from iroh_fast.quic._stream cimport (
     EV_STOP, EV_WRITE, IN_BLOCKED, IN_CONTROL, IN_READY, RX_OPEN, Stream, StreamTable, TX_DONE, TX_FINISHED, TX_NONE,
     TX_OPEN, TX_RESET, streams_ready)

@@ -14,9 +14,9 @@ from iroh_fast.quic._schedule cimport (
     queue_push, queue_remove, schedule_free, schedule_remove, schedule_set, schedule_unset, stream_signal)
 from iroh_fast.quic._send_buffer cimport sendbuf_free, sendbuf_init, sendbuf_unacked
 from iroh_fast.quic._stream cimport (
-    EV_ALL, EV_FINISHED, EV_OPENED_BI, EV_OPENED_UNI, EV_STOP, EV_WRITE, INTERNAL_ERROR, IN_CONTROL, IN_EVENTS, IN_READY,
-    RX_DONE, RX_NONE, RX_OPEN, STREAM_LIMIT_ERROR, STREAM_STATE_ERROR, Stream, StreamTable, TX_DONE, TX_FINISHED, TX_NONE,
-    TX_OPEN, TX_RESET, stream_is_local)
+    EV_ALL, EV_FINISHED, EV_OPENED_BI, EV_OPENED_UNI, EV_STOP, EV_WRITE, INTERNAL_ERROR, IN_CONTROL, IN_EVENTS,
+    IN_READY, RX_DONE, RX_NONE, RX_OPEN, STREAM_LIMIT_ERROR, STREAM_STATE_ERROR, Stream, StreamTable, TX_DONE,
+    TX_FINISHED, TX_NONE, TX_OPEN, TX_RESET, stream_is_local)
 
 cdef enum:
     CREDIT_STEP = 8               # MAX_STREAMS is told in steps of this part of the limit

@@ -13,15 +13,14 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from iroh_fast.quic._flow cimport (
-    flow_block, flow_credit, flow_forget, flow_give_up, flow_read, flow_room, flow_written)
+from iroh_fast.quic._flow cimport flow_block, flow_credit, flow_forget, flow_give_up, flow_read, flow_room, flow_written
 from iroh_fast.quic._receive_buffer cimport (
     recvbuf_discard, recvbuf_read_into, recvbuf_readable, recvbuf_take, recvbuf_take_unordered)
 from iroh_fast.quic._schedule cimport queue_push, queue_remove, schedule_push, schedule_set, stream_signal
 from iroh_fast.quic._send_buffer cimport sendbuf_write_copy, sendbuf_write_ref
 from iroh_fast.quic._stream cimport (
     EV_ALL, EV_READ, EV_RESET, IN_CONTROL, IN_EVENTS, IN_READY, RX_DONE, RX_NONE, RX_OPEN, RX_RESET, RX_SIZE_KNOWN,
-    Stream, StreamTable, TX_DONE, TX_FINISHED, TX_NONE, TX_OPEN, TX_RESET, stream_count_gaps, streams_have_control)
+    Stream, StreamTable, TX_DONE, TX_FINISHED, TX_NONE, TX_OPEN, stream_count_gaps, streams_have_control)
 from iroh_fast.quic._stream_table cimport (
     stream_free, stream_reset, table_close_if_done, table_create, table_find, table_free, table_raise_streams)
 
@@ -151,9 +150,9 @@ cdef class Streams:
 cdef class QuicStream:
     """One stream, both halves, without waiting: calls either act or say "blocked".
 
-    Obtained from ``QuicConnection.open_stream`` and ``accept_stream``. Whoever is told "blocked" tries again after
+    Obtained from ``Connection.open_stream`` and ``accept_stream``. Whoever is told "blocked" tries again after
     the next event of the stream (EV_READ for data, end or reset; EV_WRITE for room or a stop; EV_STOP when it is
-    stopped or wholly acknowledged; EV_RESET when FIN or RESET_STREAM arrived): see ``QuicConnection.poll_events``.
+    stopped or wholly acknowledged; EV_RESET when FIN or RESET_STREAM arrived): see ``Connection.poll_events``.
     """
 
     def __dealloc__(self):

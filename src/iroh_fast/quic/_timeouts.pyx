@@ -9,11 +9,12 @@ from libc.stdint cimport int64_t
 
 from iroh_fast.quic._closing cimport end_failed, finish_drained
 from iroh_fast.quic._codes cimport NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_drop_previous
 from iroh_fast.quic._loss cimport detect_losses, log_metrics, pto_deadline
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
-from iroh_fast.quic._path_table cimport abandon_path, challenge_path, discard_path, irreplaceable, open_paths, pto_max
+from iroh_fast.quic._path_queries cimport irreplaceable, open_paths, pto_max
+from iroh_fast.quic._path_table cimport abandon_path, challenge_path, discard_path
 from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, space_trim
 from iroh_fast.quic._routing cimport probe_unanswered
@@ -38,16 +39,16 @@ cdef int64_t ACK_SLACK = MS           # what acknowledgements may be late: the d
 
 
 # ---------------------------------------------------------------- when
-cdef void set_timers(QuicConnection conn) noexcept nogil:
+cdef void set_timers(Connection conn) noexcept nogil:
     """Bring the timers that follow from the present state up to date."""
     cdef Path* path = conn.paths.first
     cdef Timers* timers = &conn.timers
     cdef int64_t least = 3 * pto_max(conn), active = 0, since = conn.created_at
     cdef bint beat = False
-    if conn.handshake_done:
+    if conn.handshake.done:
         timer_clear(timers, TIMER_HANDSHAKE)
     else:
-        timer_set(timers, TIMER_HANDSHAKE, conn.handshake_until)
+        timer_set(timers, TIMER_HANDSHAKE, conn.handshake.until)
     while path != NULL:
         if path.last_rx > active:
             active = path.last_rx
@@ -59,26 +60,26 @@ cdef void set_timers(QuicConnection conn) noexcept nogil:
             beat = True
         set_path_timers(conn, path)
         path = path.next
-    if conn.idle_timeout:
-        timer_set(timers, TIMER_IDLE, since + (conn.idle_timeout if conn.idle_timeout > least else least))
+    if conn.agreed.idle_timeout:
+        timer_set(timers, TIMER_IDLE, since + (conn.agreed.idle_timeout if conn.agreed.idle_timeout > least else least))
     if beat and conn.cfg.keep_alive and conn.state == ST_ESTABLISHED:
         timer_set(timers, TIMER_KEEP_ALIVE, active + conn.cfg.keep_alive + (0 if conn.is_client else SECOND_TURN))
     else:
         timer_clear(timers, TIMER_KEEP_ALIVE)
 
 
-cdef inline int64_t loss_deadline(QuicConnection conn, Path* path) noexcept nogil:
+cdef inline int64_t loss_deadline(Connection conn, Path* path) noexcept nogil:
     """When packets of the path count as lost: 0 never."""
     cdef int64_t t = path.sp.loss_time
     if path.id == 0:
-        if conn.initial.live and conn.initial.sp.loss_time and (t == 0 or conn.initial.sp.loss_time < t):
-            t = conn.initial.sp.loss_time
-        if conn.handshake.live and conn.handshake.sp.loss_time and (t == 0 or conn.handshake.sp.loss_time < t):
-            t = conn.handshake.sp.loss_time
+        if conn.handshake.initial.live and conn.handshake.initial.sp.loss_time and (t == 0 or conn.handshake.initial.sp.loss_time < t):
+            t = conn.handshake.initial.sp.loss_time
+        if conn.handshake.handshake.live and conn.handshake.handshake.sp.loss_time and (t == 0 or conn.handshake.handshake.sp.loss_time < t):
+            t = conn.handshake.handshake.sp.loss_time
     return t
 
 
-cdef void set_path_timers(QuicConnection conn, Path* path) noexcept nogil:
+cdef void set_path_timers(Connection conn, Path* path) noexcept nogil:
     cdef Timers* timers = &path.timers
     cdef PnSpace* space
     cdef int level
@@ -93,7 +94,7 @@ cdef void set_path_timers(QuicConnection conn, Path* path) noexcept nogil:
     set_path_life_timers(conn, path, timers)
 
 
-cdef inline int64_t heartbeat(QuicConnection conn, Path* path) noexcept nogil:
+cdef inline int64_t heartbeat(Connection conn, Path* path) noexcept nogil:
     """When a quiet path shows that it works."""
     if path == conn.paths.first and path.next == NULL:
         # Its acknowledgements come this way too: one side's beats show it to both. The other side's follow when those are late.
@@ -104,13 +105,13 @@ cdef inline int64_t heartbeat(QuicConnection conn, Path* path) noexcept nogil:
     return path.last_tx + conn.cfg.path_keep_alive
 
 
-cdef void set_path_life_timers(QuicConnection conn, Path* path, Timers* timers) noexcept nogil:
+cdef void set_path_life_timers(Connection conn, Path* path, Timers* timers) noexcept nogil:
     """Those of an open path that nothing is under way on."""
     cdef bint alive = not path.abandoned and conn.state == ST_ESTABLISHED
-    cdef bint beating = alive and conn.multipath and conn.cfg.path_keep_alive != 0
+    cdef bint beating = alive and conn.agreed.multipath and conn.cfg.path_keep_alive != 0
     cdef int64_t least
     timer_clear(timers, TIMER_PATH_IDLE)
-    if alive and conn.multipath and path.idle_timeout and not irreplaceable(conn, path):
+    if alive and conn.agreed.multipath and path.idle_timeout and not irreplaceable(conn, path):
         least = 3 * rtt_pto_base(&path.r.rtt)
         timer_set(timers, TIMER_PATH_IDLE, path.idle_from + (path.idle_timeout if path.idle_timeout > least else least))
     timer_set(timers, TIMER_HEARTBEAT, heartbeat(conn, path) if beating and not path.ping_due else NEVER)
@@ -127,7 +128,7 @@ cdef void set_path_life_timers(QuicConnection conn, Path* path, Timers* timers) 
         timer_clear(timers, TIMER_MTU)
 
 
-cdef int64_t next_deadline(QuicConnection conn) noexcept nogil:
+cdef int64_t next_deadline(Connection conn) noexcept nogil:
     """When handle_timeout has something to do; 0 never."""
     cdef Path* path = conn.paths.first
     cdef int64_t earliest, at
@@ -152,7 +153,7 @@ cdef inline int64_t together(int64_t earliest, int64_t at, int64_t grid) noexcep
     return at if at < earliest else earliest
 
 
-cdef int64_t next_wake(QuicConnection conn) noexcept nogil:
+cdef int64_t next_wake(Connection conn) noexcept nogil:
     """When to call handle_timeout; 0 never. Up to SLACK after the deadline, where that does no harm."""
     cdef Path* path = conn.paths.first
     cdef int64_t earliest = NEVER
@@ -181,7 +182,7 @@ cdef int64_t next_wake(QuicConnection conn) noexcept nogil:
 
 
 # ---------------------------------------------------------------- what
-cdef void handle_timeout(QuicConnection conn, int64_t now) noexcept:
+cdef void handle_timeout(Connection conn, int64_t now) noexcept:
     """Do what is due at `now`. Calls before the deadline are harmless."""
     cdef Path* path
     cdef Path* following
@@ -209,7 +210,7 @@ cdef void handle_timeout(QuicConnection conn, int64_t now) noexcept:
         end_failed(conn)
 
 
-cdef void expire(QuicConnection conn, int which) noexcept:
+cdef void expire(Connection conn, int which) noexcept:
     """A timer of the connection."""
     cdef Path* path = conn.paths.first
     if which == TIMER_CLOSE:
@@ -242,7 +243,7 @@ cdef void beat(Path* path) noexcept nogil:
     path.ping_due = True
 
 
-cdef void expire_path_timers(QuicConnection conn, Path* path) noexcept nogil:
+cdef void expire_path_timers(Connection conn, Path* path) noexcept nogil:
     cdef int which = timers_expired(&path.timers, conn.now, -1)
     while which >= 0:
         if which == TIMER_DRAIN:
@@ -252,7 +253,7 @@ cdef void expire_path_timers(QuicConnection conn, Path* path) noexcept nogil:
         which = timers_expired(&path.timers, conn.now, which)
 
 
-cdef void expire_path_timer(QuicConnection conn, Path* path, int which) noexcept nogil:
+cdef void expire_path_timer(Connection conn, Path* path, int which) noexcept nogil:
     # TIMER_PACING and TIMER_MTU only ask for the next transmit.
     if which == TIMER_LOSS:
         expire_losses(conn, path)
@@ -275,16 +276,16 @@ cdef void expire_path_timer(QuicConnection conn, Path* path, int which) noexcept
             challenge_path(conn, path)
 
 
-cdef void expire_losses(QuicConnection conn, Path* path) noexcept nogil:
+cdef void expire_losses(Connection conn, Path* path) noexcept nogil:
     if path.sp.loss_time:
         detect_losses(conn, path, &path.sp, LEVEL_1RTT, NULL)
-    if path.id == 0 and conn.initial.live and conn.initial.sp.loss_time:
-        detect_losses(conn, path, &conn.initial.sp, LEVEL_INITIAL, NULL)
-    if path.id == 0 and conn.handshake.live and conn.handshake.sp.loss_time:
-        detect_losses(conn, path, &conn.handshake.sp, LEVEL_HANDSHAKE, NULL)
+    if path.id == 0 and conn.handshake.initial.live and conn.handshake.initial.sp.loss_time:
+        detect_losses(conn, path, &conn.handshake.initial.sp, LEVEL_INITIAL, NULL)
+    if path.id == 0 and conn.handshake.handshake.live and conn.handshake.handshake.sp.loss_time:
+        detect_losses(conn, path, &conn.handshake.handshake.sp, LEVEL_HANDSHAKE, NULL)
 
 
-cdef void expire_probe(QuicConnection conn, Path* path) noexcept nogil:
+cdef void expire_probe(Connection conn, Path* path) noexcept nogil:
     """The probe timeout: something that asks for an acknowledgement goes out, whatever the window says."""
     cdef PnSpace* space = NULL
     cdef int level = 0

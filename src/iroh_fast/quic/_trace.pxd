@@ -2,10 +2,10 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._paths cimport Path
 
 
-cdef void log_packet(QuicConnection conn, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size,
+cdef void log_packet(Connection conn, bint sent, int level, uint32_t path_id, uint64_t pn, size_t size,
                      const uint8_t* payload, size_t n) noexcept nogil
-cdef void log_tuple(QuicConnection conn, Path* path) noexcept nogil
+cdef void log_tuple(Connection conn, Path* path) noexcept nogil

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 
 
 cdef struct Transmit:
@@ -16,5 +16,5 @@ cdef struct Transmit:
 
 
 # Fill `buf` with datagrams for one destination: at most `max_segments`, `cap` bytes. Total bytes, 0: nothing to send.
-cdef size_t poll_transmit(QuicConnection conn, int64_t now, uint8_t* buf, size_t cap, int max_segments,
+cdef size_t poll_transmit(Connection conn, int64_t now, uint8_t* buf, size_t cap, int max_segments,
                           Transmit* out) noexcept nogil

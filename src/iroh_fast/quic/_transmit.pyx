@@ -12,27 +12,29 @@ from iroh_fast._packet._frames cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_P
 from iroh_fast._packet._put cimport put_close
 from iroh_fast.quic._codes cimport APPLICATION_ERROR, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
 from iroh_fast.quic._congestion cimport cc_on_app_limited, cc_pacing_rate
-from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._control cimport control_last_words
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._counters cimport IDX_CONNECTION_CLOSE, IDX_DATAGRAM, IDX_STREAM
+from iroh_fast.quic._first_flight cimport dialing
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
+from iroh_fast.quic._handshake_state cimport Stage, id_equals, level_at, level_end
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_update_wanted)
-from iroh_fast.quic._levels cimport Level, drop_level
 from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._mtud cimport mtud_hurry, mtud_on_probe_sent, mtud_poll
 from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
-from iroh_fast.quic._path_table cimport any_usable, find_path
+from iroh_fast.quic._path_queries cimport LEAST_DATAGRAM, any_usable, find_path, path_allowance
 from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe
 from iroh_fast.quic._recovery cimport PnSpace, space_ack_due
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
 from iroh_fast.quic._send_buffer cimport sendbuf_has_pending
 from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
+from iroh_fast.quic._stream cimport streams_have_control, streams_ready
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
-from iroh_fast.quic._validation cimport LEAST_DATAGRAM, address_allowance, address_sent, off_path_waits, path_allowance, take_off_path
+from iroh_fast.quic._validation cimport address_allowance, address_sent, off_path_waits, take_off_path
 from iroh_fast.quic._write cimport (
     CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, put_frame, requeue_oldest, write_ack, write_acks,
     write_crypto, write_general, write_path_frames)
@@ -42,7 +44,7 @@ cdef enum:
     GSO_PAD = 32                  # a datagram shorter than the segment by at most this is padded up to it
 
 
-cdef void account(QuicConnection conn, Path* path, size_t bytes, int datagrams) noexcept nogil:
+cdef void account(Connection conn, Path* path, size_t bytes, int datagrams) noexcept nogil:
     path.r.sent += bytes
     path.stats.tx_bytes += bytes
     path.stats.tx_datagrams += datagrams
@@ -57,7 +59,7 @@ cdef void fill(Path* path, Transmit* out, bint ecn) noexcept nogil:
     out.dialing = False
 
 
-cdef size_t send_off_path(QuicConnection conn, uint8_t* buf, Transmit* out) noexcept nogil:
+cdef size_t send_off_path(Connection conn, uint8_t* buf, Transmit* out) noexcept nogil:
     """A probing packet for another address: no ACK in it, no ECN mark, no congestion accounting."""
     cdef OffPath off
     cdef Path* path
@@ -94,30 +96,30 @@ cdef size_t send_off_path(QuicConnection conn, uint8_t* buf, Transmit* out) noex
     return 0
 
 
-cdef bint level_due(QuicConnection conn, Path* path, int level) noexcept nogil:
-    cdef Level* stage
+cdef bint level_due(Connection conn, Path* path, int level) noexcept nogil:
+    cdef Stage* stage
     if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
-        stage = conn.initial if level == LEVEL_INITIAL else conn.handshake
+        stage = level_at(&conn.handshake, level)
         return stage.live and keys_can_seal(&conn.keys, level) and (stage.sp.ack_now or stage.sp.loss_probes > 0 or sendbuf_has_pending(&stage.tx))
     if level == LEVEL_0RTT:
         return not keys_can_seal(&conn.keys, LEVEL_1RTT) and keys_can_seal(&conn.keys, LEVEL_0RTT) and (
-            conn.streams.has_data() or conn.dgram_tx.count > 0 or conn.streams.has_control())
+            streams_ready(&conn.streams.table) or conn.datagrams.tx.count > 0 or streams_have_control(&conn.streams.table))
     return keys_can_seal(&conn.keys, LEVEL_1RTT) and (general_due(conn) or acks_due(conn, path, True) or path_frames_due(conn, path))
 
 
-cdef bint same_ids(QuicConnection conn, Path* path) noexcept nogil:
+cdef bint same_ids(Connection conn, Path* path) noexcept nogil:
     """Whether long and short packets carry the same destination id."""
     cdef RemoteCid* id
     if path.cids.active < 0:
         return False
     id = &path.cids.remote[path.cids.active]
-    return id.len == conn.dcid0_len and memcmp(id.cid, conn.dcid0, id.len) == 0
+    return id_equals(&conn.handshake.theirs, id.cid, id.len)
 
 
-cdef void write_coalesced(QuicConnection conn, Path* path, Packet* packet, bint* full) noexcept nogil:
+cdef void write_coalesced(Connection conn, Path* path, Packet* packet, bint* full) noexcept nogil:
     """What a packet of the handshake's datagrams carries at its level."""
     cdef PnSpace* space = space_of(conn, path, packet.level)
-    cdef Level* stage
+    cdef Stage* stage
     cdef bint probe = space.loss_probes > 0
     if packet.level == LEVEL_0RTT or packet.level == LEVEL_1RTT:
         if packet.level == LEVEL_1RTT:
@@ -125,7 +127,7 @@ cdef void write_coalesced(QuicConnection conn, Path* path, Packet* packet, bint*
             write_path_frames(conn, path, packet, full)
         write_general(conn, path, packet)
         return
-    stage = conn.initial if packet.level == LEVEL_INITIAL else conn.handshake
+    stage = level_at(&conn.handshake, packet.level)
     if probe:
         space.loss_probes -= 1
         if not sendbuf_has_pending(&stage.tx):
@@ -137,7 +139,7 @@ cdef void write_coalesced(QuicConnection conn, Path* path, Packet* packet, bint*
         put_frame(path, packet, FT_PING, NULL)
 
 
-cdef size_t send_handshake(QuicConnection conn, Path* path, uint8_t* buf, Transmit* out) noexcept nogil:
+cdef size_t send_handshake(Connection conn, Path* path, uint8_t* buf, Transmit* out) noexcept nogil:
     """One datagram of coalesced packets, lowest level first (RFC 9000 §12.2)."""
     cdef Packet packets[4]
     cdef int n = 0, level, i
@@ -151,8 +153,8 @@ cdef size_t send_handshake(QuicConnection conn, Path* path, uint8_t* buf, Transm
         return 0
     if cap > allowed:
         cap = <size_t>allowed
-    if path.r.in_flight + cap >= path.r.cc.cwnd and conn.initial.sp.loss_probes == 0 and conn.handshake.sp.loss_probes == 0:
-        if not ((conn.initial.live and conn.initial.sp.ack_now) or (conn.handshake.live and conn.handshake.sp.ack_now)):
+    if path.r.in_flight + cap >= path.r.cc.cwnd and conn.handshake.initial.sp.loss_probes == 0 and conn.handshake.handshake.sp.loss_probes == 0:
+        if not ((conn.handshake.initial.live and conn.handshake.initial.sp.ack_now) or (conn.handshake.handshake.live and conn.handshake.handshake.sp.ack_now)):
             return 0
     for level in range(LEVEL_INITIAL, LEVEL_1RTT + 1):
         if not level_due(conn, path, level):
@@ -161,7 +163,7 @@ cdef size_t send_handshake(QuicConnection conn, Path* path, uint8_t* buf, Transm
         room = cap - <size_t>(at - buf)
         if n and room < MIN_COALESCE:
             break
-        if level == LEVEL_1RTT and not (conn.handshake_done or not conn.is_client):
+        if level == LEVEL_1RTT and not (conn.handshake.done or not conn.is_client):
             continue
         if level == LEVEL_1RTT and n and not same_ids(conn, path):
             continue                  # RFC 9000 §12.2: one destination id per datagram
@@ -187,13 +189,13 @@ cdef size_t send_handshake(QuicConnection conn, Path* path, uint8_t* buf, Transm
     if total == 0:
         return 0
     for i in range(n):
-        if packets[i].level == LEVEL_HANDSHAKE and conn.is_client and conn.initial.live:
+        if packets[i].level == LEVEL_HANDSHAKE and conn.is_client and conn.handshake.initial.live:
             # RFC 9001 §4.9.1: a client is done with Initial keys once it sends Handshake packets.
-            drop_space(conn, path, &conn.initial.sp)
-            drop_level(conn, LEVEL_INITIAL)
+            drop_space(conn, path, &conn.handshake.initial.sp)
+            level_end(&conn.handshake, &conn.keys, LEVEL_INITIAL)
     fill(path, out, True)
     out.segment = total
-    out.dialing = conn.is_client and not conn.migration_frozen and conn.n_dial > 1
+    out.dialing = dialing(conn)
     account(conn, path, total, 1)
     return total
 
@@ -206,7 +208,7 @@ cdef struct Plan:                 # what packets of one batch are for
     bint probe, general, ack_only, full
 
 
-cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap, int max_segments, Transmit* out,
+cdef size_t send_data(Connection conn, Path* path, uint8_t* buf, size_t cap, int max_segments, Transmit* out,
                       bint* blocked) noexcept nogil:  # hot
     """A batch of 1-RTT datagrams on one path; all but the last have the same size."""
     cdef Packet packets[MAX_BATCH]
@@ -244,11 +246,11 @@ cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap,
         if n == 0:
             segment = size
         n += 1
-        if size != segment or plan.ack_only or conn.err != 0:
+        if size != segment or plan.ack_only or conn.failure.code != 0:
             break
         if n == 1 and segment < mtu and segment + GSO_PAD < mtu:
             # Not full. Datagrams of one size fill a batch of their size; stream data deserves larger packets.
-            if conn.dgram_tx.count == 0 and (not general_due(conn) or segment < MIN_DATAGRAM):
+            if conn.datagrams.tx.count == 0 and (not general_due(conn) or segment < MIN_DATAGRAM):
                 break
     if n == 0 or protect_headers(conn, packets, n) < 0:
         return 0
@@ -258,7 +260,7 @@ cdef size_t send_data(QuicConnection conn, Path* path, uint8_t* buf, size_t cap,
     return total
 
 
-cdef bint plan_path(QuicConnection conn, Path* path, Plan* plan) noexcept nogil:
+cdef bint plan_path(Connection conn, Path* path, Plan* plan) noexcept nogil:
     """Whether anything may go on the path at all."""
     plan.data = may_send_data(conn, path)
     plan.last_words = False
@@ -275,7 +277,7 @@ cdef bint plan_path(QuicConnection conn, Path* path, Plan* plan) noexcept nogil:
     return plan.last_words or space_ack_due(&path.sp, conn.now) or path.sp.loss_probes > 0
 
 
-cdef inline bint plan_packet(QuicConnection conn, Path* path, Plan* plan, size_t mtu, bint* blocked) noexcept nogil:
+cdef inline bint plan_packet(Connection conn, Path* path, Plan* plan, size_t mtu, bint* blocked) noexcept nogil:
     """What the next packet is for; False: there is none."""
     plan.probe = path.sp.loss_probes > 0
     plan.general = plan.data and general_due(conn)
@@ -294,7 +296,7 @@ cdef inline bint plan_packet(QuicConnection conn, Path* path, Plan* plan, size_t
     return plan.ack_only
 
 
-cdef inline bint window_is_open(QuicConnection conn, Path* path, Plan* plan, size_t mtu) noexcept nogil:
+cdef inline bint window_is_open(Connection conn, Path* path, Plan* plan, size_t mtu) noexcept nogil:
     """Whether congestion control and the pacer let a full packet go now."""
     cdef int64_t wait
     if path.r.in_flight + mtu >= path.r.cc.cwnd:
@@ -308,7 +310,7 @@ cdef inline bint window_is_open(QuicConnection conn, Path* path, Plan* plan, siz
     return wait <= 0
 
 
-cdef inline void write_packet(QuicConnection conn, Path* path, Packet* packet, Plan* plan) noexcept nogil:
+cdef inline void write_packet(Connection conn, Path* path, Packet* packet, Plan* plan) noexcept nogil:
     cdef bint every = plan.data or path.abandoned
     if plan.probe:
         path.sp.loss_probes -= 1
@@ -326,12 +328,12 @@ cdef inline void write_packet(QuicConnection conn, Path* path, Packet* packet, P
         write_path_frames(conn, path, packet, &plan.full)
     if plan.general:
         write_general(conn, path, packet)
-    if plan.probe and (not conn.peer_ack_frequency or not put_frame(path, packet, FT_IMMEDIATE_ACK, NULL)):
+    if plan.probe and (not conn.agreed.peer_ack_frequency or not put_frame(path, packet, FT_IMMEDIATE_ACK, NULL)):
         if not packet.sent.flags & REC_ELICITING:
             put_frame(path, packet, FT_PING, NULL)
 
 
-cdef inline void pad_data(QuicConnection conn, Packet* packet, const Plan* plan, size_t size, bint follows) noexcept nogil:
+cdef inline void pad_data(Connection conn, Packet* packet, const Plan* plan, size_t size, bint follows) noexcept nogil:
     """Up to what proves the MTU, to the whole packet where that is asked for, or to the segment size of the batch."""
     cdef Py_ssize_t room = packet.end - packet.at
     cdef size_t used = <size_t>(packet.at - packet.start)
@@ -341,7 +343,7 @@ cdef inline void pad_data(QuicConnection conn, Packet* packet, const Plan* plan,
         pad_packet(packet, <size_t>room)
 
 
-cdef size_t send_mtu_probe(QuicConnection conn, Path* path, uint8_t* buf, size_t cap, Transmit* out) noexcept nogil:
+cdef size_t send_mtu_probe(Connection conn, Path* path, uint8_t* buf, size_t cap, Transmit* out) noexcept nogil:
     cdef uint16_t size
     cdef Packet packet
     cdef size_t n
@@ -355,7 +357,7 @@ cdef size_t send_mtu_probe(QuicConnection conn, Path* path, uint8_t* buf, size_t
     if begin_packet(conn, path, LEVEL_1RTT, buf, size, &packet) < 0:
         return 0
     put_frame(path, &packet, FT_PING, NULL)
-    if conn.peer_ack_frequency:
+    if conn.agreed.peer_ack_frequency:
         put_frame(path, &packet, FT_IMMEDIATE_ACK, NULL)
     packet.sent.flags |= REC_MTU_PROBE
     pad_packet(&packet, <size_t>(packet.end - packet.at))
@@ -369,7 +371,7 @@ cdef size_t send_mtu_probe(QuicConnection conn, Path* path, uint8_t* buf, size_t
     return n
 
 
-cdef size_t send_close(QuicConnection conn, uint8_t* buf, Transmit* out) noexcept nogil:
+cdef size_t send_close(Connection conn, uint8_t* buf, Transmit* out) noexcept nogil:
     """CONNECTION_CLOSE at every level that has keys, in one datagram."""
     cdef Path* path = conn.paths.first
     cdef Path* other
@@ -381,7 +383,7 @@ cdef size_t send_close(QuicConnection conn, uint8_t* buf, Transmit* out) noexcep
     cdef const uint8_t* text = NULL
     cdef bint has_initial = False, app
     cdef uint64_t allowed
-    conn.close_due = False
+    conn.ending.due = False
     # a validated path if there is one
     other = path
     while other != NULL:
@@ -402,7 +404,7 @@ cdef size_t send_close(QuicConnection conn, uint8_t* buf, Transmit* out) noexcep
     for level in range(LEVEL_INITIAL, LEVEL_1RTT + 1):
         if level == LEVEL_0RTT or not keys_can_seal(&conn.keys, level):
             continue
-        if level == LEVEL_1RTT and conn.is_client and not conn.handshake_done:
+        if level == LEVEL_1RTT and conn.is_client and not conn.handshake.done:
             continue
         room = <size_t>allowed - <size_t>(at - buf)
         packet = &packets[n]
@@ -413,14 +415,14 @@ cdef size_t send_close(QuicConnection conn, uint8_t* buf, Transmit* out) noexcep
         if packet.end - packet.at < 32:
             drop_packet(conn, path, packet)
             break
-        app = conn.close_app
+        app = conn.ending.app
         if app and level != LEVEL_1RTT:
             # RFC 9000 §10.2.3: application errors are not shown before the handshake is done.
             packet.at = put_close(packet.at, False, APPLICATION_ERROR, 0, NULL, 0)
         else:
             room = <size_t>(packet.end - packet.at)
             room = room - 32 if room > 32 else 0
-            packet.at = put_close(packet.at, app, conn.close_code, conn.close_frame, text, text_len if text_len < room else room)
+            packet.at = put_close(packet.at, app, conn.ending.code, conn.ending.frame, text, text_len if text_len < room else room)
         path.stats.tx_frames[IDX_CONNECTION_CLOSE] += 1
         if packet.at - packet.payload + packet.pn_len < 4:
             pad_packet(packet, 4)
@@ -443,16 +445,16 @@ cdef size_t send_close(QuicConnection conn, uint8_t* buf, Transmit* out) noexcep
     return total
 
 
-cdef size_t poll_transmit(QuicConnection conn, int64_t now, uint8_t* buf, size_t cap, int max_segments,
+cdef size_t poll_transmit(Connection conn, int64_t now, uint8_t* buf, size_t cap, int max_segments,
                           Transmit* out) noexcept nogil:
     cdef Path* path
     cdef size_t n
     cdef bint blocked = False
     conn.now = now
     if conn.state >= ST_CLOSING:
-        if conn.close_due and conn.state != ST_DRAINED:
+        if conn.ending.due and conn.state != ST_DRAINED:
             n = send_close(conn, buf, out)
-            if not conn.got_first_packet:
+            if not conn.handshake.heard:
                 # Nobody has answered, so nobody's packets are still to come.
                 timer_set(&conn.timers, TIMER_CLOSE, now)
             return n
@@ -466,12 +468,12 @@ cdef size_t poll_transmit(QuicConnection conn, int64_t now, uint8_t* buf, size_t
     if not conn.cfg.gso:
         max_segments = 1
     path = conn.paths.first
-    if path != NULL and path.id == 0 and not path.abandoned and (conn.initial.live or conn.handshake.live or not keys_can_seal(&conn.keys, LEVEL_1RTT)):
+    if path != NULL and path.id == 0 and not path.abandoned and (conn.handshake.initial.live or conn.handshake.handshake.live or not keys_can_seal(&conn.keys, LEVEL_1RTT)):
         if level_due(conn, path, LEVEL_INITIAL) or level_due(conn, path, LEVEL_HANDSHAKE) or level_due(conn, path, LEVEL_0RTT):
             n = send_handshake(conn, path, buf, out)
             if n:
                 return n
-    if not keys_can_seal(&conn.keys, LEVEL_1RTT) or (conn.is_client and not conn.handshake_done):
+    if not keys_can_seal(&conn.keys, LEVEL_1RTT) or (conn.is_client and not conn.handshake.done):
         return 0
     while path != NULL:
         path.cwnd_blocked = blocked = False
@@ -485,7 +487,7 @@ cdef size_t poll_transmit(QuicConnection conn, int64_t now, uint8_t* buf, size_t
         if path.app_limited:
             cc_on_app_limited(&path.r.cc, now)
         path = path.next
-    if conn.handshake_done:
+    if conn.handshake.done:
         path = conn.paths.first
         while path != NULL:
             n = send_mtu_probe(conn, path, buf, cap, out)

@@ -14,8 +14,9 @@ from libc.string cimport memcmp, memcpy, memmove
 from iroh_fast._batch cimport UdpAddr, addr_is_v4
 from iroh_fast.quic._cids cimport reset_spin, rotate_id
 from iroh_fast.quic._codes cimport W_PATHS
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._mtud cimport mtud_peer_limit
+from iroh_fast.quic._path_queries cimport path_allowance
 from iroh_fast.quic._path_table cimport challenge_path, init_route, path_established
 from iroh_fast.quic._paths cimport (
     AddressBudget, MAX_BUDGETS, MAX_CHALLENGES, MAX_OFF_PATH, OffPath, Path, Route, ip_known, same_addr, same_ip)
@@ -27,7 +28,7 @@ from iroh_fast.quic._trace cimport log_tuple
 
 
 # ---------------------------------------------------------------- budgets
-cdef AddressBudget* find_budget(QuicConnection conn, const UdpAddr* remote) noexcept nogil:
+cdef AddressBudget* find_budget(Connection conn, const UdpAddr* remote) noexcept nogil:
     cdef int i
     for i in range(conn.paths.n_budgets):
         if same_addr(&conn.paths.budgets[i].remote, remote):
@@ -35,7 +36,7 @@ cdef AddressBudget* find_budget(QuicConnection conn, const UdpAddr* remote) noex
     return NULL
 
 
-cdef AddressBudget* make_budget(QuicConnection conn, const UdpAddr* remote) noexcept nogil:
+cdef AddressBudget* make_budget(Connection conn, const UdpAddr* remote) noexcept nogil:
     """The entry of an address; a new one replaces the one unused for longest. NULL: out of memory."""
     cdef AddressBudget* budget = find_budget(conn, remote)
     cdef int i
@@ -58,7 +59,7 @@ cdef AddressBudget* make_budget(QuicConnection conn, const UdpAddr* remote) noex
     return budget
 
 
-cdef Path* path_at(QuicConnection conn, const UdpAddr* remote, bint* proven) noexcept nogil:
+cdef Path* path_at(Connection conn, const UdpAddr* remote, bint* proven) noexcept nogil:
     """A path whose present address this is, or was before a migration that is not proven yet; proven ones first."""
     cdef Path* path = conn.paths.first
     cdef Path* found = NULL
@@ -76,7 +77,7 @@ cdef Path* path_at(QuicConnection conn, const UdpAddr* remote, bint* proven) noe
     return found
 
 
-cdef uint64_t address_allowance(QuicConnection conn, const UdpAddr* remote) noexcept nogil:
+cdef uint64_t address_allowance(Connection conn, const UdpAddr* remote) noexcept nogil:
     cdef bint proven
     cdef Path* path = path_at(conn, remote, &proven)
     cdef AddressBudget* budget
@@ -88,7 +89,7 @@ cdef uint64_t address_allowance(QuicConnection conn, const UdpAddr* remote) noex
     return 3 * budget.received - budget.sent if budget != NULL and 3 * budget.received > budget.sent else 0
 
 
-cdef void address_received(QuicConnection conn, const UdpAddr* remote, size_t n) noexcept nogil:
+cdef void address_received(Connection conn, const UdpAddr* remote, size_t n) noexcept nogil:
     """An authentic datagram came from an address that is not its path's."""
     cdef AddressBudget* budget
     cdef bint proven
@@ -100,7 +101,7 @@ cdef void address_received(QuicConnection conn, const UdpAddr* remote, size_t n)
         budget.received += n
 
 
-cdef void address_sent(QuicConnection conn, const UdpAddr* remote, size_t n) noexcept nogil:
+cdef void address_sent(Connection conn, const UdpAddr* remote, size_t n) noexcept nogil:
     cdef bint proven
     cdef Path* path = path_at(conn, remote, &proven)
     cdef AddressBudget* budget
@@ -114,7 +115,7 @@ cdef void address_sent(QuicConnection conn, const UdpAddr* remote, size_t n) noe
         budget.sent += n
 
 
-cdef void keep_budget(QuicConnection conn, const Route* route) noexcept nogil:
+cdef void keep_budget(Connection conn, const Route* route) noexcept nogil:
     """A path leaves an address that it did not prove."""
     cdef AddressBudget* budget
     if route.validated:
@@ -125,7 +126,7 @@ cdef void keep_budget(QuicConnection conn, const Route* route) noexcept nogil:
         budget.sent += route.sent
 
 
-cdef void adopt_budget(QuicConnection conn, Route* route) noexcept nogil:
+cdef void adopt_budget(Connection conn, Route* route) noexcept nogil:
     """A path comes to an address: its count goes on."""
     cdef AddressBudget* budget = find_budget(conn, &route.remote)
     if budget != NULL:
@@ -136,7 +137,7 @@ cdef void adopt_budget(QuicConnection conn, Route* route) noexcept nogil:
 
 
 # ---------------------------------------------------------------- probing packets for other addresses
-cdef void queue_off_path(QuicConnection conn, const Path* path, const UdpAddr* remote, const UdpAddr* local,
+cdef void queue_off_path(Connection conn, const Path* path, const UdpAddr* remote, const UdpAddr* local,
                          const uint8_t* data) noexcept nogil:
     """A PATH_RESPONSE with these data, or without any a PATH_CHALLENGE, for an address that is not the path's.
 
@@ -170,7 +171,7 @@ cdef void queue_off_path(QuicConnection conn, const Path* path, const UdpAddr* r
         memcpy(off.data, data, 8)
 
 
-cdef bint take_off_path(QuicConnection conn, OffPath* out) noexcept nogil:
+cdef bint take_off_path(Connection conn, OffPath* out) noexcept nogil:
     """The oldest waiting probing packet; False when there is none."""
     if conn.paths.n_off_path == 0:
         return False
@@ -181,7 +182,7 @@ cdef bint take_off_path(QuicConnection conn, OffPath* out) noexcept nogil:
 
 
 # ---------------------------------------------------------------- challenges
-cdef void on_path_challenge(QuicConnection conn, Path* path, const uint8_t* data, const UdpAddr* src,
+cdef void on_path_challenge(Connection conn, Path* path, const uint8_t* data, const UdpAddr* src,
                             const UdpAddr* dst) noexcept nogil:
     """Answer where it came from (RFC 9000 §8.2.2)."""
     if not same_addr(src, &path.r.remote) or (
@@ -193,13 +194,13 @@ cdef void on_path_challenge(QuicConnection conn, Path* path, const uint8_t* data
     memcpy(path.response, data, 8)
     path.response_due = True
     # A response alone is a probing packet; the peer wants proof from real traffic too.
-    if conn.peer_ack_frequency:
+    if conn.agreed.peer_ack_frequency:
         path.immediate_ack_due = True
     else:
         path.ping_due = True
 
 
-cdef void next_challenge(QuicConnection conn, Path* path, uint8_t* data) noexcept nogil:
+cdef void next_challenge(Connection conn, Path* path, uint8_t* data) noexcept nogil:
     """Fresh data for a PATH_CHALLENGE that is written now, in place of the oldest unanswered one."""
     cdef int i, slot = 0
     cdef int64_t wait = doubled(rtt_pto_base(&path.r.rtt), path.challenge_lost)
@@ -213,7 +214,7 @@ cdef void next_challenge(QuicConnection conn, Path* path, uint8_t* data) noexcep
     timer_set(&path.timers, TIMER_CHALLENGE, conn.now + (wait if wait < 2000 * MS else 2000 * MS))
 
 
-cdef void on_path_response(QuicConnection conn, Path* path, const uint8_t* data, const UdpAddr* src) noexcept nogil:
+cdef void on_path_response(Connection conn, Path* path, const uint8_t* data, const UdpAddr* src) noexcept nogil:
     cdef int i
     for i in range(MAX_CHALLENGES):
         if path.challenge_sent[i] != 0 and memcmp(path.challenges[i], data, 8) == 0:
@@ -245,7 +246,7 @@ cdef void on_path_response(QuicConnection conn, Path* path, const uint8_t* data,
 
 
 # ---------------------------------------------------------------- migration
-cdef void return_home(QuicConnection conn, Path* path) noexcept nogil:
+cdef void return_home(Connection conn, Path* path) noexcept nogil:
     """Back to the address that was proven before the last one."""
     keep_budget(conn, &path.r)
     path.r = path.previous[0]
@@ -258,7 +259,7 @@ cdef void return_home(QuicConnection conn, Path* path) noexcept nogil:
         log_tuple(conn, path)
 
 
-cdef int migrate(QuicConnection conn, Path* path, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
+cdef int migrate(Connection conn, Path* path, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
     """The peer's address of a path changed (RFC 9000 §9.3)."""
     cdef Route fresh
     cdef bint port_only = same_ip(&path.r.remote, src) and addr_is_v4(src)
@@ -286,7 +287,7 @@ cdef int migrate(QuicConnection conn, Path* path, const UdpAddr* src, const UdpA
         fresh.mtud.in_flight = 0      # nothing sent to the old address answers for the new one
         fresh.pacer = path.r.pacer
     else:
-        mtud_peer_limit(&fresh.mtud, <uint16_t>conn.peer_udp)
+        mtud_peer_limit(&fresh.mtud, <uint16_t>conn.agreed.peer_udp)
     adopt_budget(conn, &fresh)
     new_pto = rtt_pto_base(&fresh.rtt)
     timer_set(&path.timers, TIMER_VALIDATION, conn.now + 3 * (old_pto if old_pto > new_pto else new_pto))
@@ -297,12 +298,12 @@ cdef int migrate(QuicConnection conn, Path* path, const UdpAddr* src, const UdpA
     rotate_id(conn, path)
     challenge_path(conn, path)
     path.pto_count = 0
-    if conn.send_observed:
+    if conn.agreed.send_observed:
         path.observed_due = True
     return 0
 
 
-cdef void give_up_migration(QuicConnection conn, Path* path) noexcept nogil:
+cdef void give_up_migration(Connection conn, Path* path) noexcept nogil:
     """The new address never answered: back to the one that did."""
     if path.previous != NULL and not path.r.validated:
         return_home(conn, path)

@@ -3,11 +3,13 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from iroh_fast._packet._varint cimport put_varint
-from iroh_fast.quic._connection cimport QuicConnection
+from iroh_fast.quic._core cimport Connection
+from iroh_fast.quic._ledger cimport control_waits
 from iroh_fast.quic._packets cimport Packet
 from iroh_fast.quic._paths cimport Path, PathStats
 from iroh_fast.quic._recovery cimport PnSpace, space_ack_wanted
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_has_pending
+from iroh_fast.quic._stream cimport streams_have_control, streams_ready
 
 
 cdef enum:
@@ -19,7 +21,7 @@ cdef enum:
 cdef inline uint8_t* put_v0(uint8_t* p, uint64_t kind) noexcept nogil:
     return put_varint(p, kind)
 
-cdef inline bint path_frames_due(QuicConnection conn, Path* path) noexcept nogil:
+cdef inline bint path_frames_due(Connection conn, Path* path) noexcept nogil:
     """Whether frames wait that only this path may carry.
 
     A full window holds back what a peer can ask for as often as it likes, until probes carry it (RFC 9000 §8.2.2).
@@ -29,16 +31,16 @@ cdef inline bint path_frames_due(QuicConnection conn, Path* path) noexcept nogil
     return ((path.ping_due or path.immediate_ack_due or path.response_due or path.observed_due)
             and path.r.in_flight < path.r.cc.cwnd)
 
-cdef inline bint general_due(QuicConnection conn) noexcept nogil:
+cdef inline bint general_due(Connection conn) noexcept nogil:
     """Whether there is anything that any path may carry."""
-    return (conn.control.head != NULL or conn.streams.has_data() or conn.dgram_tx.count > 0 or conn.streams.has_control()
-            or sendbuf_has_pending(&conn.data_crypto_tx))
+    return (control_waits(&conn.control) or streams_ready(&conn.streams.table) or conn.datagrams.tx.count > 0 or streams_have_control(&conn.streams.table)
+            or sendbuf_has_pending(&conn.handshake.crypto_tx))
 
-cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
+cdef void write_ack(Connection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
                     PathStats* stats, size_t reserve) noexcept nogil
-cdef void write_acks_of_all(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil
+cdef void write_acks_of_all(Connection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil
 
-cdef inline void write_acks(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
+cdef inline void write_acks(Connection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
     """Acknowledgements of this path, and where it carries data those of paths that can not carry their own.
 
     `reserve` bytes stay free for what else has to go.
@@ -46,8 +48,8 @@ cdef inline void write_acks(QuicConnection conn, Path* path, Packet* packet, bin
     if path.next != NULL or path != conn.paths.first or space_ack_wanted(&path.sp, conn.now):
         write_acks_of_all(conn, path, packet, data, reserve)
 
-cdef void write_crypto(QuicConnection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
+cdef void write_crypto(Connection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
 cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil
-cdef void write_path_frames(QuicConnection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil
-cdef void write_general(QuicConnection conn, Path* path, Packet* packet) noexcept nogil
-cdef void requeue_oldest(QuicConnection conn, Path* path, PnSpace* space, int level) noexcept nogil
+cdef void write_path_frames(Connection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil
+cdef void write_general(Connection conn, Path* path, Packet* packet) noexcept nogil
+cdef void requeue_oldest(Connection conn, Path* path, PnSpace* space, int level) noexcept nogil

@@ -14,11 +14,12 @@ from iroh_fast._packet._put cimport (
     put_path_data)
 from iroh_fast._packet._varint cimport varint_size
 from iroh_fast.quic._codes cimport W_DATAGRAM_SPACE
-from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._control cimport control_write
+from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._counters cimport IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_OBSERVED_ADDR, IDX_PATH_ACKS, frame_index
 from iroh_fast.quic._datagrams cimport queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT
+from iroh_fast.quic._ledger cimport control_waits
 from iroh_fast.quic._loss cimport frames_lost
 from iroh_fast.quic._packets cimport Packet, has_room
 from iroh_fast.quic._paths cimport Path, PathStats
@@ -27,11 +28,12 @@ from iroh_fast.quic._recovery cimport PnSpace, space_ack_sent, space_ack_wanted
 from iroh_fast.quic._routing cimport carries_own_acks
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
 from iroh_fast.quic._sent cimport FrameRec, REC_ACK, REC_ELICITING, REC_USED, SentRec, frame_rec, sent_at
-from iroh_fast.quic._stream cimport StreamTable
+from iroh_fast.quic._stream cimport StreamTable, streams_have_control, streams_ready
+from iroh_fast.quic._stream_packets cimport write_stream_control, write_stream_data
 from iroh_fast.quic._validation cimport next_challenge
 
 
-cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
+cdef void write_ack(Connection conn, Packet* packet, PnSpace* space, bint multipath, uint32_t path_id,
                     PathStats* stats, size_t reserve) noexcept nogil:
     cdef ReceivedSet* received = &space.received
     cdef uint64_t delay = 0
@@ -43,13 +45,13 @@ cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint mu
     if packet.level == LEVEL_1RTT and conn.now > space.largest_rx_at:
         delay = <uint64_t>(conn.now - space.largest_rx_at) // 1000 >> 3
     # Too many ranges for the packet: the newest matter.
-    while ack_size(multipath, path_id, received.starts + first, received.ends + first, n - first, delay, conn.saw_ecn,
+    while ack_size(multipath, path_id, received.starts + first, received.ends + first, n - first, delay, conn.acks.saw_ecn,
                    space.ect0, space.ect1, space.ce) > room:
         if first + 1 == n:
             return
         first += 1 + (n - 1 - first) // 8
     packet.at = put_ack(packet.at, multipath, path_id, received.starts + first, received.ends + first, n - first, delay,
-                        conn.saw_ecn, space.ect0, space.ect1, space.ce)
+                        conn.acks.saw_ecn, space.ect0, space.ect1, space.ce)
     if packet.sent.flags & REC_ACK:
         frame_rec(&packet.sent.frames, FT_PATH_ACK, path_id, 0, <uint64_t>received.largest, 0)
     else:
@@ -60,16 +62,16 @@ cdef void write_ack(QuicConnection conn, Packet* packet, PnSpace* space, bint mu
     space_ack_sent(space)
 
 
-cdef void write_acks_of_all(QuicConnection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
+cdef void write_acks_of_all(Connection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
     cdef Path* other = conn.paths.first
     while other != NULL:
-        if (space_ack_wanted(&other.sp, conn.now) and (conn.multipath or other.id == 0)
+        if (space_ack_wanted(&other.sp, conn.now) and (conn.agreed.multipath or other.id == 0)
                 and (other == path or not carries_own_acks(other)) and (data or other == path)):
-            write_ack(conn, packet, &other.sp, conn.multipath, other.id, &path.stats, reserve)
+            write_ack(conn, packet, &other.sp, conn.agreed.multipath, other.id, &path.stats, reserve)
         other = other.next
 
 
-cdef void write_crypto(QuicConnection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil:
+cdef void write_crypto(Connection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil:
     cdef uint64_t offset
     cdef size_t n, room
     cdef bint again
@@ -95,7 +97,7 @@ cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* da
     return True
 
 
-cdef void write_path_frames(QuicConnection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil:
+cdef void write_path_frames(Connection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil:
     """Frames that only this path may carry, as far as they fit."""
     cdef uint8_t data[8]
     if path.ping_due:
@@ -112,56 +114,56 @@ cdef void write_path_frames(QuicConnection conn, Path* path, Packet* packet, bin
         want_full[0] = True
     if path.observed_due and has_room(packet, MAX_CONTROL_FRAME):
         path.observed_due = False
-        if conn.send_observed:
-            packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, conn.observed_tx_seq, path.r.remote.ip, path.r.remote.port)
-            conn.observed_tx_seq += 1
+        if conn.agreed.send_observed:
+            packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, conn.paths.observed_seq, path.r.remote.ip, path.r.remote.port)
+            conn.paths.observed_seq += 1
             frame_rec(&packet.sent.frames, FT_OBSERVED_ADDR_V4, path.id, 0, 0, 0)
             packet.sent.flags |= REC_ELICITING
             path.stats.tx_frames[IDX_OBSERVED_ADDR] += 1
 
 
-cdef void write_datagrams(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:  # hot
+cdef void write_datagrams(Connection conn, Path* path, Packet* packet) noexcept nogil:  # hot
     """As many of the waiting datagrams as fit."""
     cdef uint32_t n
-    while conn.dgram_tx.count:
-        n = queue_peek(&conn.dgram_tx)
+    while conn.datagrams.tx.count:
+        n = queue_peek(&conn.datagrams.tx)
         if <Py_ssize_t>(n + 1 + varint_size(n)) > packet.end - packet.at:
             if n + 1 + varint_size(n) + (packet.payload - packet.start) + TAG_LEN > path.r.mtud.current:
                 # Too large even for an empty packet: the path's MTU fell below it.
-                queue_pop(&conn.dgram_tx, NULL)
+                queue_pop(&conn.datagrams.tx, NULL)
                 continue
             break
         packet.at = put_datagram_header(packet.at, n)
-        queue_pop(&conn.dgram_tx, packet.at)
+        queue_pop(&conn.datagrams.tx, packet.at)
         packet.at += n
         packet.sent.flags |= REC_ELICITING
         path.stats.tx_frames[IDX_DATAGRAM] += 1
-        if conn.datagram_blocked:
-            conn.datagram_blocked = False
+        if conn.datagrams.blocked:
+            conn.datagrams.blocked = False
             conn.happened(W_DATAGRAM_SPACE)
 
 
-cdef void write_general(QuicConnection conn, Path* path, Packet* packet) noexcept nogil:  # hot
+cdef void write_general(Connection conn, Path* path, Packet* packet) noexcept nogil:  # hot
     """Control frames, then datagrams and stream data; when both wait they take turns in being first."""
     cdef StreamTable* table = &conn.streams.table
     cdef bint both
-    if conn.data_crypto_tx.end and sendbuf_has_pending(&conn.data_crypto_tx) and packet.level == LEVEL_1RTT:
-        write_crypto(conn, packet, &conn.data_crypto_tx, &path.stats)
-    if conn.control.head != NULL:
+    if conn.handshake.crypto_tx.end and sendbuf_has_pending(&conn.handshake.crypto_tx) and packet.level == LEVEL_1RTT:
+        write_crypto(conn, packet, &conn.handshake.crypto_tx, &path.stats)
+    if control_waits(&conn.control):
         control_write(conn, path, packet)
-    if conn.streams.has_control():
-        packet.at = conn.streams.write_control(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
-    both = conn.dgram_tx.count > 0 and conn.streams.has_data()
+    if streams_have_control(&conn.streams.table):
+        packet.at = write_stream_control(&conn.streams.table, packet.at, packet.end, &packet.sent, path.stats.tx_frames)
+    both = conn.datagrams.tx.count > 0 and streams_ready(&conn.streams.table)
     if not (both and table.streams_turn):
         write_datagrams(conn, path, packet)
-    if conn.streams.has_data():
-        packet.at = conn.streams.write_data(packet.at, packet.end, &packet.sent, path.stats.tx_frames)
+    if streams_ready(&conn.streams.table):
+        packet.at = write_stream_data(&conn.streams.table, packet.at, packet.end, &packet.sent, path.stats.tx_frames)
     if both and table.streams_turn:
         write_datagrams(conn, path, packet)
     table.streams_turn = both and not table.streams_turn
 
 
-cdef void requeue_oldest(QuicConnection conn, Path* path, PnSpace* space, int level) noexcept nogil:
+cdef void requeue_oldest(Connection conn, Path* path, PnSpace* space, int level) noexcept nogil:
     """A probe should carry something useful: control and CRYPTO frames of the oldest packet in flight."""
     cdef uint64_t position = space.sent.head
     cdef SentRec* sent

@@ -1,0 +1,20 @@
+"""How a connection ends: the CONNECTION_CLOSE to send, and an error that was found. Set in `_closing`.
+
+Beside them stand `close_reason` and `close_text` of the connection: structures hold no Python objects.
+"""
+
+from libc.stdint cimport uint64_t, int64_t
+
+
+cdef struct Closing:
+    bint due                      # CONNECTION_CLOSE is to be sent
+    bint app                      # with an error code of the application
+    uint64_t code
+    uint64_t frame                # type of the frame that was wrong, 0: none
+    int64_t repeat_at             # when it may be repeated
+
+
+cdef struct Failure:              # found while processing; `_core` notes the first one, `_closing` acts on it
+    uint64_t code                 # 0: none
+    uint64_t frame
+    const char* text
