@@ -594,7 +594,7 @@ typedef struct {
 } ub_item;
 
 /* Fill the destination; 0, or the errno of one that this socket can not reach. */
-static int ub_set_dest(ub_socket *u, ub_dest *d, const uint8_t *dst, uint16_t port, uint32_t scope,
+static inline int ub_set_dest(ub_socket *u, ub_dest *d, const uint8_t *dst, uint16_t port, uint32_t scope,
                        const uint8_t *src, int ecn)
 {
     memset(d, 0, sizeof *d);
@@ -643,7 +643,7 @@ typedef struct {
     } ctl;
 } ub_message;
 
-static void ub_fill(struct msghdr *h, ub_message *m, const ub_dest *d, const uint8_t *buf, size_t n, size_t segment,
+static inline void ub_fill(struct msghdr *h, ub_message *m, const ub_dest *d, const uint8_t *buf, size_t n, size_t segment,
                     int tos)
 {
     size_t used = 0;
@@ -751,7 +751,7 @@ static inline int ub_may_be_unsupported(int e)
         ;
 }
 
-static void ub_count(ub_tx *r, size_t n, size_t segment)
+static inline void ub_count(ub_tx *r, size_t n, size_t segment)
 {
     r->bytes += n;
     if (segment) {
@@ -766,7 +766,7 @@ static void ub_count(ub_tx *r, size_t n, size_t segment)
 /* As ub_sendmsg, but an error that goes away without the ECN mark turns marking off for good.
  * A bad destination also gives EINVAL (for one: a pinned IPv6 source that has left the host), so
  * the feature is blamed only when the call without it succeeds. */
-static int ub_tx_one(ub_socket *u, ub_tx *r, const ub_dest *d, const uint8_t *buf, size_t n, size_t segment)
+static inline int ub_tx_one(ub_socket *u, ub_tx *r, const ub_dest *d, const uint8_t *buf, size_t n, size_t segment)
 {
     int e = ub_sendmsg(u, r, d, buf, n, segment, u->tos);
     if (ub_may_be_unsupported(e) && u->tos && d->ecn) {

@@ -5,7 +5,7 @@ from libc.math cimport cbrt
 from libc.stdint cimport uint64_t, int64_t
 
 from iroh_fast.quic._controller cimport (
-    Acked, Congestion, Controller, Lost, MAX_ACKED, STATE_WORDS, UINT64_MAX, grow_window, in_recovery, min_window,
+    Acked, Congestion, Controller, Lost, STATE_WORDS, UINT64_MAX, grow_window, in_recovery, min_window,
     reduced_window, slow_start, window_rate)
 from iroh_fast.quic._rtt cimport rtt_get
 
@@ -45,59 +45,77 @@ cdef void begin_flat(Congestion* cc, Curve* curve, int64_t now) noexcept nogil:
 
 
 @cython.cdivision(True)
-cdef void avoid(Congestion* cc, Curve* curve, int64_t now, uint64_t size, int64_t rtt) noexcept nogil:
+cdef inline void avoid(Congestion* cc, Curve* curve, int64_t now, uint64_t size, int64_t rtt) noexcept nogil:
     """Congestion avoidance (§4.2 to §4.5) for `size` acknowledged bytes, in steps of a packet."""
-    cdef double mss = <double>cc.mtu
-    cdef double t = <double>(now - curve.epoch) * 1e-9 if now > curve.epoch else 0
-    cdef double d = t - curve.k
-    cdef double present = (C * d * d * d) * mss + curve.w_max
-    cdef double target, cwnd, gain, share
-    cdef uint64_t part
-    cdef int steps = 0
-    d += <double>(rtt if rtt > 0 else 1) * 1e-9
-    target = (C * d * d * d) * mss + curve.w_max
-    while size > 0 and steps < MAX_STEPS:
-        steps += 1
-        part = size if size < cc.mtu else cc.mtu
+    cdef uint64_t mtu = cc.mtu, part
+    # Sizes stay far below 2**63, and signed ones become doubles with one instruction.
+    cdef double mss = <double><int64_t>mtu
+    cdef double d = <double>(now - curve.epoch) * 1e-9 - curve.k
+    cdef double scale = C * mss
+    cdef double present = scale * d * d * d + curve.w_max
+    cdef double reno = curve.w_est, credit = curve.credit
+    cdef double target, cwnd, gain, acked, share
+    cdef int left = MAX_STEPS
+    d += <double>rtt * 1e-9
+    target = scale * d * d * d + curve.w_max
+    while True:
+        part = size if size < mtu else mtu
         size -= part
-        share = <double>part / mss
-        cwnd = <double>cc.cwnd
-        curve.w_est += (ALPHA if curve.w_est < curve.prior else 1) * share * mss / cwnd * mss
-        if present < curve.w_est:
+        acked = <double><int64_t>part
+        cwnd = <double><int64_t>cc.cwnd
+        share = acked / cwnd
+        reno += (ALPHA if reno < curve.prior else 1) * share * mss
+        if present < reno:
             # Reno-friendly: the window is the estimate, in steps of what was acknowledged.
-            gain = curve.w_est - cwnd - curve.credit
-            if gain > share * mss:
-                gain = share * mss
+            gain = reno - cwnd - credit
+            if gain > acked:
+                gain = acked
         else:
-            gain = target if target < 1.5 * cwnd else 1.5 * cwnd
-            gain = (gain - cwnd) / cwnd * share * mss
-        if gain <= 0:
-            continue
-        curve.credit += gain
-        if curve.credit >= mss:
-            curve.credit -= mss
-            grow_window(cc, cc.mtu)
+            # The target is no further up than half a window.
+            gain = (target - cwnd) * share
+            if gain > 0.5 * acked:
+                gain = 0.5 * acked
+        if gain > 0:
+            credit += gain
+            if credit >= mss:
+                credit -= mss
+                grow_window(cc, mtu)
+        if size == 0:
+            break
+        left -= 1
+        if left == 0:
+            break
+    curve.w_est = reno
+    curve.credit = credit
+
+
+cdef inline void use(Cubic* own, int64_t again, int64_t now) noexcept nogil:
+    """§5.8: time until `again` in which the application did not use the window is no time of the curve."""
+    if again > own.active_at:
+        own.curve.epoch += again - own.active_at
+    own.active_at = now
+
+
+cdef void outside(Congestion* cc, Cubic* own, const Acked* acked) noexcept nogil:
+    """Not, or not only, congestion avoidance."""
+    cdef uint64_t size = 0 if acked.app_limited else slow_start(cc, acked.fresh)
+    if own.curve.epoch < 0:
+        own.active_at = acked.now
+        if size:
+            begin_flat(cc, &own.curve, acked.now)
+    else:
+        use(own, acked.now if acked.app_limited else acked.sent_at, acked.now)
+    if size:
+        avoid(cc, &own.curve, acked.now, size, rtt_get(acked.rtt))
 
 
 cdef void on_acked(Congestion* cc, const Acked* acked) noexcept nogil:
     cdef Cubic* own = <Cubic*>cc.state
-    cdef Curve* curve = &own.curve
-    cdef uint64_t size
-    cdef int64_t idle
-    # §5.8: time in which the application did not use the window is no time of the curve.
-    idle = (acked.now if acked.app_limited else acked.sent_at) - own.active_at
-    if idle > 0 and curve.epoch >= 0:
-        curve.epoch += idle
-    if acked.now > own.active_at:
-        own.active_at = acked.now
-    if acked.app_limited or acked.fresh == 0:
+    if acked.app_limited or acked.fresh == 0 or cc.cwnd < cc.ssthresh or own.curve.epoch < 0:
+        outside(cc, own, acked)
         return
-    size = slow_start(cc, acked.fresh if acked.fresh < MAX_ACKED else MAX_ACKED)
-    if size == 0:
-        return
-    if curve.epoch < 0:
-        begin_flat(cc, curve, acked.now)
-    avoid(cc, curve, acked.now, size, rtt_get(acked.rtt))
+    use(own, acked.sent_at, acked.now)
+    avoid(cc, &own.curve, acked.now, acked.fresh, rtt_get(acked.rtt))
 
 
 @cython.cdivision(True)

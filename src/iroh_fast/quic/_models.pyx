@@ -175,18 +175,19 @@ cdef class PacerModel:
     """One `Pacer`."""
 
     cdef Pacer p
+    cdef Congestion cc
+    cdef Rtt rtt
 
     def __init__(self, int64_t now=0):
         pacer_init(&self.p, now)
+        cc_init(&self.cc, CC_CUBIC, 1200, 0)
+        rtt_init(&self.rtt, 0)
 
     def delay(self, int64_t now, uint64_t need, uint64_t cwnd, int64_t srtt, uint64_t mtu):
         """Paced as a controller with this window does it."""
-        cdef Congestion cc
-        cdef Rtt rtt
-        cc_init(&cc, CC_CUBIC, 1200, 0)
-        cc.cwnd = cwnd if cwnd else 1
-        rtt_init(&rtt, srtt)
-        return pacer_delay(&self.p, now, need, cc_pacing_rate(&cc, &rtt), mtu)
+        self.cc.cwnd = cwnd if cwnd else 1
+        self.rtt.latest = srtt
+        return pacer_delay(&self.p, now, need, cc_pacing_rate(&self.cc, &self.rtt), mtu)
 
     def on_sent(self, uint64_t size):
         pacer_on_sent(&self.p, size)

@@ -41,8 +41,16 @@ cdef void mtud_hurry(Mtud* m, int64_t now) noexcept nogil
 cdef void mtud_peer_limit(Mtud* m, uint16_t max_udp_payload) noexcept nogil
 cdef uint16_t mtud_poll(Mtud* m, int64_t now) noexcept nogil           # size to probe now, or 0
 cdef void mtud_on_probe_sent(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil
-cdef bint mtud_on_acked(Mtud* m, int64_t now, uint64_t pn, uint16_t size) noexcept nogil    # True: m.current changed
 cdef void mtud_on_probe_lost(Mtud* m, int64_t now) noexcept nogil
 cdef void mtud_on_lost(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil    # a lost packet that was no probe
 cdef bint mtud_black_hole(Mtud* m, int64_t now) noexcept nogil         # after a batch of losses; True: m.current fell
 cdef void mtud_restart(Mtud* m, int64_t now) noexcept nogil            # path migrated: search again from min
+
+cdef bint mtud_on_acked_rest(Mtud* m, int64_t now, uint64_t pn, uint16_t size) noexcept nogil
+
+cdef inline bint mtud_on_acked(Mtud* m, int64_t now, uint64_t pn, uint16_t size) noexcept nogil:  # hot
+    """Any packet of the path's data space was acked, probe or not. True if m.current changed."""
+    if m.in_flight == 0 and m.n_bursts == 0 and m.n_seen == 1 and size == m.seen_size[0] and pn > m.seen_pn[0]:
+        m.seen_pn[0] = m.largest_acked_pn = pn    # bulk transfer: newer packet, same size
+        return False
+    return mtud_on_acked_rest(m, now, pn, size)

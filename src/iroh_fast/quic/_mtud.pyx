@@ -132,7 +132,7 @@ cdef void bh_acked(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil:
     if n > 0 and pn <= m.seen_pn[n - 1] and size <= m.seen_size[n - 1]:
         return
     if n == 1 and size == m.seen_size[0]:
-        m.seen_pn[0] = pn                 # bulk transfer: newer packet, same size
+        m.seen_pn[0] = pn
     else:
         kept = 0
         for i in range(n):
@@ -190,8 +190,7 @@ cdef void bh_close_burst(Mtud* m) noexcept nogil:
         m.n_bursts += 1
 
 
-cdef bint mtud_on_acked(Mtud* m, int64_t now, uint64_t pn, uint16_t size) noexcept nogil:
-    """Any packet of the path's data space was acked, probe or not. True if the MTU changed."""
+cdef bint mtud_on_acked_rest(Mtud* m, int64_t now, uint64_t pn, uint16_t size) noexcept nogil:
     cdef bint changed = False
     cdef uint16_t reached
     if m.in_flight != 0 and pn == m.in_flight_pn:

@@ -22,10 +22,6 @@ cdef void pacer_init(Pacer* pacer, int64_t now) noexcept nogil:
     pacer.filled_at = now
 
 
-cdef void pacer_on_sent(Pacer* pacer, uint64_t size) noexcept nogil:
-    pacer.tokens = pacer.tokens - size if size < pacer.tokens else 0
-
-
 cdef void resize(Pacer* pacer, double rate, uint64_t mtu) noexcept nogil:
     cdef double packet = <double>clamp_mtu(mtu)
     cdef double burst = MAX_BURST * packet

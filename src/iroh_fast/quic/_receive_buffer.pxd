@@ -2,6 +2,7 @@
 
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 
 cdef enum:
@@ -41,9 +42,24 @@ cdef inline uint64_t recvbuf_readable(const RecvBuf* b) noexcept nogil:
 
 cdef void recvbuf_init(RecvBuf* b) noexcept nogil
 cdef void recvbuf_free(RecvBuf* b) noexcept nogil                      # takes the GIL itself
-# Copies; duplicates and overlaps are resolved. 0, -1 out of memory, -2 more than RECVBUF_MAX_GAPS gaps.
-cdef int recvbuf_insert(RecvBuf* b, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil
 cdef bytes recvbuf_take(RecvBuf* b, size_t maximum)                    # b"" when nothing is readable; whole chunks without a copy
 cdef size_t recvbuf_read_into(RecvBuf* b, uint8_t* dst, size_t n) noexcept nogil
 cdef object recvbuf_take_unordered(RecvBuf* b, size_t maximum)         # (offset, bytes) or None
 cdef void recvbuf_discard(RecvBuf* b) noexcept nogil                   # drop all data, keep offsets
+
+cdef int recvbuf_insert_rest(RecvBuf* b, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil
+
+cdef inline int recvbuf_insert(RecvBuf* b, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil:  # hot
+    """Store received bytes; what is already there wins over what comes later.
+
+    The caller has checked flow control (RFC 9000 §4.1).  0; -1 out of memory or sizes no
+    frame can have; -2 more than RECVBUF_MAX_GAPS gaps.  After an error the
+    buffer is consistent and holds a part of the bytes.
+    """
+    cdef Chunk* chunk = b.last
+    if b.pieces == NULL and offset == b.tail and chunk != NULL and n <= chunk.cap - chunk.wr:
+        memcpy(chunk.base + chunk.wr, p, n)
+        chunk.wr += <uint32_t>n
+        b.tail += n
+        return 0
+    return recvbuf_insert_rest(b, offset, p, n)

@@ -179,13 +179,16 @@ cdef Piece* piece_new(RecvBuf* b, int k, uint64_t start, const uint8_t* p, uint6
     index = b.index + b.index_head
     x.prev = index[k - 1] if k > 0 else NULL
     x.next = index[k] if k < b.n_pieces else NULL
-    b.n_gaps -= gap_before(x.next)
+    # There was a gap on either side, unless this one closes it.
     if x.prev != NULL:
         x.prev.next = x
+        b.n_gaps += x.prev.start + x.prev.len != start
     else:
         b.pieces = x
+        b.n_gaps += 1
     if x.next != NULL:
         x.next.prev = x
+        b.n_gaps -= start + n == x.next.start
     else:
         b.pieces_last = x
     if b.index_head > 0 and k < b.n_pieces - k:
@@ -196,7 +199,6 @@ cdef Piece* piece_new(RecvBuf* b, int k, uint64_t start, const uint8_t* p, uint6
         memmove(index + k + 1, index + k, <size_t>(b.n_pieces - k) * sizeof(Piece*))
         index[k] = x
     b.n_pieces += 1
-    b.n_gaps += gap_before(x) + gap_before(x.next)
     return x
 
 
@@ -352,19 +354,7 @@ cdef int recvbuf_insert_slow(RecvBuf* b, uint64_t offset, const uint8_t* p, uint
     return 0
 
 
-cdef int recvbuf_insert(RecvBuf* b, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil:
-    """Store received bytes; what is already there wins over what comes later.
-
-    The caller has checked flow control (RFC 9000 §4.1).  0; -1 out of memory or sizes no
-    frame can have; -2 more than RECVBUF_MAX_GAPS gaps.  After an error the
-    buffer is consistent and holds a part of the bytes.
-    """
-    cdef Chunk* c = b.last
-    if b.pieces == NULL and offset == b.tail and c != NULL and n <= c.cap - c.wr:   # hot
-        memcpy(c.base + c.wr, p, n)
-        c.wr += <uint32_t>n
-        b.tail += n
-        return 0
+cdef int recvbuf_insert_rest(RecvBuf* b, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil:
     if n == 0:
         return 0
     if n > INSERT_MAX or offset > OFFSET_END - n:

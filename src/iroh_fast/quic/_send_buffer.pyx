@@ -166,9 +166,7 @@ cdef inline void sendbuf_skip_acked(SendBuf* b) noexcept nogil:
             b.next = r.v[2 * i + 1]
 
 
-cdef bint sendbuf_poll(
-    SendBuf* b, size_t maximum, uint64_t* offset, size_t* n, bint* again
-) noexcept nogil:
+cdef bint sendbuf_poll_rest(SendBuf* b, size_t maximum, uint64_t* offset, size_t* n, bint* again) noexcept nogil:
     cdef RangeSet* r = &b.lost
     cdef uint64_t size
     if maximum == 0:
@@ -233,12 +231,7 @@ cdef inline bint sendbuf_locate(SendBuf* b, uint64_t offset, uint32_t* at) noexc
     return False
 
 
-cdef void sendbuf_copy(SendBuf* b, uint64_t offset, size_t n, uint8_t* dst) noexcept nogil:
-    """Copy [offset, offset+n), a range from sendbuf_poll, to `dst`.
-
-    Bytes no longer or not yet held are written as zeros: a caller's mistake must not leak
-    old memory to the wire.
-    """
+cdef void sendbuf_copy_rest(SendBuf* b, uint64_t offset, size_t n, uint8_t* dst) noexcept nogil:
     cdef uint32_t i
     cdef Segment* s
     cdef size_t skip, part
@@ -262,14 +255,20 @@ cdef void sendbuf_copy(SendBuf* b, uint64_t offset, size_t n, uint8_t* dst) noex
             return
 
 
-cdef int sendbuf_ack(SendBuf* b, uint64_t offset, uint64_t n) noexcept nogil:
-    """Mark [offset, offset+n) acknowledged; bytes below the first gap are let go.
+cdef void sendbuf_let_go(SendBuf* b) noexcept nogil:
+    """Forget the segments that were acknowledged whole."""
+    cdef Segment* s
+    while b.count > 0:
+        s = &b.segs[b.head]
+        if s.start + s.len > b.acked:
+            return
+        drop_head(b)
+    sendbuf_release_memory(b)
 
-    0, or -1 out of memory: then at worst the range is sent once more.
-    """
+
+cdef int sendbuf_ack_rest(SendBuf* b, uint64_t offset, uint64_t n) noexcept nogil:
     cdef RangeSet* r = &b.acked_ranges
     cdef uint64_t stop = b.end
-    cdef Segment* s
     cdef int i = 0, rc = 0
     if offset < stop and n < stop - offset:
         stop = offset + n
@@ -291,12 +290,7 @@ cdef int sendbuf_ack(SendBuf* b, uint64_t offset, uint64_t n) noexcept nogil:
         ranges_remove(&b.lost, 0, stop)          # a prefix: cannot split, cannot fail
     if b.next < stop:
         b.next = stop
-    while b.count > 0:
-        s = &b.segs[b.head]
-        if s.start + s.len > b.acked:
-            return 0
-        drop_head(b)
-    sendbuf_release_memory(b)
+    sendbuf_let_go(b)
     return 0
 
 
