@@ -4,8 +4,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from iroh_fast._packet._frames cimport (
-    FT_ACK, FT_ACK_ECN, FT_ACK_FREQUENCY, FT_APPLICATION_CLOSE, FT_CONNECTION_CLOSE, FT_CRYPTO, FT_DATAGRAM,
-    FT_NEW_CONNECTION_ID, FT_NEW_TOKEN, FT_PATH_ACK, FT_PATH_ACK_ECN, FT_PATH_NEW_CONNECTION_ID, FT_STREAM)
+    FT_ACK, FT_ACK_ECN, FT_ACK_FREQUENCY, FT_APPLICATION_CLOSE, FT_CONNECTION_CLOSE, FT_CRYPTO,
+    FT_NEW_CONNECTION_ID, FT_NEW_TOKEN, FT_PATH_ACK, FT_PATH_ACK_ECN, FT_PATH_NEW_CONNECTION_ID)
 from iroh_fast._packet._varint cimport TOKEN_LEN, V4_MAPPED, put_varint, varint_size
 
 
@@ -59,21 +59,6 @@ cdef uint8_t* put_crypto_header(uint8_t* p, uint64_t offset, size_t n) noexcept 
     p[0] = FT_CRYPTO
     p = put_varint(p + 1, offset)
     return put_varint(p, n)
-
-
-cdef uint8_t* put_stream_header(uint8_t* p, uint64_t id, uint64_t offset, size_t n, bint with_len, bint fin) noexcept nogil:  # hot
-    """Write a STREAM frame up to its `n` data bytes; without length it must end the packet."""
-    p[0] = FT_STREAM | (4 if offset else 0) | (2 if with_len else 0) | (1 if fin else 0)
-    p = put_varint(p + 1, id)
-    if offset:
-        p = put_varint(p, offset)
-    return put_varint(p, n) if with_len else p
-
-
-cdef uint8_t* put_datagram_header(uint8_t* p, size_t n) noexcept nogil:
-    """Write type 0x31 and the length; `n` data bytes follow."""
-    p[0] = FT_DATAGRAM | 1
-    return put_varint(p + 1, n)
 
 
 cdef uint8_t* put_v1(uint8_t* p, uint64_t type, uint64_t a) noexcept nogil:
