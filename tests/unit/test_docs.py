@@ -31,7 +31,7 @@ OBJECTS = {
     "early": iroh_fast.OutgoingZeroRttConnection,
 }
 
-OTHERS = ("py", "read_exact", "closed", "accept_next", "finish")  # files, and the official package
+OTHERS = ("py",)  # files
 
 pytestmark = pytest.mark.source_tree
 
@@ -80,6 +80,8 @@ def test_python_in_documents_compiles_and_its_imports_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_attributes_in_documents_exist(page: Path) -> None:
     text = page.read_text("utf-8")
+    if page.name == "interop.md":  # the left column is the official package's
+        text = re.sub(r"^\| .*? \|", "|", text, flags=re.M)
     shown = " ".join([*re.findall(r"`([^`\n]+)`", text), *blocks(page, "python")])
     for name, attribute in re.findall(r"\b(\w+)\.([a-z]\w*)", shown):
         if name in OBJECTS and attribute not in OTHERS:
@@ -179,7 +181,7 @@ def test_numbers_of_options_in_the_pages_are_the_defaults() -> None:
         for option, number in re.findall(r"`(\w+)` \((\d+) s", page(name)):
             assert getattr(config, option) == int(number), option
             found += 1
-    assert found >= 5
+    assert found >= 4
 
 
 @pytest.mark.parametrize("command", ["", "demo", "info", "relay"])
