@@ -8,7 +8,7 @@ IROH_FAST_SANITIZE=address,undefined    compiler sanitizers
 IROH_FAST_ANNOTATE=1                    annotated HTML into build/annotate
 IROH_FAST_NO_IPSEC_MB=1                 without the intel-ipsec-mb AES-GCM backend
 IROH_FAST_PROFILE=1                     line numbers for profilers
-IROH_FAST_ONLY=_crypto,quic._buffers    build these extensions only
+IROH_FAST_ONLY=_crypto,quic._streams    build these extensions only
 OPENSSL_DIR, IPSEC_MB_DIR               prefixes holding include/ and lib/
 """
 
@@ -34,6 +34,9 @@ from setuptools.errors import CompileError, ExecError, LinkError, PlatformError,
 
 ROOT = Path(__file__).parent
 SRC = ROOT / "src"
+# Structures of the core as Python objects, for tests and benchmarks: part of builds in place alone (also those of
+# `pip install -e`), and of no wheel. They are modules of the package so that they link to its compiled interfaces.
+MODELS = {f"iroh_fast.quic.{path.stem}": path for path in sorted((ROOT / "tests" / "models").glob("*.pyx"))}
 CRYPTO = "iroh_fast._crypto"
 WINDOWS = sys.platform == "win32"
 MACOS = sys.platform == "darwin"
@@ -139,8 +142,8 @@ def prefix_dirs(variable: str, guesses: list[str]) -> tuple[list[str], list[str]
 def extensions() -> list[Extension]:
     compile_args, link_args = compile_flags()
     found = []
-    for pyx in sorted(SRC.rglob("*.pyx")):
-        name = ".".join(pyx.relative_to(SRC).with_suffix("").parts)
+    sources = {".".join(pyx.relative_to(SRC).with_suffix("").parts): pyx for pyx in sorted(SRC.rglob("*.pyx"))}
+    for name, pyx in {**sources, **MODELS}.items():
         if ONLY and name.removeprefix("iroh_fast.") not in ONLY:
             continue
         found.append(
@@ -188,6 +191,11 @@ class BuildExt(build_ext):
         super().finalize_options()
         if self.parallel is None:
             self.parallel = os.cpu_count()
+
+    def run(self) -> None:
+        if not (self.inplace or self.editable_mode):
+            self.extensions = [ext for ext in self.extensions if ext.name not in MODELS]
+        super().run()
 
     def build_extensions(self) -> None:
         if not self.works("int main(void) { return 0; }\n"):

@@ -24,7 +24,7 @@ CALLS = 2_000_000
 PRELUDE = """
 # cython: language_level=3, cdivision=True
 from libc.stdint cimport uint64_t, int64_t
-from iroh_fast.quic._congestion cimport *
+from iroh_fast.quic._controllers cimport *
 from iroh_fast.quic._controller cimport Acked, Congestion, Lost
 from iroh_fast.quic._mtud cimport *
 from iroh_fast.quic._pacer cimport *

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from impostor import Impostor
 from sim import Pair
 
 from iroh_fast.quic._connection import QuicConnection
+
+# These drive the core's structures through models, which are part of builds in place alone: a checkout has them, a wheel
+# under test has not.
+if (
+    importlib.util.find_spec("iroh_fast.quic._models") is None
+    and not (Path(__file__).parents[2] / "setup.py").exists()
+):
+    collect_ignore = [
+        *("test_buffers.py", "test_congestion.py", "test_mtud.py"),
+        *("test_pacing.py", "test_received.py", "test_sent.py"),
+    ]
 
 
 @pytest.fixture

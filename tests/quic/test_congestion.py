@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iroh_fast.quic._models import CUBIC, NEW_RENO, CongestionController, RttEstimator
+from iroh_fast.quic._congestion import CUBIC, NEW_RENO, CongestionController, RttEstimator
 
 MS = 1_000_000
 S = 1_000_000_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iroh_fast.quic._models import COMPLETE, OFF, SEARCHING, MtuDiscovery
+from iroh_fast.quic._congestion import COMPLETE, OFF, SEARCHING, MtuDiscovery
 
 S = 1_000_000_000
 INTERVAL = 600 * S

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iroh_fast.quic._models import PacerModel
+from iroh_fast.quic._congestion import PacerModel
 
 US = 1_000
 MS = 1_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import subprocess
@@ -113,6 +114,49 @@ def test_package_is_marked_as_typed() -> None:
     assert files("iroh_fast").joinpath("py.typed").is_file()
 
 
+MODELS = {"iroh_fast.quic._buffers", "iroh_fast.quic._congestion", "iroh_fast.quic._models"}
+
+
+@pytest.mark.source_tree
+def test_models_of_the_core_are_built_in_place_and_in_no_wheel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("Cython", reason="what builds the package is not in every test environment")
+    from setuptools import Distribution
+    from setuptools.command.build_ext import build_ext
+
+    monkeypatch.chdir(ROOT)
+    spec = importlib.util.spec_from_file_location("iroh_fast_setup", ROOT / "setup.py")
+    assert spec is not None and spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    monkeypatch.setattr(build_ext, "run", lambda self: None)
+
+    def built(**options: bool) -> set[str]:
+        command = build.BuildExt(Distribution({"name": "x", "ext_modules": build.extensions()}))
+        for name, value in options.items():
+            setattr(command, name, value)
+        command.ensure_finalized()
+        command.run()
+        return {extension.name for extension in command.extensions or ()}
+
+    assert set(build.MODELS) == MODELS
+    for options in ({"inplace": True}, {"editable_mode": True}):
+        assert MODELS < built(**options)
+    assert "iroh_fast.quic._core" in built()
+    assert not MODELS & built()
+
+
+@pytest.mark.source_tree
+def test_models_of_the_core_leave_nothing_in_the_package_but_what_was_compiled() -> None:
+    for name in MODELS:
+        assert importlib.import_module(name).__name__ == name
+        stem = name.removeprefix("iroh_fast.").replace(".", "/")
+        assert [
+            s for s in (".py", ".pyx", ".pxd", ".pyi") if (SOURCE / f"{stem}{s}").exists()
+        ] == []
+
+
 def test_stubs_are_installed_for_what_python_sees_of_compiled_modules() -> None:
     package = Path(iroh_fast.__file__).parent
     found = [p for suffix in ("*.so", "*.pyd") for p in package.rglob(suffix)]
@@ -122,7 +166,7 @@ def test_stubs_are_installed_for_what_python_sees_of_compiled_modules() -> None:
         module = importlib.import_module(".".join(("iroh_fast", *parts)))
         # A module that is only an interface in C for others defines nothing here.
         own = [v for v in vars(module).values() if getattr(v, "__module__", "") == module.__name__]
-        if own:
+        if own and module.__name__ not in MODELS:
             seen.append(module.__name__)
             assert package.joinpath(*parts).with_suffix(".pyi").is_file(), module.__name__
     assert {"iroh_fast._packet._dicts", "iroh_fast._crypto", "iroh_fast._batch"} <= set(seen)

@@ -2,7 +2,7 @@
 
 from libc.stdlib cimport calloc, free
 
-from iroh_fast.quic._congestion cimport CC_CUBIC, CC_NEW_RENO
+from iroh_fast.quic._controllers cimport CC_CUBIC, CC_NEW_RENO
 from iroh_fast.quic._time cimport ns_from_seconds, ns_of
 
 cdef enum:

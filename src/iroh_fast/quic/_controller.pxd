@@ -1,6 +1,6 @@
 """What a congestion controller is to the rest: one table of functions and one structure with room for its own state.
 
-A controller is a module that fills a `Controller` and hands out its address; `_congestion` lists them. Times are ns,
+A controller is a module that fills a `Controller` and hands out its address; `_controllers` lists them. Times are ns,
 sizes bytes of QUIC packets.
 """
 

@@ -11,7 +11,7 @@ from iroh_fast._packet._frames cimport (
     FT_CRYPTO, FT_MAX_DATA, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_RESET_STREAM, FT_STOP_SENDING, FT_STREAM,
     FT_STREAMS_BLOCKED_UNI, Frame, next_ack_range)
 from iroh_fast.quic._codes cimport PROTOCOL_VIOLATION, ST_HANDSHAKE, W_DATAGRAM_SPACE
-from iroh_fast.quic._congestion cimport cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious
+from iroh_fast.quic._controllers cimport cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious
 from iroh_fast.quic._control cimport control_acked, control_lost
 from iroh_fast.quic._controller cimport Acked, Lost
 from iroh_fast.quic._core cimport Connection

@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet._varint cimport pn_length, put_varint
 from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, INTERNAL_ERROR
-from iroh_fast.quic._congestion cimport cc_on_sent
+from iroh_fast.quic._controllers cimport cc_on_sent
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
 from iroh_fast.quic._pacer cimport pacer_on_sent

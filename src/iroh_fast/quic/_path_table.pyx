@@ -15,7 +15,7 @@ from iroh_fast.quic._agreed cimport DEFAULT_ACK_DELAY_MS
 from iroh_fast.quic._cids cimport drop_ids, issue_ids, issue_path_ids, reset_spin, watch_reset
 from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, PROTOCOL_VIOLATION, ST_ESTABLISHED, W_PATHS)
-from iroh_fast.quic._congestion cimport cc_init
+from iroh_fast.quic._controllers cimport cc_init
 from iroh_fast.quic._control_queue cimport queue_control
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport LEVEL_1RTT

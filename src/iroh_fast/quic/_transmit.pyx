@@ -11,7 +11,7 @@ from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet._frames cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING
 from iroh_fast._packet._put cimport put_close
 from iroh_fast.quic._codes cimport APPLICATION_ERROR, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
-from iroh_fast.quic._congestion cimport cc_on_app_limited, cc_pacing_rate
+from iroh_fast.quic._controllers cimport cc_on_app_limited, cc_pacing_rate
 from iroh_fast.quic._control cimport control_last_words
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._counters cimport IDX_CONNECTION_CLOSE, IDX_DATAGRAM, IDX_STREAM

@@ -1,26 +1,20 @@
-"""The core's structures as Python objects, so that tests and benchmarks drive the very code that runs per packet.
+"""What is known of one path as Python objects, so that tests and benchmarks drive the very code that runs per packet.
 
-Nothing in the package uses them. They do no locking of their own.
+Built as ``iroh_fast.quic._congestion`` in development builds alone. They do no locking of their own.
 """
 
 cimport cython
-from libc.string cimport memset
-from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 
-from iroh_fast.quic._congestion cimport (
-    CC_CUBIC, CC_NEW_RENO, cc_init, cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious, cc_pacing_rate)
 from iroh_fast.quic._controller cimport Acked, Congestion, Lost, UINT64_MAX, in_recovery
+from iroh_fast.quic._controllers cimport (
+    CC_CUBIC, CC_NEW_RENO, cc_init, cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious, cc_pacing_rate)
 from iroh_fast.quic._cubic cimport Cubic
-from iroh_fast.quic._mtud cimport *
+from iroh_fast.quic._mtud cimport (
+    MTUD_COMPLETE, MTUD_OFF, MTUD_SEARCHING, Mtud, mtud_black_hole, mtud_init, mtud_on_acked, mtud_on_lost,
+    mtud_on_probe_lost, mtud_on_probe_sent, mtud_peer_limit, mtud_poll, mtud_restart)
 from iroh_fast.quic._newreno cimport NewReno
 from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_on_sent
-from iroh_fast.quic._recovery cimport (
-    PnSpace, space_ack_due, space_ack_sent, space_free, space_init, space_is_duplicate, space_mark_received,
-    space_on_processed, space_trim)
-from iroh_fast.quic._received cimport received_forget, received_from
-from iroh_fast.quic._sent cimport (
-    LostTable, REC_ACKED, REC_ELICITING, REC_USED, SentRec, SentTable, lost_add, lost_arrived, lost_event, lost_free,
-    sent_at, sent_free, sent_from, sent_insert, sent_remove)
 from iroh_fast.quic._rtt cimport Rtt, rtt_conservative, rtt_get, rtt_init, rtt_pto_base, rtt_sample
 
 
@@ -268,125 +262,3 @@ cdef class MtuDiscovery:
     @property
     def suspicious_bursts(self):
         return self.m.n_bursts
-
-
-@cython.final
-cdef class ReceivedNumbers:
-    """Received packet numbers of one space: duplicates and ACK ranges."""
-
-    cdef PnSpace space
-
-    def __cinit__(self):
-        space_init(&self.space, 0)
-
-    def __dealloc__(self):
-        space_free(&self.space)
-
-    def receive(self, uint64_t pn, bint eliciting=True, int64_t now=1, int64_t max_ack_delay=25, uint64_t threshold=1,
-                uint64_t reorder=1):
-        """Process one packet number; False when it is a duplicate, or came too late to tell."""
-        cdef int64_t before = self.space.received.largest
-        if space_is_duplicate(&self.space, pn):
-            return False
-        space_mark_received(&self.space, pn, now)
-        space_on_processed(&self.space, pn, eliciting, False, now, max_ack_delay, threshold, reorder, before)
-        return True
-
-    def ack_due(self, int64_t now):
-        return bool(space_ack_due(&self.space, now))
-
-    def ack_sent(self):
-        space_ack_sent(&self.space)
-
-    def forget(self, uint64_t upto):
-        received_forget(&self.space.received, upto)
-
-    def trim(self):
-        space_trim(&self.space)
-
-    @property
-    def ranges(self):
-        """Half-open ranges, ascending."""
-        return [(self.space.received.starts[i], self.space.received.ends[i]) for i in range(self.space.received.n_ranges)]
-
-    @property
-    def first(self):
-        """Index of the first range that an acknowledgement names."""
-        return received_from(&self.space.received)
-
-    @property
-    def memory(self):
-        """Bytes held apart from the structure itself."""
-        cdef size_t n = 0
-        if self.space.received.words != self.space.received.few:
-            n += 8 * self.space.received.n_words
-        if self.space.received.starts != self.space.received.few_starts:
-            n += 16 * <size_t>self.space.received.room
-        return n
-
-
-@cython.final
-cdef class SentPackets:
-    """Packets of one space in flight, and those that were declared lost."""
-
-    cdef SentTable sent
-    cdef LostTable lost
-
-    def __dealloc__(self):
-        sent_free(&self.sent)
-        lost_free(&self.lost)
-
-    def send(self, uint64_t pn, int64_t now):
-        cdef SentRec record
-        memset(&record, 0, sizeof(SentRec))
-        record.pn = pn
-        record.sent_at = now
-        record.flags = REC_ELICITING
-        if sent_insert(&self.sent, &record) < 0:
-            raise MemoryError
-
-    def acknowledge(self, uint64_t lo, uint64_t hi):
-        """Take lo..hi out of flight; what of it was."""
-        cdef uint64_t position = sent_from(&self.sent, lo)
-        cdef list taken = []
-        while position < self.sent.tail and sent_at(&self.sent, position).pn <= hi:
-            if sent_at(&self.sent, position).flags & REC_USED:
-                taken.append(sent_at(&self.sent, position).pn)
-                sent_remove(&self.sent, position, REC_ACKED)
-            position += 1
-        return taken
-
-    def lose(self, uint64_t below, int64_t keep_from=0, begins=None):
-        """Declare everything below a number lost; what was. `begins`: a congestion event begins, or goes on."""
-        cdef uint64_t position = self.sent.head
-        cdef list taken = []
-        while position < self.sent.tail and sent_at(&self.sent, position).pn < below:
-            if sent_at(&self.sent, position).flags & REC_USED:
-                taken.append(sent_at(&self.sent, position).pn)
-                lost_add(&self.lost, sent_at(&self.sent, position).pn, sent_at(&self.sent, position).sent_at, keep_from)
-                sent_remove(&self.sent, position, 0)
-            position += 1
-        if taken and begins is not None:
-            lost_event(&self.lost, begins, taken[0], <uint32_t>len(taken), 1)
-        return taken
-
-    def arrived(self, uint64_t lo, uint64_t hi):
-        """How many lost packets lo..hi are, and whether with them the last event turned out to be none."""
-        cdef uint64_t newest = 0
-        cdef bint undone = False
-        cdef uint32_t count = lost_arrived(&self.lost, lo, hi, &newest, &undone)
-        return count, bool(undone)
-
-    @property
-    def outstanding(self):
-        return self.sent.outstanding
-
-    @property
-    def room(self):
-        """Packets that the table holds without growing."""
-        return self.sent.mask + 1 if self.sent.ring != NULL else 0
-
-    @property
-    def remembered(self):
-        """Lost packets that may still arrive."""
-        return self.lost.live

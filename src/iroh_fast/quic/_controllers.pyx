@@ -44,9 +44,3 @@ cdef void cc_on_mtu(Congestion* cc, uint64_t mtu) noexcept nogil:
         cc.cwnd = min_window(cc)
     if cc.controller.on_mtu != NULL:
         cc.controller.on_mtu(cc, before)
-
-
-def __getattr__(str name):
-    """The structures as Python objects, for tests and benchmarks: see `_models`."""
-    from iroh_fast.quic import _models
-    return getattr(_models, name)

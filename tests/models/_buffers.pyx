@@ -1,4 +1,7 @@
-"""The byte buffers of streams as Python objects, for tests and benchmarks."""
+"""The byte buffers of streams as Python objects, for tests and benchmarks.
+
+Built as ``iroh_fast.quic._buffers`` in development builds alone.
+"""
 
 cimport cython
 from cpython.buffer cimport (
