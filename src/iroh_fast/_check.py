@@ -27,6 +27,7 @@ __all__ = [
     "check_items",
     "check_seconds",
     "check_text",
+    "is_integer",
     "kind_of",
 ]
 
@@ -63,6 +64,11 @@ def check_code(value: object, name: str = "code") -> int:
     if not 0 <= value <= VARINT_MAX:
         raise ValueError(f"{name} is an integer from 0 to 2**62 - 1, not {shown(value)}")
     return value
+
+
+def is_integer(value: object) -> bool:
+    """Whether it is a whole number; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_bytes(name: str, value: object) -> bytes:

@@ -61,7 +61,7 @@ def refusal(outcome: HookOutcome) -> Reject | None:
         return Reject()
     if isinstance(outcome, Reject):
         return outcome
-    raise TypeError(f"a hook returns None, a bool or a Reject, not {outcome!r}")
+    raise TypeError(f"a hook returns None, a bool or a Reject, not {outcome!r:.80}")
 
 
 async def run_before_connect(

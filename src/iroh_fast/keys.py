@@ -46,15 +46,20 @@ _Z32_SYMBOLS: Final = frozenset(_Z32)
 _HEX_SYMBOLS: Final = frozenset("0123456789abcdef")
 
 
-def as_bytes(data: Buffer) -> bytes:
+def as_bytes(data: Buffer, name: str = "data") -> bytes:
     """Return `data` as `bytes`, copying only when it is something else.
 
     Raises
     ------
     TypeError
-        `data` is not bytes-like (an int is not taken for a size).
+        `data` is not bytes-like (an int is not taken for a size); the text has the `name`.
     """
-    return data if type(data) is bytes else bytes(memoryview(data))
+    if type(data) is bytes:
+        return data
+    try:
+        return bytes(memoryview(data))
+    except TypeError:  # the value itself may be a secret
+        raise TypeError(f"{name} is bytes, not {type(data).__name__}") from None
 
 
 def base32_encode(data: bytes) -> str:
@@ -155,7 +160,7 @@ class Signature:
     _raw: bytes
 
     def __init__(self, data: Buffer | Signature, /) -> None:
-        raw = data._raw if isinstance(data, Signature) else as_bytes(data)
+        raw = data._raw if isinstance(data, Signature) else as_bytes(data, "a signature")
         if len(raw) != SIGNATURE_SIZE:
             raise SignatureParsingError(f"a signature is {SIGNATURE_SIZE} bytes, got {len(raw)}")
         self._raw = raw
@@ -217,7 +222,10 @@ class PublicKey:
         if isinstance(key, PublicKey):
             self._raw = key._raw
             return
-        raw = _parse_32_bytes(key) if isinstance(key, str) else _check_length(as_bytes(key))
+        if isinstance(key, str):
+            raw = _parse_32_bytes(key)
+        else:
+            raw = _check_length(as_bytes(key, "a key"))
         if not _is_point(raw):
             raise KeyParsingError("the bytes are not a point of the curve", reason="point")
         self._raw = raw
@@ -304,7 +312,7 @@ class PublicKey:
         if not may_verify(self._raw, raw):
             raise SignatureError
         try:
-            crypto_sign_open(raw + as_bytes(message), self._raw)
+            crypto_sign_open(raw + as_bytes(message, "message"), self._raw)
         except BadSignatureError:
             raise SignatureError from None
 
@@ -379,7 +387,7 @@ class SecretKey:
     def __init__(self, data: Buffer, /) -> None:
         from nacl.bindings import crypto_sign_seed_keypair
 
-        seed = _check_length(as_bytes(data))
+        seed = _check_length(as_bytes(data, "a key"))
         public, keypair = crypto_sign_seed_keypair(seed)
         self._seed = seed
         self._keypair = keypair
@@ -491,7 +499,7 @@ class SecretKey:
         """Sign `message` with pure Ed25519 (RFC 8032 §5.1.6), deterministic."""
         from nacl.bindings import crypto_sign
 
-        return Signature(crypto_sign(as_bytes(message), self._keypair)[:SIGNATURE_SIZE])
+        return Signature(crypto_sign(as_bytes(message, "message"), self._keypair)[:SIGNATURE_SIZE])
 
     def __repr__(self) -> str:
         return "SecretKey(..)"

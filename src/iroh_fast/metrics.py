@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,7 +81,13 @@ class EndpointMetrics:
         Parameters
         ----------
         labels : put on every counter, for example the name of the endpoint.
+
+        Raises
+        ------
+        TypeError, ValueError : `labels` maps no names of labels to text.
         """
+        if labels is not None:
+            _check_labels(labels)
         inside = ",".join(f'{name}="{_escaped(value)}"' for name, value in (labels or {}).items())
         suffix = f"{{{inside}}}" if inside else ""
         lines = []
@@ -92,6 +99,16 @@ class EndpointMetrics:
             lines.append(f"{name}_total{suffix} {value}")
         lines.append("# EOF\n")
         return "\n".join(lines)
+
+
+def _check_labels(labels: object) -> None:
+    if not isinstance(labels, Mapping):
+        raise TypeError(f"labels maps names to text, not {type(labels).__name__}")
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"labels maps text to text, not {name!r:.40} to {value!r:.40}")
+        if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name):
+            raise ValueError(f"labels has a name that Prometheus does not take: {name!r:.40}")
 
 
 def _escaped(value: str) -> str:

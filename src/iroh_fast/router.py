@@ -116,13 +116,13 @@ class Router:
     ) -> None:
         if not isinstance(endpoint, Endpoint):
             raise TypeError(
-                f"endpoint is an Endpoint, not {endpoint!r}: await Endpoint.bind() first"
+                f"endpoint is an Endpoint, not {endpoint!r:.80}: await Endpoint.bind() first"
             )
         if protocols is not None and not isinstance(protocols, Mapping):
-            raise TypeError(f"protocols maps each ALPN to its handler, not {protocols!r}")
+            raise TypeError(f"protocols maps each ALPN to its handler, not {protocols!r:.80}")
         for name, value in (("incoming_filter", incoming_filter), ("on_error", on_error)):
             if value is not None and (not callable(value) or isinstance(value, type)):
-                raise TypeError(f"{name} is a function, not {value!r}")
+                raise TypeError(f"{name} is a function, not {value!r:.80}")
         if on_error is not None and _is_async(on_error):
             raise TypeError(f"on_error is a plain function, not the async {on_error!r}")
         self._endpoint = endpoint
@@ -430,10 +430,10 @@ def _check_handler(alpn: bytes, handler: object) -> None:
     if not callable(accept):
         raise TypeError(
             f"the handler of {alpn!r} is an async function or has an async method accept, "
-            f"not {handler!r}"
+            f"not {handler!r:.80}"
         )
     if (inspect.isfunction(accept) or inspect.ismethod(accept)) and not _is_async(accept):
-        raise TypeError(f"the handler of {alpn!r} must be async: write async def, not {accept!r}")
+        raise TypeError(f"the handler of {alpn!r} must be async: write async def, not {accept!r:.80}")
 
 
 def _serving(handler: Handler) -> Callable[[Connection], Awaitable[None]]:

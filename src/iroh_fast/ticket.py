@@ -23,6 +23,10 @@ from .keys import EndpointId, PublicKey, base32_decode, base32_encode
 __all__ = ["EndpointTicket", "Ticket", "to_endpoint_addr"]
 
 
+# Of no width: soft hyphen, joiners, marks of direction and of byte order.
+INVISIBLE = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))
+
+
 class Ticket(ABC):
     """Base of all kinds of tickets.
 
@@ -145,8 +149,8 @@ def to_endpoint_addr(value: EndpointAddr | EndpointId | EndpointTicket | str, /)
     Parameters
     ----------
     value : EndpointAddr, EndpointId, EndpointTicket or str
-        Text is read as a ticket when it starts with ``endpoint``, else as an id; white
-        space anywhere in it is dropped.
+        Text is read as a ticket when it starts with ``endpoint``, else as an id; white space
+        and characters of no width anywhere in it are dropped, and a ticket may be upper-case.
 
     Raises
     ------
@@ -163,8 +167,11 @@ def to_endpoint_addr(value: EndpointAddr | EndpointId | EndpointTicket | str, /)
         return value.addr
     if isinstance(value, str):
         text = "".join(value.split())  # what was pasted may have been wrapped
-        if text.startswith(EndpointTicket.kind):
-            return EndpointTicket.parse(text).addr
+        if not text.isascii():
+            text = text.translate(INVISIBLE)
+        kind = EndpointTicket.kind
+        if text[: len(kind)].lower() == kind:  # as QR codes are written, too
+            return EndpointTicket.parse(kind + text[len(kind) :]).addr
         try:
             return EndpointAddr(PublicKey(text))
         except KeyParsingError as err:

@@ -487,7 +487,9 @@ async def test_open_waits_for_credit_first_come_first_served(make_pair: MakePair
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 3))
-async def test_open_cancelled_while_waiting_leaks_no_credit(make_pair: MakePair, turns: int) -> None:
+async def test_open_cancelled_while_waiting_leaks_no_credit(
+    make_pair: MakePair, turns: int
+) -> None:
     pair = await make_pair(transport=QuicTransportConfig(max_concurrent_uni_streams=1))
     first = await pair.client.open_uni()
     waiting = [asyncio.create_task(pair.client.open_uni()) for _ in range(3)]
@@ -756,7 +758,9 @@ async def test_concurrent_writes_are_not_torn(make_pair: MakePair) -> None:
 async def test_cancelling_a_writer_lets_the_next_one_go_on(make_pair: MakePair) -> None:
     pair = await make_pair(transport=QuicTransportConfig(stream_receive_window=100_000))
     send, recv = await open_uni(pair)
-    first, second, third = (asyncio.create_task(send.write_all(bytes([k]) * 200_000)) for k in range(3))
+    first, second, third = (
+        asyncio.create_task(send.write_all(bytes([k]) * 200_000)) for k in range(3)
+    )
     await asyncio.sleep(0.02)
     second.cancel()
     first.cancel()
@@ -877,3 +881,52 @@ async def test_cancelled_datagram_senders_take_nobody_elses_place(make_pair: Mak
             await asyncio.sleep(0.005)
     assert len(received) == len(set(received))
     reader.cancel()
+
+
+@pytest.mark.parametrize("way", ["readexactly", "read_to_end", "readinto_exactly"])
+async def test_cancelled_reader_leaves_what_it_had_to_the_next(pair: Pair, way: str) -> None:
+    """What one task had gathered is for the next one, which gets it at once and no more of it."""
+    send, recv = await pair.client.open_bi()
+    await send.write_all(b"?")
+    answer, _ = await pair.server.accept_bi()
+
+    async def gather() -> object:
+        if way == "readexactly":
+            return await recv.readexactly(100)
+        if way == "read_to_end":
+            return await recv.read_to_end(100)
+        return await recv.readinto_exactly(bytearray(100))
+
+    first = asyncio.create_task(gather())
+    second = asyncio.create_task(recv.readexactly(10))
+    third = asyncio.create_task(recv.read(5))
+    fourth = asyncio.create_task(recv.readexactly(15))
+    await answer.write_all(bytes(range(20)))
+    while recv._q.bytes_read < 20:  # the first task has all of it
+        await asyncio.sleep(0)
+    assert not any(task.done() for task in (first, second, third, fourth))
+    first.cancel()
+    assert await second == bytes(range(10))
+    assert await third == bytes(range(10, 15))
+    await answer.write_all(bytes(range(20, 30)))
+    assert await fourth == bytes(range(15, 30))
+    assert recv.bytes_read == 30
+
+
+async def test_readers_at_the_same_time_tear_nothing(pair: Pair) -> None:
+    send, recv = await pair.client.open_bi()
+    await send.write_all(b"?")
+    answer, _ = await pair.server.accept_bi()
+    got: list[int] = []
+
+    async def reader() -> None:
+        for _ in range(25):
+            got.append(int(await recv.readexactly(10)))
+
+    tasks = [asyncio.create_task(reader()) for _ in range(4)]
+    data = b"".join(b"%010d" % number for number in range(100))
+    for start in range(0, len(data), 7):
+        await answer.write_all(data[start : start + 7])
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    assert got == list(range(100))

@@ -218,3 +218,15 @@ def test_to_endpoint_addr_forgives_white_space_of_what_was_pasted():
 def test_base32_round_trips(data):
     text = base32_encode(data)
     assert base32_decode(text) == base32_decode(text.upper()) == data
+
+
+def test_pasted_text_is_read_whatever_came_with_it() -> None:
+    addr = EndpointAddr(SecretKey.from_bytes(bytes(32)).public, ip_addrs=["192.0.2.1:5"])
+    text = str(EndpointTicket(addr))
+    id = str(addr.id)
+    for pasted in (
+        f" {text}\r\n", f"\u200b{text}", f"\ufeff{text[:20]}\n  {text[20:]}\u00a0", text.upper(),
+        "".join(letter + "\u00ad" for letter in text), text.upper()[:30] + "\u2060\t" + text.upper()[30:],
+    ):  # fmt: skip
+        assert to_endpoint_addr(pasted) == addr
+    assert to_endpoint_addr(f"\u200e{id}\u200f ") == EndpointAddr(addr.id)

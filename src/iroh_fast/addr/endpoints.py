@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Self, TypeAlias
 
-from .._check import Buffer
+from .._check import Buffer, kind_of
 from ..errors import AddrError, CustomAddrError, KeyParsingError, RelayUrlError
-from ..keys import EndpointId, PublicKey
+from ..keys import EndpointId, PublicKey, as_bytes
 from .order import Ordered
 from .postcard import PostcardReader, encode_varint
 from .relay_url import RelayUrl
@@ -78,11 +78,13 @@ class EndpointAddr(Ordered):
         found = _as_transport_addrs(addrs)
         if relay_url is not None:
             found.add(RelayAddr(RelayUrl(relay_url)))
-        if isinstance(ip_addrs, str):
-            raise TypeError("ip_addrs is a list of addresses, not one text")
+        if isinstance(ip_addrs, (str, bytes)) or not isinstance(ip_addrs, Iterable):
+            raise TypeError(f"ip_addrs is a list of addresses, not {kind_of(ip_addrs)}")
         for ip_addr in ip_addrs:
             found.add(IpAddr(SocketAddr.parse(ip_addr) if isinstance(ip_addr, str) else ip_addr))
-        self._id = id if isinstance(id, PublicKey) else PublicKey(id)
+        if not isinstance(id, PublicKey):
+            id = PublicKey(id if isinstance(id, str) else as_bytes(id, "id"))
+        self._id = id
         self._addrs = tuple(sorted(found, key=lambda addr: addr._key()))
 
     @property

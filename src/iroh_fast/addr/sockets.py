@@ -9,6 +9,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final, Self
 
+from .._check import is_integer, kind_of
 from ..errors import AddrError
 from .order import Ordered
 from .postcard import PostcardReader, encode_varint
@@ -69,6 +70,10 @@ class SocketAddr(Ordered):
                 raise AddrError(f"scope {scope!r} is not a number")
             object.__setattr__(self, "ip", IPv6Address(int(ip)))
             object.__setattr__(self, "scope_id", _number(scope, _U32_MAX, str(ip)))
+        if not is_integer(self.port):
+            raise TypeError(f"port is an integer, not {kind_of(self.port)}")
+        if not is_integer(self.scope_id):
+            raise TypeError(f"scope_id is an integer, not {kind_of(self.scope_id)}")
         if not 0 <= self.port <= _U16_MAX:
             raise AddrError(f"port {self.port} is not in 0..65535")
         if not 0 <= self.scope_id <= _U32_MAX:
@@ -86,6 +91,8 @@ class SocketAddr(Ordered):
             Anything else: host names, short forms, leading zeros in an octet, blanks,
             named scopes.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"a socket address is parsed from str, not {kind_of(text)}")
         if match := re.fullmatch(_V4, text):
             return cls(IPv4Address(match[1]), _number(match[2], _U16_MAX, text))
         if match := re.fullmatch(_V6, text):
@@ -106,7 +113,15 @@ class SocketAddr(Ordered):
         ----------
         address : tuple
             ``(host, port)`` or ``(host, port, flowinfo, scope_id)``.
+
+        Raises
+        ------
+        TypeError, AddrError
         """
+        if not isinstance(address, (tuple, list)) or len(address) not in (2, 3, 4):
+            raise TypeError(
+                f"a socket address is a tuple of (host, port), not {kind_of(address)}"
+            )
         host = str(address[0])
         try:
             ip = _parsed(host.partition("%")[0])

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
 
-from .._check import Buffer
+from .._check import Buffer, is_integer, kind_of
 from ..errors import AddrError, CustomAddrError
 from ..keys import as_bytes
 from .order import Ordered
@@ -188,6 +188,8 @@ class CustomAddr(TransportAddr):
     data: bytes
 
     def __post_init__(self) -> None:
+        if not is_integer(self.id):
+            raise TypeError(f"id is an integer, not {kind_of(self.id)}")
         if not 0 <= self.id <= _U64_MAX:
             raise CustomAddrError(f"transport id {self.id:#x} does not fit into 64 bits", reason="id")
         object.__setattr__(self, "data", as_bytes(self.data))
@@ -201,6 +203,8 @@ class CustomAddr(TransportAddr):
         CustomAddrError
             `reason` tells which part is wrong.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"a custom address is parsed from str, not {kind_of(text)}")
         number, separator, data = text.partition("_")
         if not separator:
             raise CustomAddrError("no _ in custom address", reason="separator")

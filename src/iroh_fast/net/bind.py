@@ -73,16 +73,16 @@ class BindAddr:
             if host.startswith("[") and host.endswith("]"):
                 host = host[1:-1]
                 if ":" not in host:
-                    raise ConfigError(f"bind address {value!r}: brackets are for IPv6")
+                    raise ConfigError(f"bind address {shown(value)}: brackets are for IPv6")
             elif ":" in host:
-                raise ConfigError(f"bind address {value!r}: write IPv6 as [address]:port")
+                raise ConfigError(f"bind address {shown(value)}: write IPv6 as [address]:port")
             if not colon or not (port.isascii() and port.isdigit() and len(port) <= 6):
-                raise ConfigError(f"bind address {value!r} is not of the form address:port")
+                raise ConfigError(f"bind address {shown(value)} is not of the form address:port")
             return cls(host, int(port))
         if isinstance(value, tuple):
             if len(value) == 2:
                 return cls(value[0], value[1])
-            raise ConfigError(f"bind address {value!r} is not a (host, port) pair")
+            raise ConfigError(f"bind address {shown(value)} is not a (host, port) pair")
         ip = getattr(value, "ip", None)
         if isinstance(ip, (ipaddress.IPv4Address, ipaddress.IPv6Address)):
             host = str(ip)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal, Self, TypeAlias
 
-from .._check import shown
+from .._check import check_items, shown
 from ..addr import RelayUrl
 from ..errors import ConfigError, RelayUrlError
 
@@ -137,12 +137,10 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
     __slots__ = ("_relays", "_watchers")
 
     def __init__(self, relays: Iterable[RelayConfig | str] = ()) -> None:
-        if isinstance(relays, str):
-            raise ConfigError("relays is a list of URLs, not a single text")
         self._relays: dict[RelayUrl, RelayConfig] = {}
         self._watchers: list[Callable[[], None]] = []
-        for relay in relays:
-            self._put(_config(relay))
+        for config in _configs(relays):
+            self._put(config)
 
     def _put(self, config: RelayConfig) -> RelayConfig | None:
         old = self._relays.get(config.url)
@@ -170,7 +168,7 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
 
     def extend(self, relays: Iterable[RelayConfig | str], /) -> None:
         """Insert several relays."""
-        configs = [_config(relay) for relay in relays]
+        configs = _configs(relays)
         if [self._put(config) for config in configs] != configs:
             self._changed()
 
@@ -233,6 +231,10 @@ class RelayMap(MutableMapping[RelayUrl, RelayConfig]):
 
 def _config(relay: RelayConfig | str) -> RelayConfig:
     return relay if isinstance(relay, RelayConfig) else RelayConfig(RelayUrl(relay))
+
+
+def _configs(relays: object) -> list[RelayConfig]:
+    return [_config(relay) for relay in check_items("relays", relays, "URLs or RelayConfig")]
 
 
 class RelayMode:

@@ -82,7 +82,8 @@ class RecvStream(Reading):
 
     Letting go of the last reference tells the peer to stop, unless the end was seen.  Used
     as ``async with``, leaving the block does the same at once.  Iterating gives the data
-    in chunks of arbitrary size.  One task may read at a time.
+    in chunks of arbitrary size.  Tasks that read at the same time are served one
+    after the other; a piece, or what one call wants exactly, goes to one of them.
     """
 
     __slots__ = ()

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Self
 
 from .._check import Buffer, check_code, kind_of
-from ..aio._waiters import wait_read, wait_reset
+from ..aio._waiters import Turn, wait_read, wait_reset
 from ..aio.owner import get_ident
 from ..errors import FinishedEarly, StreamClosed, StreamTooLong
 from ..quic._streams import QuicStream
@@ -17,10 +17,20 @@ __all__ = ["Reading", "UnorderedChunks"]
 READ_SIZE = 65536  # the size of the chunks in which the core hands over stream data
 
 
+MAX_SIZE = 2**62  # more than any memory; the core counts in 63 bits
+
+
+def _size(n: object) -> int:
+    """What the core takes for a number of bytes that it refused."""
+    if isinstance(n, int):
+        return min(n, MAX_SIZE)
+    raise TypeError(f"n is a number of bytes, not {kind_of(n)}")
+
+
 class Reading(Half):
     """Reads from a stream; :class:`RecvStream` but for its connection."""
 
-    __slots__ = ("_ended", "_kept")
+    __slots__ = ("_ended", "_kept", "_turn")
 
     def __init__(self, conn: Owned, q: QuicStream) -> None:
         self._q = q
@@ -28,6 +38,7 @@ class Reading(Half):
         self._owner = conn._owner
         # Bytes a cancelled readexactly() or read_to_end() had taken out of the core.
         self._kept: deque[bytes] | None = None
+        self._turn: Turn | None = None  # of the calls that take several pieces
         self._ended = 0  # 1: stop() was called; 2: the data was longer than allowed
 
     def __del__(self) -> None:
@@ -62,6 +73,17 @@ class Reading(Half):
             f"{self._name()} finished early ({len(partial)} bytes read, {wanted} wanted)",
         )
 
+    def _turns(self) -> Turn:
+        """For those that take several pieces: one after the other."""
+        if (turn := self._turn) is None:
+            turn = self._turn = Turn()
+        return turn
+
+    async def _behind(self, turn: Turn) -> None:
+        """Let the calls that came before end: they may leave something."""
+        await turn.wait()
+        turn.release()
+
     def _take_kept(self, limit: int) -> bytes:
         kept = self._kept
         assert kept
@@ -91,6 +113,9 @@ class Reading(Half):
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
+        turn = self._turn
+        if turn is not None and turn.taken:
+            await self._behind(turn)
         try:
             if self._kept and n > 0:
                 return self._take_kept(n)
@@ -104,8 +129,14 @@ class Reading(Half):
         if self._ended:
             return self._end()
         q = self._q
-        while (data := q.read(n)) is None:
+        try:
+            data = q.read(n)
+        except (TypeError, OverflowError):
+            n = _size(n)
+            data = q.read(n)
+        while data is None:
             await wait_read(q)
+            data = q.read(n)
         return data
 
     async def read_chunk(self, limit: int = 2**20, /) -> bytes | None:
@@ -129,6 +160,12 @@ class Reading(Half):
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
+        turn = self._turn
+        if turn is not None and turn.taken:
+            await self._behind(turn)
+        return await self._into(buffer)
+
+    async def _into(self, buffer: Buffer) -> int:
         if self._kept:
             with memoryview(buffer) as whole, whole.cast("B") as view:
                 data = self._take_kept(len(view))
@@ -153,24 +190,35 @@ class Reading(Half):
         -----
         Cancel-safe: bytes taken so far stay in this object for the next read.
         """
+        if get_ident() != self._owner.thread:
+            self._owner.wrong_thread()
         with memoryview(buffer) as whole, whole.cast("B") as view:
-            size, done = len(view), 0
+            turn = self._turns()
+            if not turn.take():
+                await turn.wait()
             try:
-                while done < size:
-                    with view[done:] as rest:
-                        taken = await self.readinto(rest)
-                    if not taken:
-                        break
-                    done += taken
-            except BaseException:
-                if done:
-                    kept = self._kept
-                    if kept is None:
-                        kept = self._kept = deque()
-                    kept.appendleft(bytes(view[:done]))
-                raise
-            if done < size:
-                raise self._short(bytes(view[:done]), size)
+                await self._fill(view)
+            finally:
+                turn.release()
+
+    async def _fill(self, view: memoryview) -> None:
+        size, done = len(view), 0
+        try:
+            while done < size:
+                with view[done:] as rest:
+                    taken = await self._into(rest)
+                if not taken:
+                    break
+                done += taken
+        except BaseException:
+            if done:
+                kept = self._kept
+                if kept is None:
+                    kept = self._kept = deque()
+                kept.appendleft(bytes(view[:done]))
+            raise
+        if done < size:
+            raise self._short(bytes(view[:done]), size)
 
     async def readexactly(self, n: int, /) -> bytes:
         """Read exactly `n` bytes.
@@ -186,43 +234,56 @@ class Reading(Half):
         """
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
-        if n <= 0:
+        try:
+            nothing = n <= 0
+        except TypeError:
+            raise TypeError(f"n is a number of bytes, not {kind_of(n)}") from None
+        if nothing:
             if n < 0:
                 raise ValueError("cannot read a negative number of bytes")
             return b""
-        q = self._q
-        kept = self._kept
-        if not kept and not self._ended:
-            data = q.read(n)
+        turn = self._turn
+        if not self._kept and not self._ended and (turn is None or not turn.taken):
+            try:
+                data = self._q.read(n)
+            except (TypeError, OverflowError):
+                n = _size(n)
+                data = self._q.read(n)
             if data is not None and len(data) == n:
                 return data
+            if self._kept is None:
+                self._kept = deque()
+            if data:
+                self._kept.append(data)
+        turn = self._turns()
+        if not turn.take():
+            await turn.wait()
+        try:
+            q = self._q
+            kept = self._kept
             if kept is None:
                 kept = self._kept = deque()
-            if data:
+            size = sum(map(len, kept))
+            while size < n:
+                if self._ended:
+                    data = self._end()
+                else:
+                    while (data := q.read(n - size)) is None:
+                        await wait_read(q)
+                if not data:
+                    partial = b"".join(kept)
+                    kept.clear()
+                    raise self._short(partial, n)
                 kept.append(data)
-        elif kept is None:
-            kept = deque()
-        size = sum(map(len, kept))
-        while size < n:
-            if self._ended:
-                data = self._end()
-            else:
-                while (data := q.read(n - size)) is None:
-                    await wait_read(q)
-            if not data:
-                partial = b"".join(kept)
-                kept.clear()
-                raise self._short(partial, n)
-            kept.append(data)
-            size += len(data)
-        if size > n:
-            whole = b"".join(kept)
+                size += len(data)
+            data = kept[0] if len(kept) == 1 else b"".join(kept)
             kept.clear()
-            kept.append(whole[n:])
-            return whole[:n]
-        data = kept[0] if len(kept) == 1 else b"".join(kept)
-        kept.clear()
-        return data
+            if size > n:
+                kept.append(data[n:])
+                return data[:n]
+            return data
+        finally:
+            turn.release()
 
     async def read_to_end(self, limit: int, /) -> bytes:
         """Read the rest of the stream.
@@ -247,45 +308,55 @@ class Reading(Half):
             raise TypeError(f"limit is a number of bytes, not {kind_of(limit)}")
         if limit < 0:
             raise ValueError("the limit is a number of bytes, not negative")
-        kept = self._kept
-        q = self._q
-        if not kept and not self._ended:
-            # Mostly all of it is there at once.
-            room = limit + 1
-            while (data := q.read(room if room < 1048576 else 1048576)) is None:
-                await wait_read(q)
-            if q.recv_finished and len(data) <= limit:
-                return data
-            kept = self._kept = deque((data,))
-        elif kept is None:
-            kept = self._kept = deque()
-        size = sum(map(len, kept))
-        if self._ended:
-            kept.append(self._end())
-        else:
-            while size <= limit:
-                room = limit + 1 - size
+        turn = self._turns()
+        if not turn.take():
+            await turn.wait()
+        try:
+            kept = self._kept
+            q = self._q
+            if not kept and not self._ended:
+                # Mostly all of it is there at once.
+                room = limit + 1
                 while (data := q.read(room if room < 1048576 else 1048576)) is None:
                     await wait_read(q)
-                if not data:
-                    break
-                kept.append(data)
-                size += len(data)
-        if size > limit:
+                if q.recv_finished and len(data) <= limit:
+                    return data
+                kept = self._kept = deque((data,))
+            elif kept is None:
+                kept = self._kept = deque()
+            size = sum(map(len, kept))
+            if self._ended:
+                kept.append(self._end())
+            else:
+                while size <= limit:
+                    room = limit + 1 - size
+                    while (data := q.read(room if room < 1048576 else 1048576)) is None:
+                        await wait_read(q)
+                    if not data:
+                        break
+                    kept.append(data)
+                    size += len(data)
+            if size > limit:
+                kept.clear()
+                self._ended = 2
+                q.stop(0)
+                raise StreamTooLong(limit, f"{self._name()} is longer than {limit} bytes")
+            data = kept[0] if len(kept) == 1 else b"".join(kept)
             kept.clear()
-            self._ended = 2
-            q.stop(0)
-            raise StreamTooLong(limit, f"{self._name()} is longer than {limit} bytes")
-        data = kept[0] if len(kept) == 1 else b"".join(kept)
-        kept.clear()
-        return data
+            return data
+        finally:
+            turn.release()
 
     def unordered(self, limit: int = 2**20, /) -> UnorderedChunks:
         """Iterate over ``(offset, data)`` pieces in the order of arrival.
 
         Each byte is given once.  Do not mix with the ordered reads after the first piece.
         """
-        return UnorderedChunks(self, limit)
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"limit is a number of bytes, not {kind_of(limit)}")
+        if limit < 1:
+            raise ValueError(f"limit is at least one byte, not {limit}")
+        return UnorderedChunks(self, min(limit, MAX_SIZE))
 
     def stop(self, code: int = 0) -> None:
         """Tell the peer that the rest is not wanted; later reads give ``b""``.
@@ -373,6 +444,9 @@ class UnorderedChunks:
         recv = self._recv
         if get_ident() != recv._owner.thread:
             recv._owner.wrong_thread()
+        turn = recv._turn
+        if turn is not None and turn.taken:
+            await recv._behind(turn)
         if recv._kept:
             offset = recv.bytes_read
             return offset, recv._take_kept(self._limit)

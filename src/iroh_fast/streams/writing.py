@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Self
 
-from .._check import Buffer, check_code
+from .._check import Buffer, check_code, kind_of
 from ..aio._waiters import Turn, wait_stopped, wait_write
 from ..aio.owner import get_ident
 from ..errors import StreamClosed
@@ -45,6 +45,10 @@ class Writing(Half):
     def priority(self, value: int) -> None:
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"priority is an integer, not {kind_of(value)}")
+        if not -(2**31) <= value < 2**31:
+            raise ValueError(f"priority has 32 bits, which {value:#x} has not")
         self._q.priority = value
 
     async def write(self, data: Buffer, /, *, copy: bool = True) -> int:
@@ -100,7 +104,12 @@ class Writing(Half):
         """Send several buffers one after the other, as if they were one: see :meth:`write_all`."""
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
-        rest = iter(buffers)
+        try:
+            rest = iter(buffers)
+        except TypeError:
+            raise TypeError(
+                f"writelines takes a list of bytes-like objects, not {kind_of(buffers)}"
+            ) from None
         turn = self._turn
         if turn is None or not turn.taken:
             write = self._q.write

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from ..._check import kind_of
 from ...addr import SocketAddr
 from ...errors import AddrError, ConfigError
 from ...web.listen import Address
@@ -83,6 +84,8 @@ def parse_file(text: str) -> File:
     ConfigError
         The text names the key.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text is that of a TOML file, not {kind_of(text)}")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
