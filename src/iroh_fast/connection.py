@@ -447,10 +447,11 @@ class Connection:
             state = str(reason)
         else:
             state = "open" if q.handshake_complete else "handshake"
-        udp = _stats.ConnectionStats.from_core(q.stats())
+        counts = q.stats()  # not as objects: their module may be gone when the interpreter ends
+        sent, received = counts["udp_tx"]["bytes"], counts["udp_rx"]["bytes"]
         return (
             f"<{type(self).__name__} {q.stable_id} {self.side} {peer} alpn={q.alpn!r} {state}, "
-            f"{udp.udp_tx.bytes} bytes sent, {udp.udp_rx.bytes} received>"
+            f"{sent} bytes sent, {received} received>"
         )
 
 

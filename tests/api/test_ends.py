@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
+import sys
 
 import pytest
 
 from iroh_fast import Connection, Endpoint, Router
 from iroh_fast.errors import ApplicationClosed, ConfigError, LocallyClosed, NotDelivered
 
-from .conftest import ALPN, LOOPBACK, Bind, Pair, connect
+from .conftest import ALPN, ENV, LOOPBACK, Bind, Pair, connect
 
 SIZE = 300_000
 
@@ -210,3 +212,31 @@ async def test_endpoint_block_left_by_an_exception_is_no_success(bind: Bind, way
     assert (reason.kind, reason.code) == ("application", 1)
     await asyncio.wait({leaving})
     assert leaving.cancelled() if way == "cancelled" else leaving.exception()
+
+
+def test_program_that_ends_by_an_error_is_warned_and_nothing_else() -> None:
+    program = """
+import asyncio
+from iroh_fast import Endpoint
+
+async def main():
+    server, client = await Endpoint.bind(alpns=[b"x"]), await Endpoint.bind()
+
+    async def accept():
+        return await (await server.accept())
+
+    pair = await asyncio.gather(client.connect(server.addr, b"x"), accept())
+    raise RuntimeError("a mistake of the program")
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=ENV,
+    )
+    assert done.returncode == 1 and "RuntimeError: a mistake of the program" in done.stderr
+    assert done.stderr.count("ResourceWarning: unclosed <Connection 1") == 2
+    assert "Exception ignored" not in done.stderr
