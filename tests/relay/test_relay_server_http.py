@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import socket
 from pathlib import Path
@@ -492,3 +493,17 @@ async def test_empty_lines_before_a_request_are_no_request(blank):
             writer.write(blank + head("/ping"))
             assert (await read_answer(reader)).status == 200
         assert server.metrics()["http_requests"] == 2
+
+
+@pytest.mark.parametrize("turns", range(6))
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+async def test_connection_that_comes_with_the_end_is_not_left_open(turns: int) -> None:
+    """The task that accepts may be cancelled in the turn in which it would be handed a socket."""
+    server = RelayServer(config())
+    await server.start()
+    await asyncio.sleep(0.01)
+    with socket.create_connection(server.addresses["http"]):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await server.stop()
+        gc.collect()

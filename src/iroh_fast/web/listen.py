@@ -10,7 +10,7 @@ import ssl
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from ..aio.once import Once
 from ..errors import BindError
@@ -144,7 +144,7 @@ class Listener:
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._seldom = Seldom(self._loop.time)
-        self._establishing: set[asyncio.Task[None]] = set()
+        self._establishing: dict[asyncio.Task[None], socket.socket] = {}
 
     @property
     def address(self) -> Address:
@@ -155,7 +155,7 @@ class Listener:
         """Accept until cancelled."""
         while True:
             try:
-                sock, peer = await self._loop.sock_accept(self._sock)
+                sock, peer = await self._accept()
             except OSError as err:
                 if err.errno in _NO_ROOM:
                     if count := self._seldom.count():
@@ -176,10 +176,19 @@ class Listener:
             else:
                 self._admission.enter(peer[0])
                 task = asyncio.ensure_future(self._establish(sock, peer[0]))
-                self._establishing.add(task)
-                task.add_done_callback(self._establishing.discard)
+                self._establishing[task] = sock
+                task.add_done_callback(self._settled)
             # A socket that is ready does not let go of the loop by itself.
             await asyncio.sleep(0)
+
+    async def _accept(self) -> tuple[socket.socket, Any]:
+        """The next connection; one that is there when this is cancelled stays in the queue."""
+        while True:
+            try:
+                return self._sock.accept()
+            except BlockingIOError:
+                if not await _readable(self._loop, self._sock):
+                    return await self._loop.sock_accept(self._sock)
 
     async def _establish(self, sock: socket.socket, ip: str) -> None:
         """Put a protocol on an accepted socket; with TLS after its handshake."""
@@ -223,8 +232,18 @@ class Listener:
             sock.close()
             raise
 
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        sock = self._establishing.pop(task)
+        if task.cancelled():  # perhaps before its first step
+            sock.close()
+
     def close(self) -> None:
         """Stop listening."""
+        if self._sock.fileno() >= 0:
+            try:
+                self._loop.remove_reader(self._sock)
+            except NotImplementedError:
+                pass
         self._sock.close()
 
     async def wait_closed(self) -> None:
@@ -236,13 +255,20 @@ class Listener:
 
 async def _first_bytes(loop: asyncio.AbstractEventLoop, sock: socket.socket, limit: float) -> None:
     """Wait until the client has sent something; TimeoutError if it does not within `limit`."""
+    async with asyncio.timeout(limit):
+        await _readable(loop, sock)
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, sock: socket.socket) -> bool:
+    """Wait until there is something to read, or to accept; False: the loop cannot tell."""
     arrived = Once()
     try:
         loop.add_reader(sock, arrived.set)
     except NotImplementedError:  # the usual loop on Windows
-        return
+        return False
     try:
-        async with asyncio.timeout(limit):
-            await arrived.wait()
+        await arrived
     finally:
-        loop.remove_reader(sock)
+        if sock.fileno() >= 0:  # not closed meanwhile
+            loop.remove_reader(sock)
+    return True
