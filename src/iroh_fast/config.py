@@ -7,6 +7,7 @@ wrong option fails at the line that wrote it and not in the middle of a handshak
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from .hooks import EndpointHooks
 from .keys import SecretKey
 from .net.bind import BindAddr, BindAddrLike, plan_sockets
 from .quic.config import AckFrequencyConfig, MtuDiscoveryConfig, QuicTransportConfig
+from .relay.client.home import HomePolicy
 from .relay.map import RelayConfig, RelayMap, relay_map
 
 if TYPE_CHECKING:
@@ -204,6 +206,21 @@ def _ca(name: str, value: object) -> _ca_config.CaConfig | ssl.SSLContext | None
     return value
 
 
+def _home_policy(name: str, value: Any) -> HomePolicy | None:
+    if value is None:
+        return None
+    if isinstance(value, type):
+        raise ConfigError(f"{name} is the class {value.__name__}; give an instance of it")
+    choose = getattr(value, "choose", None)
+    if not callable(choose):
+        raise ConfigError(
+            f"{name} is a HomePolicy (an object with a method choose) or None, not {shown(value)}"
+        )
+    if inspect.iscoroutinefunction(choose):
+        raise ConfigError(f"{name}: choose is a plain method, not an async one")
+    return value  # type: ignore[no-any-return]
+
+
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
     """An option of endpoints: its default, and the function that checks and reads it."""
     return dataclasses.field(default=default, metadata={"check": check})
@@ -246,7 +263,9 @@ class EndpointConfig:
     linger : seconds that leaving a connection's block, or the last reference to it, waits
         until what was finished is acknowledged; 0 does not wait, None has no limit.
     relays : None, "default" (iroh's), "staging", or relays to use: URLs, RelayConfig, a
-        RelayMap. The first one is the home relay. Needs ``iroh-fast[relay]``.
+        RelayMap. Needs ``iroh-fast[relay]``.
+    home_policy : chooses the home relay, see :class:`iroh_fast.relay.HomePolicy`; None takes
+        the first one of the list that can be reached, with fail-over.
     proxy, proxy_from_env : HTTP proxy for connections to relays.
     ca : what to trust at relays: an ``ssl.SSLContext`` or a CaConfig; None is iroh's roots.
     """
@@ -263,6 +282,7 @@ class EndpointConfig:
     key_exchange: Sequence[str] = _option(("x25519",), _key_exchange)
     linger: float | None = _option(5.0, _linger)
     relays: RelaysLike = _option(None, _relays)
+    home_policy: HomePolicy | None = _option(None, _home_policy)
     proxy: str | _proxies.Proxy | None = _option(None, _proxy)
     proxy_from_env: bool = _option(False, check_flag)
     ca: _ca_config.CaConfig | ssl.SSLContext | None = _option(None, _ca)
@@ -332,6 +352,8 @@ class EndpointConfig:
             raise ConfigError("ip_transports=False without relays leaves no way to send")
         if self.relays is None and (self.proxy is not None or self.proxy_from_env):
             raise ConfigError("proxy is for connections to relays; give relays as well")
+        if self.relays is None and self.home_policy is not None:
+            raise ConfigError("home_policy chooses among relays; give relays as well")
 
 
 Preset: TypeAlias = (

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import inspect
 import logging
 import warnings
-import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ForwardRef, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import config, presets
+from . import presets
+from ._bind_options import BindOptions, takes_options
 from ._check import Buffer, check_alpns, check_bytes, check_integer, kind_of
 from ._later import Later
-from .addr import EndpointAddr, IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
+from .addr import EndpointAddr, IpAddr, RelayUrl, SocketAddr, TransportAddr
 from .aio.owner import Owner
 from .aio.pending import Pending
 from .config import (
@@ -26,16 +23,15 @@ from .config import (
     QuicTransportConfig,
     ServerConfig,
     check_transport,
-    plan_sockets,
     socket_addr,
 )
-from .errors import BindError, ConfigError, EndpointClosed, WatcherEnded
+from .errors import ConfigError, EndpointClosed, WatcherEnded
 from .keys import EndpointId, PublicKey, SecretKey
 
 # The protocol itself, most of this package, loads when an endpoint is bound.
 if TYPE_CHECKING:
+    from . import _assembly, _dial, _ending
     from . import _context as _context_
-    from . import _dial
     from . import connection as _connection
     from . import events as _events
     from . import handshake as _handshake
@@ -50,9 +46,10 @@ if TYPE_CHECKING:
     from .net import socket as _socket
     from .quic import _connection as _quic
     from .relay import map as _relay
-    from .relay.client.transport import RelayTransport
     from .web import proxy as _proxy
 else:
+    _assembly = Later("iroh_fast._assembly")
+    _ending = Later("iroh_fast._ending")
     _context_ = Later("iroh_fast._context")
     _dial = Later("iroh_fast._dial")
     _connection = Later("iroh_fast.connection")
@@ -79,46 +76,6 @@ T = TypeVar("T")
 CLOSE_TIMEOUT_S = 3.0  # how long close() waits for peers that do not answer
 
 
-@dataclass(slots=True, kw_only=True, repr=False, eq=False)  # as EndpointConfig has them
-class BindOptions(EndpointConfig):
-    """What :meth:`Endpoint.bind` takes: the options of an endpoint, and where to start from."""
-
-    preset: Preset = presets.minimal
-
-
-P = ParamSpec("P")
-
-
-def _options_of(
-    options: Callable[P, BindOptions],
-) -> Callable[
-    [Callable[..., Pending[Endpoint]]],
-    Callable[Concatenate[type[Endpoint], P], Pending[Endpoint]],
-]:
-    """Give a function the keyword arguments, and their types, of a class of options."""
-
-    def decorate(function: Callable[..., Pending[Endpoint]]) -> Any:
-        fields = dataclasses.fields(BindOptions)
-        parameters = [inspect.Parameter("cls", inspect.Parameter.POSITIONAL_ONLY)]
-        parameters += [
-            inspect.Parameter(
-                item.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=item.default,
-                annotation=item.type,
-            )
-            for item in fields
-        ]
-        returns = function.__annotations__["return"]
-        signature = inspect.Signature(parameters, return_annotation=returns)
-        function.__signature__ = signature  # type: ignore[attr-defined]
-        hints = {item.name: ForwardRef(str(item.type), module=config.__name__) for item in fields}
-        function.__annotations__ = {**hints, "return": returns}
-        return function
-
-    return decorate
-
-
 class Endpoint:
     """The local end of connections: one key, some sockets.
 
@@ -131,39 +88,28 @@ class Endpoint:
 
     __slots__ = (
         "__weakref__",
-        "_addr",
-        "_alpns",
         "_close_task",
         "_closed",
         "_context",
         "_driver",
-        "_external",
-        "_home",
-        "_loop",
+        "_inside",
         "_owner",
-        "_secret_key",
         "_told_no_alpns",
     )
 
-    _home: _watcher.Watchable[tuple[_relay.RelayStatus, ...]]
-
-    _addr: _watcher.Watchable[EndpointAddr]
-    _alpns: _watcher.Watchable[tuple[bytes, ...]]
     _close_task: asyncio.Task[None] | None
     _closed: _once.Once
     _context: _context_.Context
     _driver: _socket.Driver
-    _external: set[SocketAddr]
-    _loop: asyncio.AbstractEventLoop
+    _inside: _assembly.Inside
     _owner: Owner
-    _secret_key: SecretKey
     _told_no_alpns: bool
 
     def __init__(self) -> None:
         raise TypeError("use Endpoint.bind()")
 
     @classmethod
-    @_options_of(BindOptions)
+    @takes_options(BindOptions)
     def bind(cls, preset: Preset = presets.minimal, **options: Any) -> Pending[Endpoint]:
         """Open sockets and make an endpoint.
 
@@ -189,51 +135,15 @@ class Endpoint:
 
     @classmethod
     async def _bind(cls, config: EndpointConfig) -> Endpoint:
-        loop = asyncio.get_running_loop()
-        secret_key = config.secret_key or SecretKey.generate()
-        driver = _open_driver(config, secret_key, loop)
-        try:
-            return cls._assemble(config, secret_key, driver, loop)
-        except BaseException:
-            driver.stop()
-            raise
-
-    @classmethod
-    def _assemble(
-        cls,
-        config: EndpointConfig,
-        secret_key: SecretKey,
-        driver: _socket.Driver,
-        loop: asyncio.AbstractEventLoop,
-    ) -> Endpoint:
+        inside = await _assembly.assemble(config)
         self = cls.__new__(cls)
-        owner = Owner(loop)
-        metrics = _metrics.EndpointMetrics(lambda: _counters(context))
-        context = _context_.Context(
-            owner=owner,
-            driver=driver,
-            id=secret_key.public,
-            config=config,
-            sockets=tuple(SocketAddr.from_tuple(bound) for bound in driver.bound_sockets),
-            metrics=metrics,
-        )
-        driver.accepting = bool(context.alpns)
-        self._context = context
-        self._driver = driver
-        self._loop = loop
-        self._secret_key = secret_key
-        self._external = {socket_addr(addr, "external_addrs") for addr in config.external_addrs}
+        self._inside = inside
+        self._context = inside.context
+        self._driver = inside.context.driver
         self._closed = _once.Once()
         self._close_task = None
         self._told_no_alpns = False
-        self._addr = _watcher.Watchable(EndpointAddr(secret_key.public), owner)
-        self._alpns = _watcher.Watchable(context.alpns, owner)
-        self._home = _watcher.Watchable((), owner)
-        if config.relays is not None:
-            context.relay = _relay_transport(self, config)
-        self._addr.set(self._current_addr())
-        log.info("%s: endpoint bound to %s", f"{self.id:short}", _named(context.sockets))
-        self._owner = owner  # last: from now on there is something to close
+        self._owner = inside.owner  # last: from now on there is something to close
         return self
 
     def __del__(self) -> None:
@@ -241,8 +151,7 @@ class Endpoint:
             if self._close_task is not None or not self._owner.thread:
                 return
             self._owner.defer(self._driver.stop)
-            if self._context.relay is not None:
-                self._owner.defer(self._context.relay.stop)
+            self._owner.defer(self._inside.services.stop)
             warnings.warn(
                 f"unclosed {self!r}; use async with, or await close()",
                 ResourceWarning,
@@ -262,7 +171,7 @@ class Endpoint:
     @property
     def secret_key(self) -> SecretKey:
         """The key behind :attr:`id`."""
-        return self._secret_key
+        return self._inside.secret_key
 
     @property
     def bound_sockets(self) -> tuple[SocketAddr, ...]:
@@ -272,7 +181,7 @@ class Endpoint:
     @property
     def addr(self) -> EndpointAddr:
         """Id and addresses, to give to others."""
-        return self._addr.get()
+        return self._inside.addrs.value.get()
 
     @property
     def ticket(self) -> _ticket.EndpointTicket:
@@ -281,40 +190,21 @@ class Endpoint:
 
     def watch_addr(self) -> _watcher.Watcher[EndpointAddr]:
         """Follow :attr:`addr`; ends when the endpoint closes."""
-        return self._addr.watch()
-
-    def _current_addr(self) -> EndpointAddr:
-        found: list[TransportAddr] = [
-            IpAddr(addr)
-            for addr in _local_addrs.direct_addrs(self._context.sockets) | self._external
-        ]
-        relay = self._context.relay
-        if relay is not None and relay.home is not None:
-            found.append(RelayAddr(relay.home))
-        return EndpointAddr(self._context.id, found)
-
-    def _relay_changed(self) -> None:
-        relay = self._context.relay
-        if relay is not None:
-            if self._home.set((relay.status,) if relay.status is not None else ()):
-                self._context.events.emit(_events.RelayChanged(relay.status))
-            self._update_addr()
-
-    def _update_addr(self) -> None:
-        if self._addr.set(addr := self._current_addr()):
-            self._context.events.emit(_events.AddrChanged(addr))
+        return self._inside.addrs.value.watch()
 
     async def add_external_addr(self, addr: str | SocketAddr, /) -> None:
         """Advertise one more address at which this endpoint can be reached."""
         self._owner.check_loop()
-        self._external.add(socket_addr(addr, "addr"))
-        self._update_addr()
+        self._change_external({IpAddr(socket_addr(addr, "addr"))}, set())
 
     async def remove_external_addr(self, addr: str | SocketAddr, /) -> None:
         """Stop advertising an address given before."""
         self._owner.check_loop()
-        self._external.discard(socket_addr(addr, "addr"))
-        self._update_addr()
+        self._change_external(set(), {IpAddr(socket_addr(addr, "addr"))})
+
+    def _change_external(self, more: set[TransportAddr], fewer: set[TransportAddr]) -> None:
+        addrs = self._inside.addrs
+        addrs.put(_assembly.USER, (addrs.of(_assembly.USER) | more) - fewer)
 
     async def network_change(self) -> None:
         """Say that the network may have changed; the own addresses are read again."""
@@ -322,9 +212,7 @@ class Endpoint:
         context = self._context
         if context.closing:
             return
-        self._update_addr()
-        if context.relay is not None:
-            context.relay.pool.network_changed({str(ip) for ip in _local_addrs.interface_addrs()})
+        self._inside.services.network_changed(_local_addrs.NetworkState())
         for q in context.live():
             q.network_changed()
 
@@ -437,7 +325,7 @@ class Endpoint:
         while not context.closing:
             if not context.alpns:
                 self._tell_no_alpns()
-                await self._alpns.wait()
+                await self._inside.alpns.wait()
                 continue
             if (attempt := await driver.wait_incoming()) is not None:
                 return _incoming.Incoming(attempt, context)
@@ -489,7 +377,7 @@ class Endpoint:
         self._context.alpns = check_alpns(alpns)
         self._told_no_alpns = True  # whoever calls this knows of them
         self._driver.accepting = bool(self._context.alpns)
-        self._alpns.set(self._context.alpns)
+        self._inside.alpns.set(self._context.alpns)
 
     def server_config(
         self, alpns: Iterable[bytes] | None = None, *, transport: QuicTransportConfig | None = None
@@ -521,13 +409,13 @@ class Endpoint:
         if not self._context.closing:
             self._with_relays()  # DIFFERS: iroh waits for ever
         try:
-            await self._home.watch().wait_for(lambda all: any(one.connected for one in all))
+            await self._inside.home.watch().wait_for(lambda all: any(one.connected for one in all))
         except WatcherEnded:
             raise EndpointClosed() from None
 
     def watch_home_relay(self) -> _watcher.Watcher[tuple[_relay.RelayStatus, ...]]:
         """Follow the state of the home relay: empty without one; ends at :meth:`close`."""
-        return self._home.watch()
+        return self._inside.home.watch()
 
     async def insert_relay(self, config: _relay.RelayConfig | str, /) -> _relay.RelayConfig | None:
         """Add or replace a relay; the previous configuration of its URL is returned.
@@ -585,7 +473,7 @@ class Endpoint:
         """Await `work`, but cancel it when the endpoint closes; then the result is None."""
         self._owner.check_loop()
         task = asyncio.ensure_future(work)
-        closed = self._loop.create_task(self._closed.wait())
+        closed = self._owner.loop.create_task(self._closed.wait())
         try:
             await asyncio.wait({task, closed}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
@@ -616,9 +504,8 @@ class Endpoint:
         task = self._close_task
         if task is None:
             self._context.closing = True
-            watched = (self._addr, self._alpns, self._home)
-            task = self._close_task = self._loop.create_task(
-                _close(self._context, code, watched, self._closed)
+            task = self._close_task = self._owner.loop.create_task(
+                _ending.end(self._inside, code, self._closed)
             )
         await _once.see_through(task)
 
@@ -634,7 +521,7 @@ class Endpoint:
         clean = False
         try:
             if kind is None:
-                await _delivered(self._driver, self._context.linger)
+                await _ending.delivered(self._driver, self._context.linger)
                 clean = True
         finally:
             await self._end(0 if clean else _connection.ABORTED)
@@ -642,119 +529,4 @@ class Endpoint:
     def __repr__(self) -> str:
         live = len(self._context.live())
         state = "closed" if self.closed else f"open, {live} connections"
-        return f"<Endpoint {self.id:short} {_named(self.bound_sockets)} {state}>"
-
-
-def _named(sockets: Iterable[SocketAddr]) -> str:
-    return ", ".join(map(str, sockets)) or "no IP address"
-
-
-def _open_driver(
-    config: EndpointConfig, secret_key: SecretKey, loop: asyncio.AbstractEventLoop
-) -> _socket.Driver:
-    from .quic.tls import Identity  # curves are loaded with the first endpoint
-
-    plan = plan_sockets(config.bind_addrs) if config.ip_transports else []
-    try:
-        return _socket.Driver.bind(
-            plan,
-            identity=Identity(secret_key.to_bytes()),
-            max_tls_tickets=config.max_tls_tickets,
-            keylog=config.keylog,
-            loop=loop,
-        )
-    except BindError:
-        raise
-    except OSError as error:
-        wanted = ", ".join(str(addr) for addr in plan if addr.required)
-        raise BindError(
-            f"cannot bind {wanted}: {error.strerror or error}", errno=error.errno
-        ) from error
-
-
-def _counters(context: _context_.Context) -> tuple[Mapping[str, int], int, object]:
-    relay = context.relay
-    return context.driver.stats(), len(context.live()), None if relay is None else relay.pool.stats
-
-
-def _relay_transport(endpoint: Endpoint, config: EndpointConfig) -> RelayTransport:
-    """Connect to relays; their modules load only now."""
-    try:
-        from .relay.client.transport import RelayTransport
-    except ImportError as error:
-        raise ConfigError(f"relays need {error.name}: pip install 'iroh-fast[relay]'") from error
-    ref = weakref.ref(endpoint)
-
-    def on_status() -> None:
-        if (alive := ref()) is not None:
-            alive._relay_changed()
-
-    context = endpoint._context
-    proxy = config.proxy or (_proxy.proxy_from_env() if config.proxy_from_env else None)
-    assert isinstance(config.relays, _relay.RelayMap)  # what check() made of it
-    return RelayTransport(
-        driver=context.driver,
-        secret_key=endpoint._secret_key,
-        relay_map=config.relays,
-        ca=config.ca,
-        proxy=proxy,
-        loop=endpoint._loop,
-        on_status=on_status,
-    )
-
-
-async def _delivered(driver: _socket.Driver, linger: float | None) -> None:
-    """Wait until what was finished on any connection is acknowledged, or lost, or it is late."""
-    try:
-        async with asyncio.timeout(linger):
-            for q in list(driver.endpoint.connections.values()):
-                while q.unconfirmed_streams and q.close_reason is None:
-                    await _waiters.wait(q, _quic.WAIT_FINISHED)
-    except TimeoutError:
-        log.warning("closing: some finished streams were not acknowledged within %g s", linger)
-
-
-async def _peers_told(driver: _socket.Driver) -> None:
-    """Wait until the connections closed by this side are drained.
-
-    The others are over on both sides: nothing has to be sent for them any more.  A handshake
-    that was not complete leaves nobody who could miss the news; it is sent, once.
-    """
-    await asyncio.sleep(0)  # what is to be sent leaves in the loop's next turn
-    while True:
-        for q in driver.endpoint.connections.values():
-            reason = q.close_reason
-            if not q.handshake_complete:
-                continue
-            if reason is None or reason.kind == "locally_closed":
-                await _waiters.wait(q, _quic.WAIT_DRAINED)
-                break
-        else:
-            return
-
-
-async def _close(
-    context: _context_.Context,
-    code: int,
-    watched: Iterable[_watcher.Watchable[Any]],
-    closed: _once.Once,
-) -> None:
-    driver = context.driver
-    try:
-        driver.accepting = False
-        driver.close_all(code, b"")
-        for value in watched:
-            value.close()
-        try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                await _peers_told(driver)
-        except TimeoutError:
-            log.debug("closing: some peers did not answer")
-        if context.relay is not None:
-            await context.relay.close()
-    finally:
-        context.remotes.stop()
-        driver.stop()
-        context.events.close()
-        log.info("%s: endpoint closed", f"{context.id:short}")
-        closed.set()
+        return f"<Endpoint {self.id:short} {_assembly.named(self.bound_sockets)} {state}>"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 __all__ = ["EndpointMetrics"]
 
@@ -49,8 +47,10 @@ class EndpointMetrics:
 
     __slots__ = ("_read", "accept_failed", "direct", "opened")
 
-    def __init__(self, read: Callable[[], tuple[Mapping[str, int], int, Any]]) -> None:
-        self._read = read  # counters of sockets, connections open now, counters of relays or None
+    def __init__(
+        self, read: Callable[[], tuple[Mapping[str, int], int, Mapping[str, int]]]
+    ) -> None:
+        self._read = read  # counters of sockets, connections open now, counters of services
         self.opened = 0
         self.direct = 0
         self.accept_failed = 0
@@ -64,15 +64,13 @@ class EndpointMetrics:
             For example ``{"socket:recv_datagrams": 17}``; only counters of parts that
             exist in this version, those of relays only for an endpoint with relays.
         """
-        driver, live, relay = self._read()
+        driver, live, services = self._read()
         values = {f"socket:{name}": int(value) for name, value in driver.items()}
         values["socket:num_conns_opened"] = self.opened
         values["socket:num_conns_closed"] = max(0, self.opened - live)
         values["socket:num_conns_direct"] = self.direct
         values["socket:num_accepts_failed"] = self.accept_failed
-        if relay is not None:
-            for item in dataclasses.fields(relay):
-                values[f"socket:{item.name}"] = int(getattr(relay, item.name))
+        values.update(services)
         return values
 
     def openmetrics(self, labels: Mapping[str, str] | None = None) -> str:

@@ -62,6 +62,7 @@ TESTED = {
     "api.md: Datagrams": 1,
     "api.md: Cancellation": 1,
     "api.md: 0-RTT": 1,
+    "api.md: Relays": 1,
     "api.md: Tuning": 1,
     "logging.md: The log": 1,
     "logging.md: Events": 1,
@@ -263,6 +264,15 @@ async def test_events_of_the_page_arrive(bind: Bind) -> None:
     assert str(names["error"]) == str(failed.value)
     await server.close()
     await accepting
+
+
+async def test_api_home_policy() -> None:
+    pytest.importorskip("blake3", reason="needs the relay extra")
+    async with iroh_fast.relay.RelayServer() as one, iroh_fast.relay.RelayServer() as two:
+        scope = await run("api.md: Relays", relay_urls=[one.url, two.url])
+        async with scope["ep"] as ep:
+            await ep.online()
+            assert ep.addr.relay_urls == (two.url,)
 
 
 # --- relay.md -----------------------------------------------------------------------------

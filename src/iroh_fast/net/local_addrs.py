@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ..addr import SocketAddr
 
-__all__ = ["direct_addrs", "interface_addrs"]
+__all__ = ["IpAddress", "NetworkState", "choose", "direct_addrs"]
 
 IpAddress: TypeAlias = IPv4Address | IPv6Address
 
@@ -39,34 +39,52 @@ def choose(found: Iterable[IpAddress]) -> list[IpAddress]:
     return sorted(good or poor or loopback, key=lambda ip: (ip.version, int(ip)))
 
 
-def interface_addrs() -> list[IpAddress]:
-    """Addresses of the interfaces that are up, as far as others may reach them."""
+def _read_interfaces() -> frozenset[IpAddress]:
     import psutil  # late: only needed here, and slow to load
 
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
-    found: list[IpAddress] = []
+    found: set[IpAddress] = set()
     for name, entries in psutil.net_if_addrs().items():
         if name not in up:
             continue
         for entry in entries:
             try:
-                found.append(ip_address(entry.address.partition("%")[0]))
+                found.add(ip_address(entry.address.partition("%")[0]))
             except ValueError:  # a hardware address
                 continue
-    return choose(found)
+    return frozenset(found)
 
 
-def direct_addrs(sockets: Iterable[SocketAddr]) -> set[SocketAddr]:
+class NetworkState:
+    """What the network of this machine is like; read when first asked for.
+
+    Parameters
+    ----------
+    ips : addresses of the interfaces instead of those that the system tells.
+    """
+
+    __slots__ = ("_ips",)
+
+    def __init__(self, ips: Iterable[IpAddress] | None = None) -> None:
+        self._ips = None if ips is None else frozenset(ips)
+
+    @property
+    def ips(self) -> frozenset[IpAddress]:
+        """Every address of the interfaces that are up, without scopes."""
+        if self._ips is None:
+            self._ips = _read_interfaces()
+        return self._ips
+
+
+def direct_addrs(sockets: Iterable[SocketAddr], network: NetworkState) -> set[SocketAddr]:
     """Where sockets bound to these addresses can be reached from this network."""
     found: set[SocketAddr] = set()
-    interfaces: list[IpAddress] | None = None
+    chosen: list[IpAddress] | None = None
     for bound in sockets:
         if not bound.ip.is_unspecified:
             found.add(bound)
             continue
-        if interfaces is None:
-            interfaces = interface_addrs()
-        found.update(
-            SocketAddr(ip, bound.port) for ip in interfaces if ip.version == bound.ip.version
-        )
+        if chosen is None:
+            chosen = choose(network.ips)
+        found.update(SocketAddr(ip, bound.port) for ip in chosen if ip.version == bound.ip.version)
     return found

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..web.http import Request, Response
     from ..web.proxy import Proxy
     from .client.connection import connect_relay
+    from .client.home import Candidate, HomePolicy, ListOrder
     from .client.link import Dialer
     from .map import RelayConfig, RelayMap, RelayMode, RelayStatus
     from .server.access import (
@@ -36,11 +37,14 @@ _MODULE_OF = {
     "AccessRequest": ".server.access",
     "AllowList": ".server.access",
     "CaConfig": "..web.ca",
+    "Candidate": ".client.home",
     "Decision": ".server.access",
     "DenyList": ".server.access",
     "Dialer": ".client.link",
     "Everyone": ".server.access",
+    "HomePolicy": ".client.home",
     "HttpAccess": ".server.access",
+    "ListOrder": ".client.home",
     "Proxy": "..web.proxy",
     "RelayClientError": "..errors",
     "RelayConfig": ".map",
@@ -63,11 +67,14 @@ __all__ = [
     "AccessRequest",
     "AllowList",
     "CaConfig",
+    "Candidate",
     "Decision",
     "DenyList",
     "Dialer",
     "Everyone",
+    "HomePolicy",
     "HttpAccess",
+    "ListOrder",
     "Proxy",
     "RelayClientError",
     "RelayConfig",

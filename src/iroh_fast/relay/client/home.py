@@ -48,14 +48,20 @@ class Candidate:
 
 
 class HomePolicy(Protocol):
-    """Chooses the home relay."""
+    """Chooses the home relay: the option `home_policy` of :meth:`Endpoint.bind`.
+
+    Any object with such a method will do.
+    """
 
     def choose(
         self, relays: RelayMap, report: object | None, states: Mapping[RelayUrl, Candidate]
     ) -> RelayUrl | None:
-        """Choose among the relays of the map.
+        """Choose among the relays of the map; None is no home relay.
 
-        Called at each change of the map and of the states, and when patience may be over.
+        Called at each change of the map and of the states, and when patience may be over: from
+        within the event loop, so it must not block.  The one chosen is connected to and kept;
+        while it is away, the others of the map that were tried stay connected too.  What is
+        raised here, or given that is no relay of the map, is logged, and the home stays.
 
         Parameters
         ----------

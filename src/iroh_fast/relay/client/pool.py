@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final, TypeAlias
 
 from ...addr import RelayUrl
@@ -18,7 +18,7 @@ from ...web.proxy import Proxy
 from ..map import RelayMap, RelayStatus
 from .active import ActiveRelay, RelayStats
 from .connection import ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
-from .home import PATIENCE_S, HomePolicy, ListOrder
+from .home import PATIENCE_S, Candidate, HomePolicy, ListOrder
 from .link import Dialer, Target
 
 __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
@@ -256,7 +256,10 @@ class RelayPool:
         if self._following is None or self._closed or self._policy is None:
             return
         states = {url: active.candidate() for url, active in self._active.items()}
-        self.set_home(self._policy.choose(self._relay_map, None, states))
+        try:
+            self.set_home(self._asked(self._policy, states))
+        except Exception:
+            log.exception("the home policy %r failed; the home relay stays as it is", self._policy)
         home = self._active.get(self._home) if self._home is not None else None
         if self._patience is not None:
             self._patience.cancel()
@@ -265,6 +268,19 @@ class RelayPool:
             left = home.since + PATIENCE_S - self.loop.time()
             if left > 0:
                 self._patience = self.loop.call_later(left + 0.001, self._choose)
+
+    def _asked(
+        self, policy: HomePolicy, states: Mapping[RelayUrl, Candidate]
+    ) -> RelayUrl | None:
+        chosen = policy.choose(self._relay_map, None, states)
+        if chosen is None:
+            return None
+        if not isinstance(chosen, str):
+            raise TypeError(f"choose() gives the URL of a relay or None, not {chosen!r}")
+        config = self._relay_map.get(chosen)
+        if config is None:
+            raise ValueError(f"choose() gave {chosen!r}, which is none of the relays")
+        return config.url
 
     def is_home(self, url: RelayUrl) -> bool:
         """Whether a relay is home now."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...addr import RelayAddr, RelayUrl, TransportAddr
 from ...errors import ConfigError
+from ...net.local_addrs import NetworkState
+from ...net.service import ServiceContext
 from ...net.transport import RELAY_SUBNET, PrivateAddrs, SockAddr
 from ..map import RelayConfig, RelayMap, RelayStatus
 from .home import HomePolicy
@@ -18,15 +19,12 @@ from .pool import RelayPool
 if TYPE_CHECKING:
     import ssl
 
+    from ...aio.watcher import Watchable
     from ...keys import SecretKey
-    from ...net.socket import Driver
     from ...web.ca import CaConfig
     from ...web.proxy import Proxy
 
 __all__ = ["RelayTransport"]
-
-logger = logging.getLogger("iroh_fast.relay.client")
-
 
 class RelayRoute(NamedTuple):
     """An endpoint as reached over one relay."""
@@ -36,13 +34,18 @@ class RelayRoute(NamedTuple):
 
 
 class RelayTransport:
-    """Moves QUIC batches over relay connections and keeps a home relay.
+    """Service of an endpoint: moves QUIC batches over relay connections and keeps a home relay.
 
     Parameters
     ----------
-    on_status : called with no arguments whenever `status` changed.
+    on_status : called with the state of the home relay at each change, None without one.
     home_policy : HomePolicy, optional
         Chooses the home relay; default: the first one of the list that can be reached.
+
+    Attributes
+    ----------
+    statuses : Watchable
+        The same to follow, as a tuple of none or one.
 
     Raises
     ------
@@ -50,6 +53,7 @@ class RelayTransport:
         The packages of the extra ``relay`` are missing.
     """
 
+    name = "relays"
     kind = "relay"
     subnet = RELAY_SUBNET
     max_segments = 64
@@ -57,22 +61,20 @@ class RelayTransport:
     def __init__(
         self,
         *,
-        driver: Driver,
         secret_key: SecretKey,
         relay_map: RelayMap,
         ca: CaConfig | ssl.SSLContext | None,
         proxy: Proxy | str | None,
-        loop: asyncio.AbstractEventLoop,
-        on_status: Callable[[], None],
+        statuses: Watchable[tuple[RelayStatus, ...]],
+        on_status: Callable[[RelayStatus | None], object],
         home_policy: HomePolicy | None = None,
     ) -> None:
         _check_extra()
         self.relay_map = relay_map
         self.status: RelayStatus | None = None
-        self._loop = loop
-        self._closing: asyncio.Task[None] | None = None
-        self._driver = driver
+        self._context: ServiceContext | None = None
         self._addrs: PrivateAddrs[RelayRoute] = PrivateAddrs(RELAY_SUBNET)
+        self.statuses = statuses
         self._on_status = on_status
         self.pool = RelayPool(
             secret_key=secret_key,
@@ -81,13 +83,31 @@ class RelayTransport:
             on_home_status=self._home_status,
             ca=ca,
             proxy=proxy,
-            loop=loop,
             home_policy=home_policy,
             on_connected=self._connected,
         )
-        driver.add_transport(self)
+
+    # --- as a service
+    async def start(self, context: ServiceContext) -> None:
+        """Begin to carry what goes to relays, and connect to the home relay."""
+        self._context = context
+        context.driver.add_transport(self)
         self.pool.follow_map()
 
+    def network_changed(self, state: NetworkState) -> None:
+        """Check the connections to relays."""
+        self.pool.network_changed(state.ips)
+
+    async def close(self) -> None:
+        """End all relay connections."""
+        await self.pool.close()
+
+    @property
+    def metrics(self) -> Mapping[str, int]:
+        """Counters of all relay connections."""
+        return {f"socket:{name}": value for name, value in asdict(self.pool.stats).items()}
+
+    # --- the home relay
     @property
     def home(self) -> RelayUrl | None:
         """The relay at which others find this endpoint; it may be away for the moment."""
@@ -95,11 +115,15 @@ class RelayTransport:
 
     def _home_status(self, status: RelayStatus | None) -> None:
         self.status = status
-        self._on_status()
+        if self.statuses.set(() if status is None else (status,)):
+            self._on_status(status)
+        if self._context is not None:
+            self._context.addrs.put(self.name, () if self.home is None else (RelayAddr(self.home),))
 
     def _connected(self, url: RelayUrl) -> None:
         """What waits for a relay need not wait for its next probe."""
-        self._driver.probe(self._addrs.ips(lambda route: route.url == url))
+        if self._context is not None:
+            self._context.driver.probe(self._addrs.ips(lambda route: route.url == url))
 
     # --- as a transport of the engine
     def route(self, addr: TransportAddr, peer: bytes) -> SockAddr | None:
@@ -120,7 +144,10 @@ class RelayTransport:
             self.pool.send(route.url, route.key, ecn, segment, data)
 
     def _receive(self, url: RelayUrl, key: bytes, ecn: int, segment: int, payload: bytes) -> None:
-        self._driver.inject(self._addrs.ip_of(RelayRoute(url, key)), payload, segment)
+        if self._context is not None:
+            self._context.driver.inject(
+                self._addrs.ip_of(RelayRoute(url, key)), payload, segment
+            )
 
     def insert(self, config: RelayConfig) -> RelayConfig | None:
         """Add or replace a relay; the previous configuration is returned."""
@@ -129,14 +156,6 @@ class RelayTransport:
     def remove(self, url: str) -> RelayConfig | None:
         """Forget a relay; its connection ends when nothing needs it."""
         return self.relay_map.remove(url)
-
-    async def close(self) -> None:
-        """End all relay connections."""
-        await self.pool.close()
-
-    def stop(self) -> None:
-        """End all relay connections in the background, when there is nobody to wait for it."""
-        self._closing = self._loop.create_task(self.close())
 
 
 def _check_extra() -> None:

@@ -1,0 +1,174 @@
+"""The inside of an endpoint, put together: engine, context, services."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import events as _events
+from ._context import Context
+from .addr import EndpointAddr, IpAddr, SocketAddr
+from .aio.owner import Owner
+from .aio.services import ServiceHost
+from .aio.watcher import Watchable
+from .config import EndpointConfig, plan_sockets, socket_addr
+from .errors import BindError, ConfigError
+from .keys import SecretKey
+from .metrics import EndpointMetrics
+from .net.service import (
+    EndpointService,
+    EndpointServices,
+    Interfaces,
+    OwnAddrs,
+    ServiceContext,
+)
+from .net.socket import Driver
+from .quic.tls import Identity
+from .relay.map import RelayMap, RelayStatus
+
+if TYPE_CHECKING:
+    from .relay.client.transport import RelayTransport
+
+__all__ = ["USER", "Inside", "assemble", "named"]
+
+log = logging.getLogger("iroh_fast.endpoint")
+
+USER = "user"  # the source of the addresses that the user gives
+
+
+@dataclass(slots=True, eq=False)
+class Inside:
+    """What an endpoint is made of.
+
+    Nothing here refers to the endpoint itself, which must be free to go.
+    """
+
+    owner: Owner
+    secret_key: SecretKey
+    context: Context
+    addrs: OwnAddrs
+    alpns: Watchable[tuple[bytes, ...]]
+    home: Watchable[tuple[RelayStatus, ...]]
+    services: EndpointServices
+
+
+async def assemble(config: EndpointConfig) -> Inside:
+    """Open the sockets and start the services; nothing is left behind when that fails.
+
+    Raises
+    ------
+    BindError : a required address cannot be bound.
+    ConfigError : what an option needs is not installed.
+    """
+    loop = asyncio.get_running_loop()
+    secret_key = config.secret_key or SecretKey.generate()
+    driver = _open_driver(config, secret_key, loop)
+    try:
+        inside = _inside(config, secret_key, driver, Owner(loop))
+        await inside.services.start(_services(config, inside))
+    except BaseException:
+        driver.stop()
+        raise
+    driver.accepting = bool(inside.context.alpns)
+    log.info("%s: endpoint bound to %s", f"{secret_key.public:short}", named(inside.context.sockets))
+    return inside
+
+
+def _inside(
+    config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner: Owner
+) -> Inside:
+    def counters() -> tuple[Mapping[str, int], int, Mapping[str, int]]:
+        return driver.stats(), len(context.live()), services.metrics()
+
+    def addr_changed(addr: EndpointAddr) -> None:
+        if context.events.wants(_events.AddrChanged):
+            context.events.emit(_events.AddrChanged(addr))
+
+    sockets = tuple(SocketAddr.from_tuple(bound) for bound in driver.bound_sockets)
+    context = Context(
+        owner=owner,
+        driver=driver,
+        id=secret_key.public,
+        config=config,
+        sockets=sockets,
+        metrics=EndpointMetrics(counters),
+    )
+    addrs = OwnAddrs(secret_key.public, owner, addr_changed)
+    services: EndpointServices = ServiceHost(
+        ServiceContext(owner, secret_key, driver, sockets, addrs)
+    )
+    addrs.put(USER, [IpAddr(socket_addr(addr, "external_addrs")) for addr in config.external_addrs])
+    return Inside(
+        owner=owner,
+        secret_key=secret_key,
+        context=context,
+        addrs=addrs,
+        alpns=Watchable(context.alpns, owner),
+        home=Watchable((), owner),
+        services=services,
+    )
+
+
+def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
+    """The background work that the options ask for, in the order of its start."""
+    chosen: list[EndpointService] = [Interfaces()]
+    if isinstance(config.relays, RelayMap):  # what check() made of it
+        relay = inside.context.relay = _relay_transport(config, config.relays, inside)
+        chosen.append(relay)
+    return chosen
+
+
+def _relay_transport(
+    config: EndpointConfig, relay_map: RelayMap, inside: Inside
+) -> RelayTransport:
+    """The way over relays; its modules load only now."""
+    from .web.proxy import proxy_from_env
+
+    try:
+        from .relay.client.transport import RelayTransport
+    except ImportError as error:
+        raise ConfigError(f"relays need {error.name}: pip install 'iroh-fast[relay]'") from error
+    events = inside.context.events
+
+    def changed(status: RelayStatus | None) -> None:
+        if events.wants(_events.RelayChanged):
+            events.emit(_events.RelayChanged(status))
+
+    return RelayTransport(
+        secret_key=inside.secret_key,
+        relay_map=relay_map,
+        ca=config.ca,
+        proxy=config.proxy or (proxy_from_env() if config.proxy_from_env else None),
+        statuses=inside.home,
+        on_status=changed,
+        home_policy=config.home_policy,
+    )
+
+
+def _open_driver(
+    config: EndpointConfig, secret_key: SecretKey, loop: asyncio.AbstractEventLoop
+) -> Driver:
+    plan = plan_sockets(config.bind_addrs) if config.ip_transports else []
+    try:
+        return Driver.bind(
+            plan,
+            identity=Identity(secret_key.to_bytes()),
+            max_tls_tickets=config.max_tls_tickets,
+            keylog=config.keylog,
+            loop=loop,
+        )
+    except BindError:
+        raise
+    except OSError as error:
+        wanted = ", ".join(str(addr) for addr in plan if addr.required)
+        raise BindError(
+            f"cannot bind {wanted}: {error.strerror or error}", errno=error.errno
+        ) from error
+
+
+def named(sockets: Iterable[SocketAddr]) -> str:
+    """The addresses of sockets as text."""
+    return ", ".join(map(str, sockets)) or "no IP address"

@@ -1,0 +1,71 @@
+"""The end of an endpoint: what was finished arrives, peers are told, services end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ._assembly import Inside
+from .aio._waiters import wait
+from .aio.once import Once
+from .net.socket import Driver
+from .quic._connection import WAIT_DRAINED, WAIT_FINISHED
+
+__all__ = ["delivered", "end"]
+
+log = logging.getLogger("iroh_fast.endpoint")
+
+CLOSE_TIMEOUT_S = 3.0  # how long to wait for peers that do not answer
+
+
+async def delivered(driver: Driver, linger: float | None) -> None:
+    """Wait until what was finished on any connection is acknowledged, or lost, or it is late."""
+    try:
+        async with asyncio.timeout(linger):
+            for q in list(driver.endpoint.connections.values()):
+                while q.unconfirmed_streams and q.close_reason is None:
+                    await wait(q, WAIT_FINISHED)
+    except TimeoutError:
+        log.warning("closing: some finished streams were not acknowledged within %g s", linger)
+
+
+async def _peers_told(driver: Driver) -> None:
+    """Wait until the connections closed by this side are drained.
+
+    The others are over on both sides: nothing has to be sent for them any more.  A handshake
+    that was not complete leaves nobody who could miss the news; it is sent, once.
+    """
+    await asyncio.sleep(0)  # what is to be sent leaves in the loop's next turn
+    while True:
+        for q in driver.endpoint.connections.values():
+            reason = q.close_reason
+            if not q.handshake_complete:
+                continue
+            if reason is None or reason.kind == "locally_closed":
+                await wait(q, WAIT_DRAINED)
+                break
+        else:
+            return
+
+
+async def end(inside: Inside, code: int, closed: Once) -> None:
+    """Close the connections with `code`, then the services and sockets."""
+    context = inside.context
+    driver = context.driver
+    try:
+        driver.accepting = False
+        driver.close_all(code, b"")
+        for value in (inside.addrs.value, inside.alpns, inside.home):
+            value.close()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await _peers_told(driver)
+        except TimeoutError:
+            log.debug("closing: some peers did not answer")
+        await inside.services.close()
+    finally:
+        context.remotes.stop()
+        driver.stop()
+        context.events.close()
+        log.info("%s: endpoint closed", f"{context.id:short}")
+        closed.set()
