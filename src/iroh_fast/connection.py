@@ -272,7 +272,7 @@ class Connection:
         q = self._q
         while (data := take(q, WAIT_DATAGRAM)) is None:
             await wait(q, WAIT_DATAGRAM)
-        return bytes(data)
+        return data  # type: ignore[no-any-return]
 
     def datagrams(self, *, raise_on_close: bool = False) -> Arrivals[bytes]:
         """Iterate over received datagrams; ends as :meth:`bi_streams`."""

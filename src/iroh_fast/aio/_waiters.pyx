@@ -40,6 +40,7 @@ All of them must be called on the thread of the event loop. `Waiter.future` is f
 """
 
 cimport cython
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 
 from iroh_fast.quic._connection cimport QuicConnection
@@ -341,16 +342,18 @@ cdef class ConnectionWaiters:
     def __cinit__(self):
         self.home = running_home()
 
-    cdef WaitQueue find(self, int kind):
-        cdef WaitQueue queue = self.queues
-        while queue is not None and queue.kind < kind:
-            queue = queue.other
-        return queue if queue is not None and queue.kind == kind else None
+    cdef PyObject* find(self, int kind) noexcept:  # hot
+        """The queue of a kind, NULL when there is none; without counting references on the way."""
+        cdef PyObject* at = <PyObject*>self.queues
+        while at != <PyObject*>None and (<WaitQueue>at).kind < kind:
+            at = <PyObject*>(<WaitQueue>at).other
+        return at if at != <PyObject*>None and (<WaitQueue>at).kind == kind else NULL
 
     cdef WaitQueue queue(self, int kind):
-        cdef WaitQueue queue = self.find(kind), before = None
-        if queue is not None:
-            return queue
+        cdef PyObject* known = self.find(kind)
+        cdef WaitQueue queue, before = None
+        if known != NULL:
+            return <WaitQueue>known
         queue = Handoff.__new__(Handoff) if TAKEN >> kind & 1 else WaitQueue.__new__(WaitQueue)
         queue.home = self.home
         queue.kind = kind
@@ -407,7 +410,7 @@ cdef object attempt(QuicConnection conn, int kind, object subject):
         return conn.open_stream(kind == W_OPEN_BI)
     if kind == W_DATAGRAM:
         return conn.read_datagram()
-    return True if conn.send_datagram(subject, False) else None
+    return True if conn.queue_buffer(subject, False) else None
 
 
 cdef void serve(QuicConnection conn, int kind, WaitQueue queue):
@@ -431,12 +434,14 @@ cdef void serve(QuicConnection conn, int kind, WaitQueue queue):
 
 def take(QuicConnection conn, int kind, subject=None):  # hot
     """What a WAIT_* kind is about, without waiting; None: wait for it."""
+    cdef PyObject* known
     cdef Handoff queue
     if not 0 <= kind < N_WAITS or not TAKEN >> kind & 1:
         raise ValueError("nothing to take")
     if conn.waiters is not None:
-        queue = <Handoff>(<ConnectionWaiters>conn.waiters).find(kind)
-        if queue is not None:
+        known = (<ConnectionWaiters>conn.waiters).find(kind)
+        if known != NULL and ((<Handoff>known).spare is not None or (<Handoff>known).first is not None):
+            queue = <Handoff>known
             if queue.spare:
                 return queue.spare.popleft()
             if queue.head() is not None and conn.close_reason is None:

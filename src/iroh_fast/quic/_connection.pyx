@@ -119,7 +119,7 @@ cdef class QuicConnection(Connection):
         """Whether both sides negotiated multipath."""
         return self.agreed.multipath
 
-    def open_stream(self, bint bidi):
+    cpdef QuicStream open_stream(self, bint bidi):
         """A new stream, or None while the peer allows no more.
 
         Raises
@@ -133,7 +133,7 @@ cdef class QuicConnection(Connection):
             s.is_0rtt = True
         return s
 
-    def accept_stream(self, bint bidi):
+    cpdef QuicStream accept_stream(self, bint bidi):
         """The peer's next stream in id order, or None."""
         cdef QuicStream s = self.streams.accept(bidi)
         if s is None:
@@ -142,7 +142,7 @@ cdef class QuicConnection(Connection):
             s.is_0rtt = True
         return s
 
-    def read_datagram(self):
+    cpdef bytes read_datagram(self):
         """The oldest received datagram, or None."""
         cdef uint32_t n
         cdef bytes out
@@ -156,6 +156,9 @@ cdef class QuicConnection(Connection):
 
     def send_datagram(self, data, bint drop_oldest=True):
         """Queue one datagram (copied); False when the buffer is full and nothing may be dropped."""
+        return self.queue_buffer(data, drop_oldest)
+
+    cdef bint queue_buffer(self, object data, bint drop_oldest) except -1:
         cdef Py_buffer view
         if type(data) is bytes:
             return self.queue_datagram(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), drop_oldest)
@@ -166,13 +169,13 @@ cdef class QuicConnection(Connection):
             PyBuffer_Release(&view)
 
     cdef bint queue_datagram(self, const uint8_t* data, Py_ssize_t n, bint drop_oldest) except -1:
+        cdef int64_t limit = self.max_datagram()
         self.check()
-        limit = self.max_datagram()
-        if limit is None:
+        if limit < 0:
             if not self.cfg.datagrams:
                 raise DatagramDisabled()
             raise DatagramUnsupported()
-        if n > <Py_ssize_t>limit:
+        if n > limit:
             raise DatagramTooLarge(n, limit)
         if queue_push(&self.datagrams.tx, data, <uint32_t>n, drop_oldest) < 0:
             if <uint64_t>n > self.cfg.datagram_tx:
@@ -182,11 +185,12 @@ cdef class QuicConnection(Connection):
         self.host.wake(self)
         return True
 
-    cdef object max_datagram(self):
+    cdef int64_t max_datagram(self) noexcept nogil:
+        """Bytes of the largest datagram, -1 when there are none."""
         cdef int64_t room, dcid = CID_LEN
         cdef Path* p = self.paths.first
         if not self.cfg.datagrams or self.agreed.peer_datagram == 0:
-            return None
+            return -1
         while p != NULL:
             if p.cids.active >= 0 and p.cids.remote[p.cids.active].len > dcid:
                 dcid = p.cids.remote[p.cids.active].len
@@ -199,7 +203,8 @@ cdef class QuicConnection(Connection):
     @property
     def max_datagram_size(self):
         """Largest datagram that fits now, or None when either side has datagrams off."""
-        return self.max_datagram()
+        cdef int64_t limit = self.max_datagram()
+        return None if limit < 0 else limit
 
     @property
     def datagram_send_buffer_space(self):
