@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    try:
+        try:
+            return _main(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:  # of the output: commands tell their own
+        if not isinstance(error, BrokenPipeError):
+            print(f"cannot write the output: {error.strerror or error}", file=sys.stderr)
+        if sys.stdout is not None:  # otherwise Python tries again at its end, and complains
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    import argparse
+    from pathlib import Path
+
     from . import __version__
 
     script = Path(sys.argv[0]).stem == "iroh-fast"

@@ -121,6 +121,22 @@ def test_command_line_mistakes_explain_themselves() -> None:
     assert "at least 1" in run("-m", "iroh_fast", "demo", "--size", "0").stderr
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a file that is always full")
+def test_command_whose_output_cannot_be_written_says_so_in_a_line() -> None:
+    info = [sys.executable, "-m", "iroh_fast", "info"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(info, env=ENV, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 1
+    assert result.stderr == "cannot write the output: No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = subprocess.run(info, env=ENV, stdout=writer, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
 @pytest.mark.parametrize(("name", "statuses"), [("SIGINT", {130, -2}), ("SIGTERM", {143})])
 def test_demo_ends_by_a_signal_and_leaves_nothing(

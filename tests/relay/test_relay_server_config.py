@@ -376,6 +376,47 @@ def test_command_checks_a_file_without_serving(tmp_path):
     assert done.returncode == 1 and "nowhere" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("enable_relay = false\nenable_metrics = false", "nothing to serve"),
+        ('http_bind_addr = "[::]:1"\nhttp_bind_addr = "[::]:2"\n', "): http_bind_addr"),
+        ('access.shared_token = ["s3cret"\nenable_relay = true', "not a TOML file"),
+    ],
+)  # fmt: skip
+def test_checking_a_file_finds_what_starting_would(tmp_path, text, words):
+    file = tmp_path / "relay.toml"
+    file.write_text(text)
+    done = run("-c", str(file), "--check-config")
+    assert done.returncode == 1 and words in done.stderr and "s3cret" not in done.stderr
+
+
+def test_file_may_begin_with_a_mark_of_byte_order(tmp_path):
+    file = tmp_path / "relay.toml"
+    file.write_text("enable_metrics = false", encoding="utf-8-sig")
+    done = run("-c", str(file), "--check-config")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="ends the command by signals")
+def test_command_ends_in_good_order_however_many_signals_come(tmp_path):
+    file = tmp_path / "relay.toml"
+    file.write_text('http_bind_addr = "127.0.0.1:0"\nenable_metrics = false\n')
+    process = subprocess.Popen(command("-c", str(file)), stderr=subprocess.PIPE, text=True, env=ENV)
+    assert process.stderr is not None
+    try:
+        assert any("relay ready" in line for line in process.stderr)
+        while process.poll() is None:
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+                process.send_signal(number)
+        assert process.returncode == 0
+        assert "Traceback" not in process.stderr.read()
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGHUP")
 async def test_command_reads_the_rules_again_at_sighup(tmp_path):
     file = tmp_path / "relay.toml"

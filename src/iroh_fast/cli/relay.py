@@ -60,7 +60,7 @@ def read_config(path: Path | None, *, dev: bool = False) -> RelayServerConfig:
     if path is None:
         return RelayServerConfig.from_toml("", dev=dev)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as err:
         reason = getattr(err, "strerror", None) or str(err)
         raise ConfigError(f"cannot read the configuration file {path}: {reason}") from err
@@ -72,7 +72,7 @@ def read_config(path: Path | None, *, dev: bool = False) -> RelayServerConfig:
 
 async def _serve(path: Path | None, dev: bool) -> None:
     from ..relay.server.server import RelayServer
-    from ..web.run import on_hangup, until_asked_to_stop
+    from ..web.run import ignore_signals, on_hangup, until_asked_to_stop
 
     log = logging.getLogger("iroh_fast.relay.server")
     server = RelayServer(read_config(path, dev=dev))
@@ -83,23 +83,29 @@ async def _serve(path: Path | None, dev: bool) -> None:
         except ConfigError as err:
             log.error("settings stay as they are: %s", err)
 
-    await server.start()
-    try:
-        on_hangup(reload)
+    async def serve() -> None:
         if server.config.enable_relay:
             log.info("relay ready at %s", server.url)
         # What start-up made stays; later collections need not look at it.
         gc.collect()
         gc.freeze()
-        await until_asked_to_stop(server.wait_stopped())
+        await server.wait_stopped()
+
+    on_hangup(lambda: None)  # nothing to read again yet
+    await server.start()
+    try:
+        on_hangup(reload)
+        await until_asked_to_stop(serve())
         log.info("stopping")
     finally:
         await server.stop()
+        ignore_signals()
 
 
 def check(path: Path | None, *, dev: bool) -> int:
     """Tell whether a file is right; returns the exit status."""
     config = read_config(path, dev=dev)
+    config.check()
     if config.tls is not None and config.tls.cert_mode in ("Manual", "Reloading"):
         from ..web.tls_files import CertificateFiles, server_context
 

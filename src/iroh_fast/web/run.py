@@ -13,7 +13,13 @@ from typing import Any
 from ..aio.once import Once
 from ..errors import ConfigError
 
-__all__ = ["log_to_stderr", "on_hangup", "run_on_best_loop", "until_asked_to_stop"]
+__all__ = [
+    "ignore_signals",
+    "log_to_stderr",
+    "on_hangup",
+    "run_on_best_loop",
+    "until_asked_to_stop",
+]
 
 
 def log_to_stderr(variable: str = "IROH_FAST_LOG") -> None:
@@ -48,6 +54,16 @@ def on_hangup(callback: Callable[[], None]) -> None:
     """Have `callback` called at SIGHUP, where the system has that."""
     if hasattr(signal, "SIGHUP"):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, callback)
+
+
+def ignore_signals() -> None:
+    """The program has stopped in good order: what comes now must not make it look killed.
+
+    Loops give signals back to the system when they are closed, so these are blocked.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        stopping = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
 
 
 async def until_asked_to_stop(served: Coroutine[Any, Any, None]) -> None:

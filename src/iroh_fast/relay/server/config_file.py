@@ -89,9 +89,19 @@ def parse_file(text: str) -> File:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
-        raise ConfigError(f"not a TOML file: {err}") from err
+        raise ConfigError(f"not a TOML file: {err}{_key_at(text, str(err))}") from err
     _check_keys(data, File, "")
     return _convert(data)
+
+
+def _key_at(text: str, error: str) -> str:
+    """The key of the line that an error of the parser names; values may be secrets."""
+    found = re.search(r"at line (\d+)", error)
+    lines = text.splitlines()
+    if found is None or int(found[1]) > len(lines):
+        return ""
+    key, sign, _ = lines[int(found[1]) - 1].partition("=")
+    return f": {key.strip()[:80]}" if sign else ""
 
 
 # --- keys and types -----------------------------------------------------------------------
