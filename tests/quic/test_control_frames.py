@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 from impostor import fill, vi
 from sim import MS, SECOND, calm, frames
@@ -30,6 +33,11 @@ def new_cid(path, seq, retire_prior_to):
         + token[8:]
         + token
     )
+
+
+def memory():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 # ---------------------------------------------------------------- what we send
@@ -193,3 +201,17 @@ def test_a_challenge_is_answered_at_once_beside_bulk_data(hostile):
     assert [f["data"] for f in peer.frames(peer.received[mark:]) if f["type"] == 0x1B] == [
         b"8 bytes!"
     ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("addresses", [2, 1000])
+def test_little_is_kept_of_a_peer_that_moves_without_end(hostile, addresses):
+    p, s, peer = hostile(transport=calm(max_idle_timeout=None))
+    before = memory()
+    for k in range(20_000):
+        address = k % addresses
+        peer.send(b"\x01" + bytes(99), src=(f"10.0.{address >> 8}.{address & 255}", 7))
+        if k % 100 == 99:
+            peer.received.clear()
+            p.server.sent.clear()
+    assert memory() - before < 1_000_000 and s.close_reason is None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from impostor import vi
 from sim import MS, SECOND, SERVER, Link, Transfer, calm, transfer
 
 C = [("10.0.0.1", 1001), ("10.0.1.1", 1002)]
 S = [("10.0.0.2", 2001), ("10.0.1.2", 2002)]
+PATH_ACK = 0x3E
 BEATING = calm(keep_alive_interval=5.0, default_path_keep_alive_interval=5.0)
 
 
@@ -133,6 +135,44 @@ def test_without_another_path_nothing_moves_until_one_works(make_pair):
     taken = p.run_until(t.poll)
     assert taken < 2 * SECOND
     assert bytes(t.received) == t.data
+
+
+def test_a_late_acknowledgement_by_another_way_is_no_sign_of_life(hostile):
+    """What arrived on a path before it died says nothing about it now, nor how long its round trip is."""
+
+    def prepare(p, c, s):
+        c.open_path(S[1], C[1])
+        p.run_for(SECOND)
+
+    p, s, peer = hostile(prepare=prepare, transport=BEATING, client_addresses=C, server_addresses=S)
+
+    def answer(path, first, largest):
+        ack = vi(PATH_ACK) + vi(path) + vi(largest) + vi(0) + vi(0) + vi(largest - first)
+        peer.send(ack, path=1, src=C[1])
+
+    def newest(path):
+        mine = [d for d in peer.received if d.dst == C[path] and not d.data[0] & 0x80]
+        return peer.number(mine[-1]) if mine else None
+
+    s.open_stream(False).write(b"on the first path")
+    p.flush()
+    lost, rtt = newest(0), s.path_info(0)["rtt"]
+    for _ in range(40):  # meanwhile the other path is answered
+        p.run_for(100 * MS)
+        if newest(1) is not None:
+            answer(1, newest(1), newest(1))
+    answer(0, lost, lost)
+    assert s.path_info(0)["rtt"] == rtt
+    before = counts(s, "stream")
+    s.open_stream(False).write(b"more")
+    p.run_for(20 * MS)
+    assert [b - a for a, b in zip(before, counts(s, "stream"), strict=True)] == [0, 1]
+    # An answer to a probe is one.
+    answer(0, newest(0), newest(0))
+    before = counts(s, "stream")
+    s.open_stream(False).write(b"and more")
+    p.run_for(20 * MS)
+    assert [b - a for a, b in zip(before, counts(s, "stream"), strict=True)] == [1, 0]
 
 
 def test_a_slow_path_is_not_taken_for_a_dead_one(two):

@@ -108,8 +108,8 @@ cdef int read_frame(Connection conn, Path* path, PnSpace* space, int level, Fram
             other = find_path(conn, 0)      # plain ACK always means path 0
             if other == NULL:
                 return 0
-            return on_ack(conn, other, &other.sp, level, frame)
-        return on_ack(conn, path, space, level, frame)
+            return on_ack(conn, other, &other.sp, level, frame, other != path)
+        return on_ack(conn, path, space, level, frame, False)
     if kind == FT_PATH_ACK or kind == FT_PATH_ACK_ECN:
         if not conn.agreed.multipath:
             return conn.fail(PROTOCOL_VIOLATION, b"received PATH_ACK without multipath", 0)
@@ -118,7 +118,7 @@ cdef int read_frame(Connection conn, Path* path, PnSpace* space, int level, Fram
             if was_abandoned(conn, <uint32_t>frame.path):
                 return 0
             return conn.fail(PROTOCOL_VIOLATION, b"received PATH_ACK with path ID never used", 0)
-        return on_ack(conn, other, &other.sp, level, frame)
+        return on_ack(conn, other, &other.sp, level, frame, other != path)
     if kind == FT_PING:
         return 0
     if kind == FT_DATAGRAM:

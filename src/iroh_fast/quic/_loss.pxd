@@ -9,7 +9,7 @@ from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._sent cimport FrameRec, SentRec
 
 
-cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil
+cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* frame, bint elsewhere) noexcept nogil
 cdef void check_ecn(Connection conn, Path* path, PnSpace* space, Frame* frame, bint raised) noexcept nogil
 cdef void ack_seen(Connection conn, PnSpace* space, int level, uint32_t path_id, uint64_t upto) noexcept nogil
 cdef void frames_acked(Connection conn, FrameRec* record, int level) noexcept nogil

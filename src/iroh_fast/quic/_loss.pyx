@@ -51,10 +51,11 @@ cdef struct News:
     bint undone                   # ... all of the last congestion event
 
 
-cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* frame) noexcept nogil:  # hot
-    """ACK or PATH_ACK for one packet number space."""
+cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* frame, bint elsewhere) noexcept nogil:  # hot
+    """ACK or PATH_ACK for one packet number space. `elsewhere`: it came on another path."""
     cdef News news
     cdef int64_t largest_sent_at = -1
+    cdef bint alive
     cdef bint raised = <int64_t>frame.largest > space.largest_acked
     memset(&news, 0, sizeof(News))
     news.acked.sent_at = -1
@@ -68,8 +69,10 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
     if take_ranges(conn, path, space, level, frame, &news) < 0:
         return -1
     # RFC 9002 §5.1: the largest one is newly acknowledged, and something that the peer does not acknowledge at leisure.
-    # What was sent before a migration measures the way to the old address.
-    if news.eliciting and largest_sent_at >= path.r.since:
+    # What was sent before a migration measures the way to the old address. What was sent before the path went silent, and
+    # is acknowledged by way of another one, measures nothing and is no sign of life.
+    alive = news.any and (not elsewhere or not path.silent or news.acked.sent_at > path.silent_since)
+    if alive and news.eliciting and largest_sent_at >= path.r.since:
         take_rtt(conn, path, level, frame, largest_sent_at)
     if conn.is_client and level == LEVEL_HANDSHAKE:
         conn.handshake.peer_validated_us = True
@@ -89,7 +92,7 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
     if news.any:
         check_ecn(conn, path, space, frame, raised)
     detect_losses(conn, path, space, level, frame)
-    if news.any and (not conn.is_client or conn.handshake.peer_validated_us):
+    if alive and (not conn.is_client or conn.handshake.peer_validated_us):
         path.pto_count = 0
         path.silent = False
     if conn.qlog is not None:

@@ -20,7 +20,7 @@ from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._handshake_state cimport Stage, id_equals, level_at, level_end
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_update_wanted)
-from iroh_fast.quic._loss cimport drop_space
+from iroh_fast.quic._loss cimport declare_lost, drop_space
 from iroh_fast.quic._mtud cimport mtud_hurry, mtud_on_probe_sent, mtud_poll
 from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._packets cimport (
@@ -41,6 +41,8 @@ from iroh_fast.quic._write cimport (
 
 cdef enum:
     MIN_COALESCE = 87             # room below which no further packet is started
+    LEAST_SENT = 32               # bytes of the window that every record of a packet in flight stands for, and
+    SPARE_SENT = 65536            # as many more
     GSO_PAD = 32                  # a datagram shorter than the segment by at most this is padded up to it
 
 
@@ -219,6 +221,7 @@ cdef size_t send_data(Connection conn, Path* path, uint8_t* buf, size_t cap, int
     cdef uint64_t allowed = path_allowance(conn, path)
     if not plan_path(conn, path, &plan):
         return 0
+    limit_records(conn, path)
     if mtu * limit > cap:
         limit = <int>(cap // mtu)
     while n < limit and allowed >= total + LEAST_DATAGRAM and plan_packet(conn, path, &plan, mtu, blocked):
@@ -258,6 +261,12 @@ cdef size_t send_data(Connection conn, Path* path, uint8_t* buf, size_t cap, int
     out.segment = segment
     account(conn, path, total, n)
     return total
+
+
+cdef inline void limit_records(Connection conn, Path* path) noexcept nogil:
+    """Challenges and probes leave beside a full window: of a peer that acknowledges nothing, no more is kept than of others."""
+    while path.sp.sent.outstanding * <uint64_t>LEAST_SENT > path.r.cc.cwnd + SPARE_SENT:
+        declare_lost(conn, path, &path.sp, path.sp.sent.head, LEVEL_1RTT)
 
 
 cdef bint plan_path(Connection conn, Path* path, Plan* plan) noexcept nogil:

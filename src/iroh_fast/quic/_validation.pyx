@@ -193,11 +193,6 @@ cdef void on_path_challenge(Connection conn, Path* path, const uint8_t* data, co
         return
     memcpy(path.response, data, 8)
     path.response_due = True
-    # A response alone is a probing packet; the peer wants proof from real traffic too.
-    if conn.agreed.peer_ack_frequency:
-        path.immediate_ack_due = True
-    else:
-        path.ping_due = True
 
 
 cdef void next_challenge(Connection conn, Path* path, uint8_t* data) noexcept nogil:

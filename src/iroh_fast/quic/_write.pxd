@@ -24,12 +24,11 @@ cdef inline uint8_t* put_v0(uint8_t* p, uint64_t kind) noexcept nogil:
 cdef inline bint path_frames_due(Connection conn, Path* path) noexcept nogil:
     """Whether frames wait that only this path may carry.
 
-    A full window holds back what a peer can ask for as often as it likes, until probes carry it (RFC 9000 §8.2.2).
+    A full window holds back the answers that a peer can ask for as often as it likes, until a probe carries the last one
+    (RFC 9000 §8.2.2).
     """
-    if path.challenge_due or path.sp.loss_probes > 0:
-        return True
-    return ((path.ping_due or path.immediate_ack_due or path.response_due or path.observed_due)
-            and path.r.in_flight < path.r.cc.cwnd)
+    return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.observed_due or path.sp.loss_probes > 0
+            or (path.response_due and path.r.in_flight < path.r.cc.cwnd))
 
 cdef inline bint general_due(Connection conn) noexcept nogil:
     """Whether there is anything that any path may carry."""

@@ -109,8 +109,11 @@ cdef void write_path_frames(Connection conn, Path* path, Packet* packet, bint* w
         next_challenge(conn, path, data)
         put_frame(path, packet, FT_PATH_CHALLENGE, data)
         want_full[0] = True
-    if path.response_due and put_frame(path, packet, FT_PATH_RESPONSE, path.response):
+    if path.response_due and has_room(packet, 10):
         path.response_due = False
+        put_frame(path, packet, FT_PATH_RESPONSE, path.response)
+        # A response alone is a probing packet; the peer wants proof from real traffic too.
+        put_frame(path, packet, FT_IMMEDIATE_ACK if conn.agreed.peer_ack_frequency else FT_PING, NULL)
         want_full[0] = True
     if path.observed_due and has_room(packet, MAX_CONTROL_FRAME):
         path.observed_due = False
