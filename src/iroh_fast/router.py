@@ -7,6 +7,7 @@ import enum
 import inspect
 import logging
 import traceback
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar, copy_context
 from types import TracebackType
@@ -68,6 +69,10 @@ class IncomingOutcome(enum.Enum):
 Handler: TypeAlias = ProtocolHandler | Callable[[Connection], Awaitable[None]]
 IncomingFilter: TypeAlias = Callable[[Incoming], IncomingOutcome | Awaitable[IncomingOutcome]]
 ErrorCallback: TypeAlias = Callable[[BaseException], None]
+
+
+# Endpoints with a router, which ends with its endpoint: two would take attempts from each other.
+_served: weakref.WeakSet[Endpoint] = weakref.WeakSet()
 
 
 class Router:
@@ -170,13 +175,19 @@ class Router:
         Raises
         ------
         EndpointClosed, WrongThread
-        RuntimeError : it was started already.
+        RuntimeError : it was started already, or the endpoint has another router.
         """
         self._endpoint._owner.check_loop()
         if self._loop_task is not None:
             raise RuntimeError("the router was started already")
         if self.is_shutdown:
             raise EndpointClosed("the endpoint of this router is closed")
+        if self._endpoint in _served:
+            raise RuntimeError(
+                "the endpoint has a router already, which can take more protocols: "
+                "router.accept(alpn, handler)"
+            )
+        _served.add(self._endpoint)
         self._endpoint.set_alpns(self._protocols)
         self._room = Room(MAX_HANDSHAKES)
         self._loop_task = asyncio.get_running_loop().create_task(self._accept_loop(self._room))

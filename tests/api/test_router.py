@@ -503,3 +503,30 @@ async def test_router_filter_and_shutdown_that_fail_in_a_rare_way(
     await router.shutdown()
     assert [type(error) for error in errors] == [kind, kind]
     assert ends == [1] and server.closed
+
+
+async def test_second_router_of_an_endpoint_is_refused(bind: Bind) -> None:
+    ep = await bind()
+
+    async def handler(conn: Connection) -> None:
+        await conn.wait_closed()
+
+    async with Router(ep, {b"one": handler}) as router:
+        with pytest.raises(RuntimeError, match="has a router already"):
+            Router(ep, {b"two": handler}).start()
+        router.accept(b"two", handler)
+        assert set(ep.alpns) == {b"one", b"two"}
+
+
+async def test_forgotten_await_is_told(bind: Bind) -> None:
+    server, client = await bind(alpns=[ALPN]), await bind()
+    for pending in (Endpoint.bind(), client.connect(server.addr, ALPN)):
+        with pytest.raises(AttributeError, match="no 'id' yet: this call has to be awaited"):
+            _ = pending.id  # type: ignore[attr-defined]
+        assert not hasattr(pending, "cr_await")
+        pending.close()
+    task = asyncio.create_task(client.connect(server.addr, ALPN))  # is a coroutine all the same
+    incoming = await server.accept()
+    assert incoming is not None
+    async with await incoming, await task:
+        pass

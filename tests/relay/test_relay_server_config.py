@@ -23,7 +23,7 @@ from iroh_fast import SecretKey
 from iroh_fast.errors import BindError, ConfigError
 from iroh_fast.relay.server import config_file
 from iroh_fast.relay.server.access import AllowList, DenyList, Everyone, HttpAccess, SharedToken
-from iroh_fast.relay.server.config import RelayServerConfig
+from iroh_fast.relay.server.config import RelayLimits, RelayServerConfig
 from iroh_fast.relay.server.metrics import UniqueKeys
 from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.relay.wire import RelayDenied
@@ -484,3 +484,20 @@ def test_relay_server_wrong_use_says_what_is_missing() -> None:
         RelayServer("relay.toml")  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="start it"):
         _ = RelayServer(RelayServerConfig.dev()).url
+
+
+async def test_reload_names_what_needs_a_restart(caplog):
+    async with RelayServer(RelayServerConfig.dev()) as server:
+        changed = RelayServerConfig.dev(
+            port=server.addresses["http"][1],
+            drain=1,
+            limits=RelayLimits(bytes_per_second=1000, queue_packets=7),
+        )
+        server.reload(changed)
+        (record,) = [one for one in caplog.records if one.levelname == "WARNING"]
+        assert record.getMessage() == (
+            "changed, but only after a restart: http_bind_addr, drain, limits.queue_packets"
+        )
+        caplog.clear()
+        server.reload(RelayServerConfig.dev(access=AllowList([KEY])))
+        assert not [one for one in caplog.records if one.levelname == "WARNING"]

@@ -216,3 +216,33 @@ def test_every_variable_of_the_environment_is_in_a_page_and_read_somewhere() -> 
     own = {name for names in read for name in names if name}
     own |= set(re.findall(r"(?:enabled|flag|switch)\(\"(IROH_\w+)\"", code))
     assert own - told - {"SystemRoot"} == set()
+
+
+def test_every_module_has_its_place_in_the_map_of_the_architecture() -> None:
+    left = re.findall(r"^\| (`.*?) \|", page("architecture.md"), re.M)
+    modules = {
+        path.relative_to(SOURCE).with_suffix("").as_posix()
+        for path in SOURCE.rglob("*")
+        if path.suffix in (".py", ".pyx") and path.name != "__init__.py"
+    }
+    told: set[str] = set()
+    for cell in left:
+        folder = ""
+        for name in re.findall(r"`([^`]+)`", cell):
+            # The folder of the first name of a row is that of the others.
+            stem = re.sub(r"\.pyx?$", "", name.rstrip("/"))
+            if "/" in stem and not name.endswith("/"):
+                folder = stem.rpartition("/")[0] + "/"
+            elif folder and not name.endswith("/"):
+                stem = folder + stem
+            found = {one for one in modules if one == stem or one.startswith(f"{stem}/")}
+            if not found:  # a table in C, of which Python sees nothing
+                assert (SOURCE / f"{stem}.pxd").exists(), name
+            told |= found
+    assert modules - told == set()
+
+
+def test_every_name_of_the_drawing_exists() -> None:
+    drawing = " ".join(re.findall(r">([^<]*)</text>", page("architecture.svg")))
+    modules = {path.stem for path in SOURCE.rglob("*") if path.suffix in ("", ".py", ".pyx", ".pxd")}
+    assert set(re.findall(r"(?<!\w)_[a-z]\w+", drawing)) <= modules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Coroutine, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 __all__ = ["Entering", "Pending"]
 
@@ -42,6 +42,16 @@ class Entering(Coroutine[Any, Any, T], Generic[T]):
         except AttributeError:
             run = self._run = self.__await__()
             return run
+
+    if not TYPE_CHECKING:  # those know that there is nothing of the kind
+
+        def __getattr__(self, name: str) -> Any:
+            """Tell who forgot to await, instead of naming a class that nobody has heard of."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"no {name!r} yet: this call has to be awaited, or used in an 'async with'"
+            )
 
     def send(self, value: Any, /) -> Any:
         return self._running().send(value)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -454,6 +454,7 @@ class RelayServer:
         if not isinstance(config, RelayServerConfig):
             raise TypeError(f"config is a RelayServerConfig, not {type(config).__name__}")
         config.limits.client_bucket()
+        later = self._for_a_restart(config)
         self.set_client_rate(config.limits.bytes_per_second, config.limits.max_burst_bytes)
         old, self._gate.access = self._gate.access, config.access
         self.config = self.config.with_changes(access=config.access, limits=self._limits)
@@ -465,9 +466,26 @@ class RelayServer:
                 self._loop.call_soon(connection.close, _NOT_ALLOWED)
         if old is not config.access:
             self._tasks.append(asyncio.ensure_future(old.close()))
-        logger.info("settings read again; %d clients may stay no longer", ended)
+        logger.info("settings read again; clients that may stay no longer: %d", ended)
+        if later:
+            logger.warning("changed, but only after a restart: %s", ", ".join(later))
         if self._certificates is not None:
             self._certificates.reload()
+
+    def _for_a_restart(self, config: RelayServerConfig) -> list[str]:
+        """Names of the settings that are others than now and that `reload` does not change."""
+        names = [
+            item.name
+            for item in fields(config)
+            if item.name not in ("access", "limits")
+            and getattr(config, item.name) != getattr(self.config, item.name)
+        ]
+        now, then = self._limits, config.limits
+        for item in fields(then):
+            if item.name not in ("bytes_per_second", "max_burst_bytes"):
+                if getattr(now, item.name) != getattr(then, item.name):
+                    names.append(f"limits.{item.name}")
+        return names
 
     def reload_certificates(self) -> bool:
         """Read certificate and key again, for new connections; tells whether that worked."""
