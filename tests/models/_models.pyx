@@ -87,8 +87,7 @@ cdef class SentPackets:
         memset(&record, 0, sizeof(SentRec))
         record.pn = pn
         record.sent_at = now
-        record.flags = REC_ELICITING
-        if sent_insert(&self.sent, &record) < 0:
+        if sent_insert(&self.sent, &record, 0, REC_ELICITING) < 0:
             raise MemoryError
 
     def acknowledge(self, uint64_t lo, uint64_t hi):

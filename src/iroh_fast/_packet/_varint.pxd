@@ -31,17 +31,21 @@ cdef inline uint8_t* put_varint(uint8_t* p, uint64_t v) noexcept nogil:
     if v < 64:
         p[0] = <uint8_t>v
         return p + 1
+    # Whole numbers in network order: compilers make one store of each.
     if v < 16384:
-        p[0] = <uint8_t>(0x40 | (v >> 8))
+        v |= 0x4000
+        p[0] = <uint8_t>(v >> 8)
         p[1] = <uint8_t>v
         return p + 2
     if v < 1073741824:
-        p[0] = <uint8_t>(0x80 | (v >> 24))
+        v |= 0x80000000u
+        p[0] = <uint8_t>(v >> 24)
         p[1] = <uint8_t>(v >> 16)
         p[2] = <uint8_t>(v >> 8)
         p[3] = <uint8_t>v
         return p + 4
-    p[0] = <uint8_t>(0xc0 | (v >> 56))
+    v |= <uint64_t>3 << 62
+    p[0] = <uint8_t>(v >> 56)
     p[1] = <uint8_t>(v >> 48)
     p[2] = <uint8_t>(v >> 40)
     p[3] = <uint8_t>(v >> 32)
@@ -63,13 +67,13 @@ cdef inline const uint8_t* get_varint(const uint8_t* p, const uint8_t* end, uint
     if n == 1:
         v[0] = p[0]
     elif n == 2:
-        v[0] = (<uint64_t>(p[0] & 0x3f) << 8) | p[1]
+        v[0] = ((<uint64_t>p[0] << 8) | p[1]) & 0x3fff
     elif n == 4:
-        v[0] = (<uint64_t>(p[0] & 0x3f) << 24) | (<uint64_t>p[1] << 16) | (<uint64_t>p[2] << 8) | p[3]
+        v[0] = ((<uint64_t>p[0] << 24) | (<uint64_t>p[1] << 16) | (<uint64_t>p[2] << 8) | p[3]) & 0x3fffffff
     else:
-        v[0] = ((<uint64_t>(p[0] & 0x3f) << 56) | (<uint64_t>p[1] << 48) | (<uint64_t>p[2] << 40)
+        v[0] = ((<uint64_t>p[0] << 56) | (<uint64_t>p[1] << 48) | (<uint64_t>p[2] << 40)
                 | (<uint64_t>p[3] << 32) | (<uint64_t>p[4] << 24) | (<uint64_t>p[5] << 16)
-                | (<uint64_t>p[6] << 8) | p[7])
+                | (<uint64_t>p[6] << 8) | p[7]) & VARINT_MAX
     return p + n
 
 

@@ -44,6 +44,7 @@ cdef int begin_packet(Connection conn, Path* path, int level, uint8_t* at, size_
     at = short_header(conn, path, at, room, packet) if level == LEVEL_1RTT else long_header(conn, path, at, room, packet)
     if at == NULL:
         return -1
+    packet.sent.pn = packet.pn
     packet.pn_at = at
     at += packet.pn_len
     packet.payload = at
@@ -116,6 +117,7 @@ cdef size_t seal_packet(Connection conn, Path* path, Packet* packet) noexcept no
     cdef uint8_t* tmp
     cdef int i
     cdef uint64_t pn = packet.pn
+    cdef uint16_t flags = packet.sent.flags
     cdef PnSpace* space = space_of(conn, path, packet.level)
     cdef size_t least = SHORT_PAD - 1 - TAG_LEN if packet.level == LEVEL_1RTT else 4
     # short packets: 1 + dcid + pn + payload + tag >= dcid + 22, and enough for the header protection sample
@@ -140,12 +142,10 @@ cdef size_t seal_packet(Connection conn, Path* path, Packet* packet) noexcept no
         else:
             conn.fail(INTERNAL_ERROR, b"packet protection failed", 0)
         return 0
-    if packet.level == LEVEL_1RTT and conn.keys.phase:
-        packet.sent.flags |= REC_PHASE
-    if packet.sent.flags & REC_ELICITING:
-        packet.sent.size = <uint16_t>total
-        packet.sent.pn = packet.pn
-        if sent_insert(&space.sent, &packet.sent) < 0:
+    if flags & REC_ELICITING:
+        if packet.level == LEVEL_1RTT and conn.keys.phase:
+            flags |= REC_PHASE
+        if sent_insert(&space.sent, &packet.sent, <uint16_t>total, flags) < 0:
             frame_recs_free(packet.sent.frames)
             conn.fail(INTERNAL_ERROR, b"out of memory", 0)
             return 0

@@ -88,14 +88,16 @@ cdef inline SentRec* sent_at(const SentTable* table, uint64_t position) noexcept
 # 0, or -1 out of memory.
 cdef int sent_grow(SentTable* table) noexcept nogil
 
-cdef inline int sent_insert(SentTable* table, const SentRec* sent) noexcept nogil:  # hot
-    """Copies `sent`, whose number is above all others. 0, or -1 out of memory."""
+cdef inline int sent_insert(SentTable* table, const SentRec* sent, uint16_t size, uint16_t flags) noexcept nogil:  # hot
+    """Copies `sent`, whose number is above all others, with what was only known at last. 0, or -1 out of memory."""
     cdef SentRec* record
     if (table.ring == NULL or table.tail - table.head > table.mask) and sent_grow(table) < 0:
         return -1
     record = sent_at(table, table.tail)
     record[0] = sent[0]
-    record.flags |= REC_USED
+    # Here, not in `sent`: the copy would wait for fields that were written just before.
+    record.size = size
+    record.flags = flags | REC_USED
     table.tail += 1
     table.outstanding += 1
     return 0
