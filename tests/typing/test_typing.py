@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,9 @@ def test_examples_and_cases_are_clean_for_pyright(tmp_path: Path) -> None:
     pytest.importorskip("pyright", reason="needs the lint extra")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copy(Path(__file__).with_name("api_cases.py"), tmp_path)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
+    (tmp_path / "examples" / "readme.py").write_text(program)
     config = {
         "include": ["examples", "api_cases.py"],
         "strict": ["examples"],
@@ -70,7 +74,11 @@ def callables() -> Iterator[tuple[str, Any]]:
                 yield f"{module.__name__}.{name}", value
             elif inspect.isclass(value):
                 yield f"{module.__name__}.{name}", value
-                for inner, member in vars(value).items():
+                own = [base for base in value.__mro__ if base.__module__.startswith("iroh_fast")]
+                members = {inner: one for base in own[::-1] for inner, one in vars(base).items()}
+                if issubclass(value, tuple):
+                    members.pop("__new__", None)  # made by typing.NamedTuple
+                for inner, member in members.items():
                     if isinstance(member, property):
                         member = member.fget
                     elif isinstance(member, (classmethod, staticmethod)):
@@ -81,7 +89,7 @@ def callables() -> Iterator[tuple[str, Any]]:
 
 def test_type_hints_of_everything_public_can_be_read() -> None:
     found = dict(callables())
-    assert len(found) > 400
+    assert len(found) > 800
     failed = {}
     for name, value in found.items():
         try:
@@ -89,3 +97,12 @@ def test_type_hints_of_everything_public_can_be_read() -> None:
         except Exception as error:
             failed[name] = repr(error)
     assert failed == {}
+
+
+def test_everything_public_has_a_docstring() -> None:
+    missing = [
+        name
+        for name, value in callables()
+        if not name.rpartition(".")[2].startswith("_") and not inspect.getdoc(value)
+    ]
+    assert missing == []

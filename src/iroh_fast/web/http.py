@@ -55,10 +55,12 @@ class Request:
 
     @property
     def path(self) -> str:
+        """What stands before the question mark of :attr:`target`."""
         return self.target.partition("?")[0]
 
     @property
     def query(self) -> str | None:
+        """What stands behind it, as it came; None without a question mark."""
         path, mark, query = self.target.partition("?")
         return query if mark else None
 
@@ -76,6 +78,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
 
     def encode(self, keep_alive: bool, with_body: bool = True) -> bytes:
+        """The bytes of the answer; `with_body` is False for HEAD."""
         lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
         lines += [f"{name}: {value}" for name, value in self.headers]
         if self.status != 101:

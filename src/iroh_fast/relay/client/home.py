@@ -84,6 +84,7 @@ class ListOrder:
     def choose(
         self, relays: RelayMap, report: object | None, states: Mapping[RelayUrl, Candidate]
     ) -> RelayUrl | None:
+        """See :class:`HomePolicy`."""
         urls = relays.urls()
         current = next((u for u in urls if u in states and states[u].home), None)
         if current is not None and (

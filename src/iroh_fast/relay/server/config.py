@@ -125,10 +125,12 @@ class RelayTlsConfig:
 
     @property
     def certificate(self) -> Path:
+        """File of the certificate chain."""
         return self.cert_path or self.cert_dir / "default.crt"
 
     @property
     def private_key(self) -> Path:
+        """File of its key."""
         return self.key_path or self.cert_dir / "default.key"
 
 
