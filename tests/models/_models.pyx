@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from iroh_fast.quic._received cimport received_forget, received_from
-from iroh_fast.quic._recovery cimport (
+from iroh_fast.quic._space cimport (
     PnSpace, space_ack_due, space_ack_sent, space_free, space_init, space_is_duplicate, space_mark_received,
     space_on_processed, space_trim)
 from iroh_fast.quic._sent cimport (

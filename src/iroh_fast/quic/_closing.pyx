@@ -7,8 +7,7 @@ from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, NO_ERROR, N_WAITS, ST_CLO
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._path_queries cimport pto_max
 from iroh_fast.quic._path_table cimport log_path, path_statistics
-from iroh_fast.quic._paths cimport Path, ip_known
-from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._paths cimport Path, ip_known, path_rtt
 from iroh_fast.quic._timers cimport TIMER_CLOSE, timer_set, timers_clear
 
 import logging
@@ -29,8 +28,8 @@ cdef void end_connection(Connection conn, object reason):
         conn.qlog.closed(conn.now, reason, conn.ending.code, conn.ending.app)
     while path != NULL:
         if not path.abandoned and path.established:
-            log_path(conn, "closed", path.id, addr_to_tuple(&path.r.remote),
-                          addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None, reason, path_statistics(path))
+            log_path(conn, "closed", path.id, addr_to_tuple(&path.route.remote),
+                          addr_to_tuple(&path.route.local) if ip_known(&path.route.local) else None, reason, path_statistics(path))
         path = path.next
     conn.streams.end()
     for kind in range(N_WAITS):
@@ -50,7 +49,7 @@ cdef void enter_close(Connection conn, object reason, uint64_t code, bint app, o
     conn.ending.frame = frame
     timers_clear(&conn.timers)
     timer_set(&conn.timers, TIMER_CLOSE, conn.now + 3 * pto_max(conn))
-    conn.ending.repeat_at = conn.now + (rtt_get(&conn.paths.first.r.rtt) if conn.paths.first != NULL else conn.cfg.initial_rtt)
+    conn.ending.repeat_at = conn.now + (path_rtt(conn.paths.first) if conn.paths.first != NULL else conn.cfg.initial_rtt)
     end_connection(conn, reason)
     conn.host.wake(conn)
 

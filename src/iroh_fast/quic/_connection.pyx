@@ -21,13 +21,12 @@ from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
 from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
-from iroh_fast.quic._loss cimport try_again
 from iroh_fast.quic._path_queries cimport find_ids, find_path, last_open, path_mtu
 from iroh_fast.quic._path_table cimport (
-    abandon_path, add_path, challenge_path, next_path_id, path_stats, read_path_log, set_path_status)
+    abandon_path, add_path, challenge_path, next_path_id, path_stats, read_path_log, set_path_status, try_again)
 from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, stats_add)
-from iroh_fast.quic._rtt cimport rtt_get
+    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_cwnd, path_in_flight, path_rtt,
+    stats_add)
 from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport ns_of
 from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear
@@ -262,7 +261,7 @@ cdef class QuicConnection(Connection):
         while path != NULL:
             if not path.abandoned:
                 try_again(self, path)
-                memset(&path.r.local, 0, sizeof(UdpAddr))
+                memset(&path.route.local, 0, sizeof(UdpAddr))
                 rotate_id(self, path)
             path = path.next
         self.host.wake(self)
@@ -306,7 +305,7 @@ cdef class QuicConnection(Connection):
     def path_remote(self, uint32_t id):
         """Where a path leads to, or None when there is no such path."""
         cdef Path* p = find_path(self, id)
-        return None if p == NULL else addr_to_tuple(&p.r.remote)
+        return None if p == NULL else addr_to_tuple(&p.route.remote)
 
     def path_states(self):
         """Of each path that is not abandoned: (id, remote, validated, RTT in seconds, available, announced)."""
@@ -314,7 +313,7 @@ cdef class QuicConnection(Connection):
         cdef list out = []
         while p != NULL:
             if not p.abandoned:
-                out.append((p.id, addr_to_tuple(&p.r.remote), p.r.validated != 0, rtt_get(&p.r.rtt) / 1e9,
+                out.append((p.id, addr_to_tuple(&p.route.remote), p.route.validated != 0, path_rtt(p) / 1e9,
                             p.status != STATUS_BACKUP, p.status_seq > 0))
             p = p.next
         return out
@@ -322,7 +321,7 @@ cdef class QuicConnection(Connection):
     def path_rtt(self, uint32_t id):
         """Round-trip time of a path in seconds, None when it is gone."""
         cdef Path* p = find_path(self, id)
-        return None if p == NULL else rtt_get(&p.r.rtt) / 1e9
+        return None if p == NULL else path_rtt(p) / 1e9
 
     def path_info(self, uint32_t id):
         """A snapshot of one path, or None."""
@@ -330,10 +329,10 @@ cdef class QuicConnection(Connection):
         if p == NULL:
             return None
         return {
-            "id": p.id, "remote": addr_to_tuple(&p.r.remote),
-            "local": addr_to_tuple(&p.r.local) if ip_known(&p.r.local) else None,
-            "status": "backup" if p.status == STATUS_BACKUP else "available", "validated": p.r.validated, "announced": p.status_seq > 0,
-            "rtt": rtt_get(&p.r.rtt) / 1e9, "cwnd": p.r.cc.cwnd, "mtu": p.r.mtud.current, "in_flight": p.r.in_flight,
+            "id": p.id, "remote": addr_to_tuple(&p.route.remote),
+            "local": addr_to_tuple(&p.route.local) if ip_known(&p.route.local) else None,
+            "status": "backup" if p.status == STATUS_BACKUP else "available", "validated": p.route.validated, "announced": p.status_seq > 0,
+            "rtt": path_rtt(p) / 1e9, "cwnd": path_cwnd(p), "mtu": p.route.mtud.current, "in_flight": path_in_flight(p),
             "stats": path_stats(p)}
 
     def path_events(self):

@@ -27,8 +27,7 @@ from iroh_fast.quic._ledger cimport (
 from iroh_fast.quic._packets cimport Packet, has_room
 from iroh_fast.quic._path_queries cimport find_ids, find_path, was_abandoned
 from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, LOCAL_CIDS, LocalCid, Path, REMOTE_CIDS, STATUS_BACKUP, local_cid_find)
-from iroh_fast.quic._rtt cimport rtt_get
+    CID_LEN, CidSet, LOCAL_CIDS, LocalCid, Path, REMOTE_CIDS, STATUS_BACKUP, local_cid_find, path_rtt)
 from iroh_fast.quic._sent cimport FrameRec, REC_ELICITING
 from iroh_fast.quic._time cimport MS, ns_from_us
 
@@ -134,7 +133,7 @@ cdef uint8_t* write_cids_blocked(Connection conn, uint8_t* at, FrameRec* record)
 cdef int64_t ack_frequency_delay(Connection conn) noexcept nogil:
     cdef int64_t delay = conn.cfg.af_max_delay if conn.cfg.af_max_delay else conn.agreed.peer_max_ack_delay
     cdef int64_t least = ns_from_us(conn.agreed.peer_min_ack_delay_us)
-    cdef int64_t rtt = rtt_get(&conn.paths.first.r.rtt) if conn.paths.first != NULL else 0
+    cdef int64_t rtt = path_rtt(conn.paths.first) if conn.paths.first != NULL else 0
     if delay < least:
         delay = least
     if rtt < 25 * MS:

@@ -333,8 +333,8 @@ cdef class QuicEndpoint(AdmissionHost):
             PyBytes_FromStringAndSize(<char*>c.handshake.original.bytes, c.handshake.original.len), c.now, self.wall_clock())
         if c.qlog is None:
             return
-        c.qlog.started(c.now, addr_to_tuple(&c.paths.first.r.remote),
-                       addr_to_tuple(&c.paths.first.r.local) if ip_known(&c.paths.first.r.local) else None,
+        c.qlog.started(c.now, addr_to_tuple(&c.paths.first.route.remote),
+                       addr_to_tuple(&c.paths.first.route.local) if ip_known(&c.paths.first.route.local) else None,
                        PyBytes_FromStringAndSize(<char*>c.handshake.ours, CID_LEN),
                        PyBytes_FromStringAndSize(<char*>c.handshake.theirs.bytes, c.handshake.theirs.len))
         log_tuple(c, c.paths.first)

@@ -18,10 +18,12 @@ from iroh_fast.quic._handshake cimport discard_keys_later
 from iroh_fast.quic._handshake_state cimport Handshake, id_equals, id_set, level_at, level_begin, level_end
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_open, keys_install_initial)
-from iroh_fast.quic._loss cimport drop_space, forget_sent
+from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._path_queries cimport find_path
 from iroh_fast.quic._path_table cimport add_path
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, MAX_CID_LEN, Path, ip_known, remote_cid_first, same_addr
+from iroh_fast.quic._paths cimport (
+    CID_LEN, CidSet, MAX_CID_LEN, Path, ip_known, path_timeouts, remote_cid_first, same_addr)
+from iroh_fast.quic._recovery cimport recovery_restart
 from iroh_fast.quic._send_buffer cimport sendbuf_rewind
 from iroh_fast.quic._stream_packets cimport rewind_0rtt
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
@@ -58,7 +60,7 @@ cdef int begin_client(Connection conn, list remotes) except -1:
     path = add_path(conn, 0, &handshake.dial[0], NULL)
     if path == NULL:
         raise MemoryError
-    path.r.validated = True
+    path.route.validated = True
     remote_cid_first(path.cids, handshake.original.bytes, handshake.original.len)
     if set_initial_keys(conn, handshake.original.bytes, handshake.original.len) < 0:
         raise MemoryError
@@ -78,7 +80,7 @@ cdef int begin_server(Connection conn, bytes original, bytes retry, bytes theirs
     path = add_path(conn, 0, src, dst)
     if path == NULL:
         raise MemoryError
-    path.r.validated = validated
+    path.route.validated = validated
     if set_initial_keys(conn, <const uint8_t*>PyBytes_AS_STRING(first), <size_t>PyBytes_GET_SIZE(first)) < 0:
         raise MemoryError
     return 0
@@ -97,7 +99,7 @@ cdef void dial_window(Connection conn, int* at, int* count) noexcept nogil:
     if conn.handshake.n_dial > DIAL_AT_ONCE:
         # Whoever made the list may have made it long: each flight goes to a few, the repetitions to the next ones.
         if conn.paths.first != NULL:
-            at[0] = (conn.paths.first.pto_count % MAX_DIAL) * DIAL_AT_ONCE % conn.handshake.n_dial
+            at[0] = (path_timeouts(conn.paths.first) % MAX_DIAL) * DIAL_AT_ONCE % conn.handshake.n_dial
         count[0] = DIAL_AT_ONCE
 
 
@@ -142,7 +144,7 @@ cdef void receive_unprotected(Connection conn, Path* path, const uint8_t* data, 
     on_retry(conn, data, n, header.scid, header.scid_len, header.token, header.token_len)
     if conn.handshake.retried and not before:
         # The token is for the address this came from: the other candidates would refuse it.
-        path.r.remote = src[0]
+        path.route.remote = src[0]
         conn.handshake.n_dial = 0
 
 
@@ -168,22 +170,22 @@ cdef void learn_from_long(Connection conn, Path* path, int level, const LongHead
     conn.handshake.heard = True
     if not conn.handshake.theirs_known and level != LEVEL_0RTT:
         adopt_handshake_id(conn, path, header)
-    if not same_addr(src, &path.r.remote) and conn.is_client and not conn.handshake.settled:
+    if not same_addr(src, &path.route.remote) and conn.is_client and not conn.handshake.settled:
         # iroh's handshake migration: until a Handshake packet proves the address, follow the server.
-        path.r.remote = src[0]
-        path.r.received += header.packet_len
+        path.route.remote = src[0]
+        path.route.received += header.packet_len
     if ip_known(dst):
-        path.r.local = dst[0]
+        path.route.local = dst[0]
     if level != LEVEL_HANDSHAKE:
         return
     conn.handshake.settled = True
     if conn.is_client:
         conn.handshake.n_dial = 0
         return
-    path.r.validated = True
+    path.route.validated = True
     conn.handshake.peer_validated_us = True
     if conn.handshake.initial.live:
-        drop_space(conn, path, &conn.handshake.initial.sp)
+        drop_space(conn, path, &conn.handshake.initial.space)
         level_end(&conn.handshake, &conn.keys, LEVEL_INITIAL)
 
 
@@ -216,13 +218,9 @@ cdef void on_retry(Connection conn, const uint8_t* data, size_t n, const uint8_t
     if set_initial_keys(conn, scid, scid_len) < 0:
         conn.fail(INTERNAL_ERROR, b"key derivation failed", 0)
         return
-    # Packet numbers go on; what was sent counts as never sent.
-    forget_sent(path, &conn.handshake.initial.sp)
+    recovery_restart(path, &conn.handshake.initial.space)
     sendbuf_rewind(&conn.handshake.initial.tx)
-    forget_sent(path, &path.sp)
     rewind_0rtt(&conn.streams.table)
-    path.pto_count = 0
-    path.r.in_flight = 0
 
 
 cdef void on_version_negotiation(Connection conn, const uint8_t* data, size_t n, LongHeader* header) noexcept:

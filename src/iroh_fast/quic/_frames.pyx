@@ -17,6 +17,7 @@ from iroh_fast._packet._frames cimport (
     FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_PING, FT_REACH_OUT_V4, FT_REACH_OUT_V6, FT_REMOVE_ADDRESS,
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
+from iroh_fast.quic._acknowledged cimport on_ack
 from iroh_fast.quic._cids cimport on_new_id, on_retired_id
 from iroh_fast.quic._closing cimport enter_drain
 from iroh_fast.quic._codes cimport (
@@ -28,13 +29,11 @@ from iroh_fast.quic._datagrams cimport queue_empty, queue_push
 from iroh_fast.quic._handshake cimport confirm_handshake
 from iroh_fast.quic._handshake_state cimport crypto_in
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL
-from iroh_fast.quic._loss cimport on_ack
 from iroh_fast.quic._path_queries cimport find_path, was_abandoned
 from iroh_fast.quic._path_table cimport log_path, on_blocked, on_max_path_id, on_path_abandon, on_path_status
-from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, STATUS_BACKUP, same_addr
+from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, STATUS_BACKUP, path_rtt, same_addr
 from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_insert
-from iroh_fast.quic._recovery cimport PnSpace
-from iroh_fast.quic._rtt cimport rtt_get
+from iroh_fast.quic._space cimport PnSpace, space_ack_now
 from iroh_fast.quic._stream_frames cimport (
     got_max_data, got_max_stream_data, got_max_streams, got_reset, got_stop_sending, got_stream,
     got_stream_data_blocked)
@@ -54,7 +53,7 @@ cdef int read_frames(Connection conn, Path* path, PnSpace* space, int level, con
     cdef int err
     if conn.state == ST_CLOSING and conn.now >= conn.ending.repeat_at:
         # RFC 9000 §10.2.1: the peer has not heard yet. At most one repetition per round trip.
-        conn.ending.repeat_at = conn.now + rtt_get(&path.r.rtt)
+        conn.ending.repeat_at = conn.now + path_rtt(path)
         conn.ending.due = True
     if at == end:
         return conn.fail(PROTOCOL_VIOLATION, b"packet payload is empty", 0)
@@ -108,7 +107,7 @@ cdef int read_frame(Connection conn, Path* path, PnSpace* space, int level, Fram
             other = find_path(conn, 0)      # plain ACK always means path 0
             if other == NULL:
                 return 0
-            return on_ack(conn, other, &other.sp, level, frame, other != path)
+            return on_ack(conn, other, &other.recovery.space, level, frame, other != path)
         return on_ack(conn, path, space, level, frame, False)
     if kind == FT_PATH_ACK or kind == FT_PATH_ACK_ECN:
         if not conn.agreed.multipath:
@@ -118,7 +117,7 @@ cdef int read_frame(Connection conn, Path* path, PnSpace* space, int level, Fram
             if was_abandoned(conn, <uint32_t>frame.path):
                 return 0
             return conn.fail(PROTOCOL_VIOLATION, b"received PATH_ACK with path ID never used", 0)
-        return on_ack(conn, other, &other.sp, level, frame, other != path)
+        return on_ack(conn, other, &other.recovery.space, level, frame, other != path)
     if kind == FT_PING:
         return 0
     if kind == FT_DATAGRAM:
@@ -208,7 +207,7 @@ cdef int control_frame(Connection conn, Path* path, int level, Frame* frame, con
     elif kind == FT_IMMEDIATE_ACK:
         other = conn.paths.first
         while other != NULL:
-            other.sp.ack_now = True
+            space_ack_now(&other.recovery.space)
             other = other.next
     elif kind == FT_ACK_FREQUENCY:
         return on_ack_frequency(conn, frame)

@@ -180,7 +180,7 @@ cdef void adopt_parameters(Connection conn, Parameters* p):
     conn.agreed.peer_min_ack_delay_us = p.min_ack_delay_us
     conn.agreed.peer_udp = <uint32_t>(p.max_udp_payload_size if p.max_udp_payload_size < 65527 else 65527)
     if path != NULL:
-        mtud_peer_limit(&path.r.mtud, <uint16_t>conn.agreed.peer_udp)
+        mtud_peer_limit(&path.route.mtud, <uint16_t>conn.agreed.peer_udp)
     if idle and (conn.agreed.idle_timeout == 0 or idle < conn.agreed.idle_timeout):
         conn.agreed.idle_timeout = idle
     conn.agreed.send_observed = conn.cfg.observed_send and takes
@@ -231,9 +231,9 @@ cdef void complete_handshake(Connection conn):
     conn.agreed.nat = conn.agreed.multipath and conn.cfg.max_nat > 0 and conn.handshake.peer_parameters.present & HAS_NAT_TRAVERSAL != 0
     if path != NULL:
         if conn.is_client:
-            path.r.validated = True
+            path.route.validated = True
         # Large packets are for data: a connection that is over before any was sent needs no search.
-        mtud_defer(&path.r.mtud, conn.now + MTU_SEARCH_AFTER_MS * MS)
+        mtud_defer(&path.route.mtud, conn.now + MTU_SEARCH_AFTER_MS * MS)
         path_established(conn, path)
     issue_ids(conn, 0)
     issue_path_ids(conn)
@@ -248,7 +248,7 @@ cdef void complete_handshake(Connection conn):
 cdef void drop_0rtt(Connection conn, Path* path):
     """Forget everything sent in 0-RTT packets."""
     if path != NULL:
-        forget_sent(path, &path.sp)
+        forget_sent(path, &path.recovery.space)
     table_reject_0rtt(&conn.streams.table)
     adopt_limits(conn, conn.handshake.peer_parameters)
 
@@ -260,9 +260,9 @@ cdef void confirm_handshake(Connection conn):
     conn.handshake.peer_validated_us = True
     if path != NULL:
         if conn.handshake.initial.live:
-            drop_space(conn, path, &conn.handshake.initial.sp)
+            drop_space(conn, path, &conn.handshake.initial.space)
         if conn.handshake.handshake.live:
-            drop_space(conn, path, &conn.handshake.handshake.sp)
+            drop_space(conn, path, &conn.handshake.handshake.space)
     handshake_release(&conn.handshake, &conn.keys)
     conn.address_token = None
     conn.tls.release_handshake_state()

@@ -10,13 +10,13 @@ from iroh_fast._batch cimport UdpAddr
 from iroh_fast.quic._keys cimport KeyRing, LEVEL_HANDSHAKE, LEVEL_INITIAL
 from iroh_fast.quic._parameters cimport Parameters
 from iroh_fast.quic._receive_buffer cimport RecvBuf
-from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._send_buffer cimport SendBuf
+from iroh_fast.quic._space cimport PnSpace
 
 
 cdef struct Stage:                # Initial or Handshake, until its keys are discarded
     bint live
-    PnSpace sp
+    PnSpace space
     SendBuf tx
     RecvBuf rx
 

@@ -6,8 +6,8 @@ from libc.string cimport memcmp, memcpy
 
 from iroh_fast.quic._keys cimport KeyRing, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop
 from iroh_fast.quic._receive_buffer cimport recvbuf_free, recvbuf_init
-from iroh_fast.quic._recovery cimport space_free, space_init
 from iroh_fast.quic._send_buffer cimport sendbuf_free, sendbuf_init
+from iroh_fast.quic._space cimport space_free, space_init
 
 # What a connection without such a level points to: not live, never written.
 cdef Stage NO_LEVEL
@@ -43,7 +43,7 @@ cdef int level_begin(Handshake* handshake, int level, uint64_t random) noexcept 
     if fresh == NULL:
         return -1
     fresh.live = True
-    space_init(&fresh.sp, random)
+    space_init(&fresh.space, random)
     sendbuf_init(&fresh.tx)
     recvbuf_init(&fresh.rx)
     level_place(handshake, level)[0] = fresh
@@ -57,7 +57,7 @@ cdef void level_end(Handshake* handshake, KeyRing* keys, int level) noexcept nog
         return
     place[0] = &NO_LEVEL
     keys_drop(keys, level)
-    space_free(&old.sp)
+    space_free(&old.space)
     sendbuf_free(&old.tx)
     recvbuf_free(&old.rx)
     free(old)

@@ -6,8 +6,8 @@ from libc.string cimport memset
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport LEVEL_HANDSHAKE, LEVEL_INITIAL
 from iroh_fast.quic._paths cimport Path
-from iroh_fast.quic._recovery cimport PnSpace
 from iroh_fast.quic._sent cimport SentRec
+from iroh_fast.quic._space cimport PnSpace
 
 
 cdef enum:
@@ -30,10 +30,10 @@ cdef struct Packet:
 
 cdef inline PnSpace* space_of(Connection conn, Path* path, int level) noexcept nogil:
     if level == LEVEL_INITIAL:
-        return &conn.handshake.initial.sp
+        return &conn.handshake.initial.space
     if level == LEVEL_HANDSHAKE:
-        return &conn.handshake.handshake.sp
-    return &path.sp
+        return &conn.handshake.handshake.space
+    return &path.recovery.space
 
 cdef inline bint has_room(const Packet* packet, Py_ssize_t n) noexcept nogil:
     """Whether a frame of `n` bytes fits. Every writer of frames asks first."""

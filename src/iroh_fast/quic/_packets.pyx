@@ -12,14 +12,12 @@ from libc.string cimport memcpy, memset
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet._varint cimport pn_length, put_varint
 from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, INTERNAL_ERROR
-from iroh_fast.quic._controllers cimport cc_on_sent
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
-from iroh_fast.quic._pacer cimport pacer_on_sent
-from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid
-from iroh_fast.quic._recovery cimport PnSpace, space_take_pn
-from iroh_fast.quic._rtt cimport rtt_get
-from iroh_fast.quic._sent cimport MAX_QUIET, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, log_add, sent_insert
+from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid, path_cwnd, path_generation, path_rtt
+from iroh_fast.quic._recovery_state cimport recovery_on_sent
+from iroh_fast.quic._sent cimport MAX_QUIET, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, log_add
+from iroh_fast.quic._space cimport PnSpace, space_take_pn
 from iroh_fast.quic._trace cimport log_packet
 
 cdef enum:
@@ -37,7 +35,7 @@ cdef int begin_packet(Connection conn, Path* path, int level, uint8_t* at, size_
     packet.start = at
     packet.level = level
     memset(&packet.sent, 0, sizeof(SentRec))
-    packet.sent.generation = path.r.generation
+    packet.sent.generation = path_generation(path)
     packet.sent.sent_at = conn.now
     if level != LEVEL_1RTT and room > MAX_LONG:
         room = MAX_LONG
@@ -58,9 +56,9 @@ cdef inline uint8_t* short_header(Connection conn, Path* path, uint8_t* at, size
     cdef RemoteCid* dcid = &path.cids.remote[path.cids.active]
     if room < <size_t>(1 + dcid.len + 4 + TAG_LEN + LEAST_PAYLOAD):
         return NULL
-    packet.pn = space_take_pn(&path.sp, conn.host.random)
+    packet.pn = space_take_pn(&path.recovery.space, conn.host.random)
     # A packet may be overtaken by a window of others: its number must be told from theirs, too (RFC 9000 §17.1).
-    packet.pn_len = pn_length(packet.pn + (path.r.cc.cwnd >> 10), path.sp.largest_acked)
+    packet.pn_len = pn_length(packet.pn + (path_cwnd(path) >> 10), path.recovery.space.largest_acked)
     packet.length_at = NULL
     at[0] = <uint8_t>(0x40 | (0x20 if path.spin else 0) | (4 if conn.keys.phase else 0) | (packet.pn_len - 1))
     memcpy(at + 1, dcid.cid, dcid.len)
@@ -145,20 +143,16 @@ cdef size_t seal_packet(Connection conn, Path* path, Packet* packet) noexcept no
     if flags & REC_ELICITING:
         if packet.level == LEVEL_1RTT and conn.keys.phase:
             flags |= REC_PHASE
-        if sent_insert(&space.sent, &packet.sent, <uint16_t>total, flags) < 0:
+        if recovery_on_sent(&path.route.flight, space, &packet.sent, <uint16_t>total, flags, conn.now) < 0:
             frame_recs_free(packet.sent.frames)
             conn.fail(INTERNAL_ERROR, b"out of memory", 0)
             return 0
-        cc_on_sent(&path.r.cc, conn.now, total, path.r.in_flight)
-        path.r.in_flight += total
-        space.last_eliciting_at = conn.now
-        pacer_on_sent(&path.r.pacer, total)
         if path.permit_idle_reset:
             path.permit_idle_reset = False
             path.idle_from = conn.now
     else:
         frame_recs_free(packet.sent.frames)
-        log_add(&space.quiet, packet.pn, conn.now, conn.now - 2 * rtt_get(&path.r.rtt) - QUIET_NS, MAX_QUIET)
+        log_add(&space.quiet, packet.pn, conn.now, conn.now - 2 * path_rtt(path) - QUIET_NS, MAX_QUIET)
     return total
 
 

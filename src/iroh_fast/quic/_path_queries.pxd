@@ -25,7 +25,7 @@ cdef inline bint irreplaceable(Connection conn, Path* path) noexcept nogil:
     """Whether no other open path is known to work: then it may not be given up for being idle."""
     cdef Path* other = conn.paths.first
     while other != NULL:
-        if other != path and not other.abandoned and other.r.validated:
+        if other != path and not other.abandoned and other.route.validated:
             return False
         other = other.next
     return True
@@ -39,9 +39,9 @@ cdef bint was_abandoned(Connection conn, uint32_t id) noexcept nogil
 
 # Bytes that may still go to the present address of a path.
 cdef inline uint64_t path_allowance(Connection conn, const Path* path) noexcept nogil:
-    if conn.is_client or path.r.validated:
+    if conn.is_client or path.route.validated:
         return <uint64_t>-1           # a client chose the address itself
-    return 3 * path.r.received - path.r.sent if 3 * path.r.received > path.r.sent else 0
+    return 3 * path.route.received - path.route.sent if 3 * path.route.received > path.route.sent else 0
 
 cdef inline bint amplification_blocked(Connection conn, const Path* path, size_t batched) noexcept nogil:
     return path_allowance(conn, path) < LEAST_DATAGRAM + batched

@@ -3,8 +3,7 @@
 from libc.stdint cimport uint16_t, uint32_t, int64_t
 
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._paths cimport CidSet, Path, cidset_new, ids_have
-from iroh_fast.quic._rtt cimport rtt_pto_base
+from iroh_fast.quic._paths cimport CidSet, Path, cidset_new, ids_have, path_pto
 
 
 cdef Path* search_path(Connection conn, uint32_t id) noexcept nogil:
@@ -26,7 +25,7 @@ cdef int64_t pto_max(Connection conn) noexcept nogil:
     cdef int64_t best = 0, unproven = 0, v
     while path != NULL:
         if not path.abandoned:
-            v = rtt_pto_base(&path.r.rtt) + conn.agreed.peer_max_ack_delay
+            v = path_pto(path) + conn.agreed.peer_max_ack_delay
             if path.established:
                 if v > best:
                     best = v
@@ -59,7 +58,7 @@ cdef bint any_usable(Connection conn) noexcept nogil:
     """Whether some path can carry anything to the peer."""
     cdef Path* other = conn.paths.first
     while other != NULL:
-        if other.r.validated and not other.abandoned and other.cids.active >= 0:
+        if other.route.validated and not other.abandoned and other.cids.active >= 0:
             return True
         other = other.next
     return False
@@ -67,7 +66,7 @@ cdef bint any_usable(Connection conn) noexcept nogil:
 
 cdef bint must_abandon_itself(Connection conn, Path* path) noexcept nogil:
     """Whether the end of an abandoned path can only be told on that path."""
-    return (path.abandoned and not path.abandon_received and path.r.validated and path.cids.active >= 0
+    return (path.abandoned and not path.abandon_received and path.route.validated and path.cids.active >= 0
             and not any_usable(conn))
 
 
@@ -75,8 +74,8 @@ cdef uint16_t path_mtu(Connection conn) noexcept nogil:
     cdef Path* path = conn.paths.first
     cdef uint16_t best = 65535
     while path != NULL:
-        if not path.abandoned and path.r.mtud.current < best:
-            best = path.r.mtud.current
+        if not path.abandoned and path.route.mtud.current < best:
+            best = path.route.mtud.current
         path = path.next
     return best if best != 65535 else conn.cfg.initial_mtu
 

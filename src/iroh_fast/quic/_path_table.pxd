@@ -8,11 +8,12 @@ from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._paths cimport MAX_DRAINING, Path, Route
 
 
-cdef void init_route(Connection conn, Route* r, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
+cdef void init_route(Connection conn, Route* route, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
 cdef Path* add_path(Connection conn, uint32_t id, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
 cdef void challenge_path(Connection conn, Path* path) noexcept nogil
 cdef void path_established(Connection conn, Path* path) noexcept nogil
 cdef void log_path(Connection conn, str kind, uint32_t id, object a, object b, object c, object d)
+cdef void try_again(Connection conn, Path* path) noexcept nogil
 cdef void set_path_status(Connection conn, Path* path, int status) noexcept nogil
 cdef void grant_path(Connection conn) noexcept nogil
 cdef int on_path_abandon(Connection conn, Frame* frame) noexcept nogil

@@ -15,21 +15,20 @@ from iroh_fast.quic._agreed cimport DEFAULT_ACK_DELAY_MS
 from iroh_fast.quic._cids cimport drop_ids, issue_ids, issue_path_ids, reset_spin, watch_reset
 from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, PROTOCOL_VIOLATION, ST_ESTABLISHED, W_PATHS)
-from iroh_fast.quic._controllers cimport cc_init
 from iroh_fast.quic._control_queue cimport queue_control
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._ledger cimport (
     CONTROL_MAX_PATH_ID, CONTROL_PATHS_BLOCKED, CONTROL_PATH_ABANDON, CONTROL_PATH_STATUS)
-from iroh_fast.quic._loss cimport declare_lost
 from iroh_fast.quic._mtud cimport mtud_init, mtud_peer_limit
-from iroh_fast.quic._pacer cimport pacer_init
 from iroh_fast.quic._path_queries cimport find_ids, find_path, open_paths, was_abandoned
 from iroh_fast.quic._paths cimport (
-    CidSet, Path, PathStats, Route, STATUS_BACKUP, ids_add, ids_end, ip_known, path_free, path_new, same_addr,
-    stats_add)
-from iroh_fast.quic._recovery cimport space_init
-from iroh_fast.quic._rtt cimport rtt_conservative, rtt_get, rtt_init, rtt_pto_base
+    CidSet, Path, PathStats, Route, STATUS_BACKUP, ids_add, ids_end, ip_known, path_challenging, path_cwnd, path_free,
+    path_new, path_pto, path_rtt, same_addr, stats_add)
+from iroh_fast.quic._recovery cimport recovery_abandon, recovery_stop, recovery_try_again
+from iroh_fast.quic._recovery_state cimport flight_expect, flight_init
+from iroh_fast.quic._routing cimport path_answered
+from iroh_fast.quic._rtt cimport rtt_conservative
+from iroh_fast.quic._space cimport space_init
 from iroh_fast.quic._time cimport MS
 from iroh_fast.quic._timers cimport (
     TIMER_CHALLENGE, TIMER_DRAIN, TIMER_NO_PATH, TIMER_VALIDATION, timer_clear, timer_is_set, timer_set)
@@ -43,19 +42,15 @@ cdef enum:
 ABANDON_REASONS = {APPLICATION_ABANDON_PATH: "application", PATH_UNSTABLE_OR_POOR: "timed out"}
 
 
-cdef void init_route(Connection conn, Route* r, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
-    memset(r, 0, sizeof(Route))
-    r.remote = remote[0]
+cdef void init_route(Connection conn, Route* route, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
+    memset(route, 0, sizeof(Route))
+    route.remote = remote[0]
     if local != NULL:
-        r.local = local[0]
+        route.local = local[0]
+    route.ecn = True
     conn.paths.generation += 1
-    r.generation = conn.paths.generation
-    r.since = conn.now
-    r.ecn = True
-    rtt_init(&r.rtt, conn.cfg.initial_rtt)
-    cc_init(&r.cc, conn.cfg.cc, conn.cfg.initial_mtu, conn.now)
-    pacer_init(&r.pacer, conn.now)
-    mtud_init(&r.mtud, conn.cfg.initial_mtu, conn.cfg.min_mtu, conn.cfg.mtu_bound, conn.cfg.mtu_interval,
+    flight_init(&route.flight, conn.paths.generation, conn.cfg.initial_rtt, conn.cfg.cc, conn.cfg.initial_mtu, conn.now)
+    mtud_init(&route.mtud, conn.cfg.initial_mtu, conn.cfg.min_mtu, conn.cfg.mtu_bound, conn.cfg.mtu_interval,
               conn.cfg.mtu_cooldown, conn.cfg.mtu_min_change, conn.cfg.mtud)
 
 
@@ -66,18 +61,18 @@ cdef Path* add_path(Connection conn, uint32_t id, const UdpAddr* remote, const U
     cdef Path** at
     if path == NULL:
         return NULL
-    init_route(conn, &path.r, remote, local)
-    space_init(&path.sp, conn.host.random.word())
+    init_route(conn, &path.route, remote, local)
+    space_init(&path.recovery.space, conn.host.random.word())
     reset_spin(conn, path)
     path.last_rx = path.last_tx = path.idle_from = conn.now
     path.permit_idle_reset = True
     path.idle_timeout = conn.cfg.path_idle if id or conn.agreed.multipath else 0
-    mtud_peer_limit(&path.r.mtud, <uint16_t>conn.agreed.peer_udp)
+    mtud_peer_limit(&path.route.mtud, <uint16_t>conn.agreed.peer_udp)
     other = conn.paths.first
     while other != NULL:
-        if other.r.validated and not other.abandoned and same_addr(&other.r.remote, remote):
-            path.r.validated = True
-            rtt_init(&path.r.rtt, rtt_conservative(&other.r.rtt))
+        if other.route.validated and not other.abandoned and same_addr(&other.route.remote, remote):
+            path.route.validated = True
+            flight_expect(&path.route.flight, rtt_conservative(&other.route.flight.rtt))
             break
         other = other.next
     path.cids = find_ids(conn, id, True)
@@ -130,8 +125,8 @@ cdef void log_opened(Connection conn, const Path* path):
     """Most connections open one path, and nobody asks for it: kept small."""
     cdef Opened event
     event.id = path.id
-    event.remote = path.r.remote
-    event.local = path.r.local
+    event.remote = path.route.remote
+    event.local = path.route.local
     log_event(conn, PyBytes_FromStringAndSize(<char*>&event, sizeof(Opened)))
 
 
@@ -155,6 +150,18 @@ cdef void log_event(Connection conn, object event):
         conn.paths.log_lost += 1
         return
     conn.path_log += (event,)
+
+
+cdef void try_again(Connection conn, Path* path) noexcept nogil:
+    """The path may work again: forget how long it was silent, and ask at once."""
+    path_answered(path)
+    path.challenge_lost = 0
+    if path_challenging(path):
+        path.challenge_due = True
+    path.ping_due = True
+    if conn.agreed.peer_ack_frequency:
+        path.immediate_ack_due = True
+    recovery_try_again(conn, path)
 
 
 cdef void set_path_status(Connection conn, Path* path, int status) noexcept nogil:
@@ -193,13 +200,12 @@ cdef void abandon_path(Connection conn, Path* path, uint64_t code) noexcept nogi
     timer_clear(&path.timers, TIMER_CHALLENGE)
     timer_clear(&path.timers, TIMER_VALIDATION)
     path.ping_due = path.immediate_ack_due = path.observed_due = path.response_due = False
-    path.pto_count = 0
-    path.sp.loss_probes = 0
+    recovery_stop(path)
     give_up_id(conn, path.id, code)
     watch_reset(conn, NULL)
     with gil:
-        log_path(conn, "closed", path.id, addr_to_tuple(&path.r.remote),
-                      addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None,
+        log_path(conn, "closed", path.id, addr_to_tuple(&path.route.remote),
+                      addr_to_tuple(&path.route.local) if ip_known(&path.route.local) else None,
                       ABANDON_REASONS.get(code, f"code {code:#x}") if not path.abandon_received
                       else f"closed by peer: {code:#x}",
                       path_statistics(path))
@@ -231,12 +237,12 @@ cdef class PathStatistics:
 cdef object path_statistics(Path* path):
     cdef PathStatistics now = PathStatistics.__new__(PathStatistics)
     now.counted = path.stats
-    now.rtt = rtt_get(&path.r.rtt) / 1e9
-    now.cwnd = path.r.cc.cwnd
-    now.probes_sent = path.r.mtud.probes_sent
-    now.probes_lost = path.r.mtud.probes_lost
-    now.black_holes = path.r.mtud.black_holes
-    now.mtu = path.r.mtud.current
+    now.rtt = path_rtt(path) / 1e9
+    now.cwnd = path_cwnd(path)
+    now.probes_sent = path.route.mtud.probes_sent
+    now.probes_lost = path.route.mtud.probes_lost
+    now.black_holes = path.route.mtud.black_holes
+    now.mtu = path.route.mtud.current
     return now
 
 
@@ -257,7 +263,7 @@ cdef int on_path_abandon(Connection conn, Frame* frame) noexcept nogil:
         return 0
     path.abandon_received = True
     abandon_path(conn, path, frame.value)
-    timer_set(&path.timers, TIMER_DRAIN, conn.now + 3 * (rtt_pto_base(&path.r.rtt) + conn.agreed.peer_max_ack_delay))
+    timer_set(&path.timers, TIMER_DRAIN, conn.now + 3 * (path_pto(path) + conn.agreed.peer_max_ack_delay))
     grant_path(conn)
     if open_paths(conn) == 0 and not timer_is_set(&conn.timers, TIMER_NO_PATH):
         timer_set(&conn.timers, TIMER_NO_PATH, conn.now + 3 * (conn.cfg.initial_rtt * 3 + DEFAULT_ACK_DELAY_MS * MS))
@@ -284,8 +290,7 @@ cdef void discard_path(Connection conn, Path* path) noexcept nogil:
     if conn.qlog is not None:
         with gil:
             conn.qlog.assigned(conn.now, path.id, None, None)
-    while path.sp.sent.outstanding:
-        declare_lost(conn, path, &path.sp, path.sp.sent.head, LEVEL_1RTT)
+    recovery_abandon(conn, path)
     if conn.paths.done == NULL:
         conn.paths.done = <PathStats*>calloc(1, sizeof(PathStats))
     if conn.paths.done != NULL:

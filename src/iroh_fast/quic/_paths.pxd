@@ -4,12 +4,9 @@ from libc.stdint cimport int8_t, uint8_t, uint16_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcmp, memcpy
 
 from iroh_fast._batch cimport UdpAddr
-from iroh_fast.quic._controller cimport Congestion
 from iroh_fast.quic._mtud cimport Mtud
-from iroh_fast.quic._pacer cimport Pacer
-from iroh_fast.quic._recovery cimport PnSpace
-from iroh_fast.quic._reordering cimport Reordering
-from iroh_fast.quic._rtt cimport Rtt
+from iroh_fast.quic._recovery_state cimport Flight, Recovery, flight_has_room
+from iroh_fast.quic._rtt cimport rtt_get, rtt_pto_base
 from iroh_fast.quic._timers cimport TIMER_CHALLENGE, Timers, timer_is_set
 
 
@@ -96,14 +93,8 @@ cdef struct Route:
     UdpAddr local                 # ip all zero: unknown
     bint validated
     bint ecn
-    uint32_t generation
-    int64_t since                 # when it came into use
-    Rtt rtt
-    Reordering reordering
-    Congestion cc
-    Pacer pacer
+    Flight flight
     Mtud mtud
-    uint64_t in_flight
     uint64_t sent, received       # datagram bytes, for the amplification limit
 
 
@@ -118,8 +109,8 @@ cdef struct Path:
     uint32_t id
     Path* next                    # ascending id
     Timers timers
-    PnSpace sp
-    Route r
+    Recovery recovery
+    Route route
     Route* previous               # before an unconfirmed migration
     CidSet* cids
     # validation
@@ -134,12 +125,9 @@ cdef struct Path:
     bint established
     # what to send here and only here
     bint ping_due, immediate_ack_due, observed_due
-    int pto_count
     bint silent                   # probes stay unanswered: data avoid the path while another one works
     int64_t silent_since          # when the first packet left that was not answered
-    bint app_limited
     bint spin                     # of the next packet
-    bint cwnd_blocked
     # status
     int status, remote_status
     bint status_due               # the present status was not sent yet
@@ -197,10 +185,35 @@ cdef inline uint64_t ids_end(const IdRanges* ids) noexcept nogil:
 cdef inline bint path_challenging(const Path* path) noexcept nogil:
     return path.challenge_due or timer_is_set(&path.timers, TIMER_CHALLENGE)
 
+cdef inline int64_t path_rtt(const Path* path) noexcept nogil:
+    return rtt_get(&path.route.flight.rtt)
+
+# The probe timeout without the peer's ack delay.
+cdef inline int64_t path_pto(const Path* path) noexcept nogil:
+    return rtt_pto_base(&path.route.flight.rtt)
+
+cdef inline uint64_t path_cwnd(const Path* path) noexcept nogil:
+    return path.route.flight.cc.cwnd
+
+cdef inline uint64_t path_in_flight(const Path* path) noexcept nogil:
+    return path.route.flight.in_flight
+
+# Which 4-tuple of the path is in use: packets and challenges remember theirs.
+cdef inline uint32_t path_generation(const Path* path) noexcept nogil:
+    return path.route.flight.generation
+
+# Probe timeouts in a row.
+cdef inline int path_timeouts(const Path* path) noexcept nogil:
+    return path.recovery.pto_count
+
+# Whether probes wait to be sent, which no window holds back.
+cdef inline bint path_probing(const Path* path) noexcept nogil:
+    return path.recovery.space.loss_probes > 0
+
 # Whether an MTU probe could leave now.
 cdef inline bint path_may_probe(const Path* path) noexcept nogil:
-    return (path.r.validated and not path.abandoned and not timer_is_set(&path.timers, TIMER_CHALLENGE)
-            and path.cids.active >= 0 and path.r.in_flight + 1500 < path.r.cc.cwnd)
+    return (path.route.validated and not path.abandoned and not timer_is_set(&path.timers, TIMER_CHALLENGE)
+            and path.cids.active >= 0 and flight_has_room(&path.route.flight, 1500))
 
 cdef Path* path_new(uint32_t id) noexcept nogil
 cdef void path_free(Path* p) noexcept nogil

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from iroh_fast.quic._recovery cimport space_free
+from iroh_fast.quic._space cimport space_free
 from iroh_fast.quic._timers cimport timers_clear
 
 
@@ -59,7 +59,7 @@ cdef Path* path_new(uint32_t id) noexcept nogil:
 cdef void path_free(Path* p) noexcept nogil:
     if p == NULL:
         return
-    space_free(&p.sp)
+    space_free(&p.recovery.space)
     free(p.previous)
     free(p)
 

@@ -27,7 +27,8 @@ from iroh_fast.quic._path_table cimport (
     add_path, addr_bytes, challenge_path, limit_draining, may_be_opened, path_established)
 from iroh_fast.quic._paths cimport CID_LEN, Path, ip_known, same_addr, same_ip
 from iroh_fast.quic._receive_buffer cimport recvbuf_readable
-from iroh_fast.quic._recovery cimport PnSpace, space_is_duplicate, space_mark_received, space_on_processed
+from iroh_fast.quic._space cimport (
+    PnSpace, space_ack_now, space_count_ecn, space_is_duplicate, space_mark_received, space_on_processed)
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
 from iroh_fast.quic._trace cimport log_packet
 from iroh_fast.quic._validation cimport address_received, migrate
@@ -53,8 +54,8 @@ cdef void receive_datagram(Connection conn, uint8_t* data, size_t n, const UdpAd
         return
     limit_draining(conn)
     path = find_path(conn, path_id)
-    if path != NULL and same_addr(&path.r.remote, src):
-        path.r.received += n
+    if path != NULL and same_addr(&path.route.remote, src):
+        path.route.received += n
         path.stats.rx_datagrams += 1
         path.stats.rx_bytes += n
     arrival.src = src
@@ -183,7 +184,7 @@ cdef int process_long(Connection conn, Path* path, PnSpace* space, int level, co
         return 0
     space_on_processed(space, packet.pn, eliciting, arrival.ecn == 3, conn.now, 0, 0, 1, before)
     if eliciting:
-        space.ack_now = True
+        space_ack_now(space)
     if recvbuf_readable(&stage.rx) and conn.state < ST_CLOSING:
         return tls_feed(conn, level)
     return 0
@@ -198,12 +199,7 @@ cdef inline void note_received(Connection conn, Path* path, PnSpace* space, uint
     space_mark_received(space, pn, conn.now)
     if ecn:
         conn.acks.saw_ecn = True
-        if ecn == 2:
-            space.ect0 += 1
-        elif ecn == 1:
-            space.ect1 += 1
-        else:
-            space.ce += 1
+        space_count_ecn(space, ecn)
     path.last_rx = path.idle_from = conn.now
     path.permit_idle_reset = True
 
@@ -216,12 +212,12 @@ cdef void receive_short(Connection conn, uint8_t* data, size_t n, const Arrival*
     cdef int rc
     cdef int64_t largest = -1
     if path != NULL:
-        largest = path.sp.received.largest
+        largest = path.recovery.space.received.largest
     elif not may_be_opened(conn, path_id):
         return
     if keys_unmask(&conn.keys, LEVEL_1RTT, data, n, 1 + CID_LEN, <uint64_t>(largest + 1), &packet) < 0:
         return
-    if path != NULL and space_is_duplicate(&path.sp, packet.pn):
+    if path != NULL and space_is_duplicate(&path.recovery.space, packet.pn):
         return
     rc = keys_open(&conn.keys, LEVEL_1RTT, path_id, data, n, 1 + CID_LEN, &packet)
     if rc < 0:
@@ -253,11 +249,11 @@ cdef Path* open_path_of_peer(Connection conn, uint32_t path_id, size_t n, const 
     if path == NULL:
         conn.fail(INTERNAL_ERROR, b"out of memory", 0)
         return NULL
-    path.r.received = n
+    path.route.received = n
     path.stats.rx_datagrams += 1
     path.stats.rx_bytes += n
     challenge_path(conn, path)
-    if path.r.validated:
+    if path.route.validated:
         path_established(conn, path)
     return path
 
@@ -265,29 +261,29 @@ cdef Path* open_path_of_peer(Connection conn, uint32_t path_id, size_t n, const 
 cdef void process_short(Connection conn, Path* path, uint8_t first, size_t n, const Opened* packet,
                         const Arrival* arrival) noexcept nogil:  # hot
     """Read an authenticated packet, and learn from the address it came from."""
-    cdef int64_t before = path.sp.received.largest
-    cdef bint newest = <int64_t>packet.pn > before, moved = not same_addr(arrival.src, &path.r.remote)
+    cdef int64_t before = path.recovery.space.received.largest
+    cdef bint newest = <int64_t>packet.pn > before, moved = not same_addr(arrival.src, &path.route.remote)
     cdef bint eliciting = False, probing = True
     if conn.paths.spinning and newest:
         path.spin = ((first & 0x20) != 0) != conn.is_client
-    note_received(conn, path, &path.sp, packet.pn, arrival.ecn)
+    note_received(conn, path, &path.recovery.space, packet.pn, arrival.ecn)
     if moved:
         address_received(conn, arrival.src, n)
-    if read_frames(conn, path, &path.sp, LEVEL_1RTT, packet.payload, packet.payload + packet.size, arrival.src, arrival.dst,
+    if read_frames(conn, path, &path.recovery.space, LEVEL_1RTT, packet.payload, packet.payload + packet.size, arrival.src, arrival.dst,
                    &eliciting, &probing) < 0:
         return
-    space_on_processed(&path.sp, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.acks.max_delay, conn.acks.threshold,
+    space_on_processed(&path.recovery.space, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.acks.max_delay, conn.acks.threshold,
                        conn.acks.reorder, before)
     if path.abandoned and eliciting:
-        path.sp.ack_now = True
-    if not same_addr(arrival.src, &path.r.remote):
+        path.recovery.space.ack_now = True
+    if not same_addr(arrival.src, &path.route.remote):
         if (not conn.is_client and conn.handshake.confirmed and newest
                 and (not probing or (conn.agreed.multipath and not conn.agreed.nat)) and conn.state == ST_ESTABLISHED):
             migrate(conn, path, arrival.src, arrival.dst)
-    elif ip_known(arrival.dst) and not same_ip(&path.r.local, arrival.dst) and (
-            not ip_known(&path.r.local) or (not probing and newest)):
+    elif ip_known(arrival.dst) and not same_ip(&path.route.local, arrival.dst) and (
+            not ip_known(&path.route.local) or (not probing and newest)):
         # Probes of an address that we left must not bring us back to it.
-        path.r.local = arrival.dst[0]
+        path.route.local = arrival.dst[0]
 
 
 cdef int follow_keys(Connection conn, const Opened* packet, uint32_t path_id, int64_t largest) noexcept nogil:

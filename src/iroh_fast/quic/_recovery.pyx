@@ -1,82 +1,189 @@
-"""Packet number spaces: what was sent and received in one, and when to acknowledge.
+"""Loss recovery of a path in time: when packets count as lost, when probes go out, and starting over. Source: RFC 9002 §6.2."""
 
-Plain C structures; what a loss or an acknowledgement means is decided in `_loss`. Sources: RFC 9000 §13, RFC 9002, the
-multipath and ACK frequency drafts.
-"""
+from libc.stdint cimport int64_t, uint64_t
 
-from libc.stdint cimport uint32_t, uint64_t, int64_t
-from libc.string cimport memset
-
-from iroh_fast.quic._received cimport (
-    received_free, received_init, received_reported, received_trim)
-from iroh_fast.quic._sent cimport (
-    log_at, log_free, log_from, lost_free, sent_at, sent_free, sent_from)
-
-
-cdef void space_init(PnSpace* space, uint64_t random) noexcept nogil:
-    memset(space, 0, sizeof(PnSpace))
-    received_init(&space.received)
-    space.largest_acked = -1
-    space.largest_eliciting = -1
-    space.last_skipped = -1
-    space.reported = -1
-    space.skip_bits = 6
-    space.skip_pn = random & 63
+from iroh_fast.quic._codes cimport ST_HANDSHAKE
+from iroh_fast.quic._core cimport Connection
+from iroh_fast.quic._handshake_state cimport Stage, level_at
+from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal
+from iroh_fast.quic._loss cimport declare_lost, detect_losses, forget_sent
+from iroh_fast.quic._path_queries cimport amplification_blocked, must_abandon_itself
+from iroh_fast.quic._paths cimport Path, path_pto, path_rtt
+from iroh_fast.quic._recovery_state cimport Flight
+from iroh_fast.quic._routing cimport probe_unanswered
+from iroh_fast.quic._space cimport PnSpace
+from iroh_fast.quic._time cimport MS, NEVER, SECOND, doubled
+from iroh_fast.quic._timers cimport TIMER_LOSS, TIMER_PROBE, timer_clear, timer_set
 
 
-cdef void space_free(PnSpace* space) noexcept nogil:
-    sent_free(&space.sent)
-    log_free(&space.quiet)
-    lost_free(&space.lost)
-    received_free(&space.received)
+cdef inline int64_t earlier_loss(int64_t at, const Stage* stage) noexcept nogil:
+    return stage.space.loss_time if stage.live and stage.space.loss_time and (at == 0 or stage.space.loss_time < at) else at
 
 
-cdef void space_trim(PnSpace* space) noexcept nogil:
-    if space.sent.outstanding == 0:
-        sent_free(&space.sent)
-    log_free(&space.quiet)
-    lost_free(&space.lost)
-    received_trim(&space.received)
+cdef inline int64_t loss_deadline(Connection conn, Path* path) noexcept nogil:
+    """When packets of the path count as lost: 0 never."""
+    cdef int64_t at = path.recovery.space.loss_time
+    if path.id == 0:
+        at = earlier_loss(at, conn.handshake.initial)
+        at = earlier_loss(at, conn.handshake.handshake)
+    return at
 
 
-cdef void space_skip_pn(PnSpace* space, RandomSource random) noexcept nogil:
-    cdef uint64_t width = <uint64_t>1 << space.skip_bits
-    space.last_skipped = <int64_t>space.next_pn
-    space.next_pn += 1
-    space.skip_pn = space.next_pn + width + (random.word() & (width - 1))
-    if space.skip_bits < 24:
-        space.skip_bits += 1
-
-
-cdef int64_t space_sent_time(PnSpace* space, uint64_t pn) noexcept nogil:
-    cdef uint64_t position = sent_from(&space.sent, pn)
-    if position < space.sent.tail and sent_at(&space.sent, position).pn == pn:
-        return sent_at(&space.sent, position).sent_at
-    position = log_from(&space.quiet, pn)
-    if position < space.quiet.tail and log_at(&space.quiet, position).pn == pn:
-        return log_at(&space.quiet, position).sent_at
-    position = log_from(&space.lost.log, pn)
-    if position < space.lost.log.tail and log_at(&space.lost.log, position).pn == pn:
-        return log_at(&space.lost.log, position).sent_at
-    return -1
-
-
-cdef void space_check_holes(PnSpace* space, uint64_t reorder) noexcept nogil:
-    cdef int64_t before = space.reported - <int64_t>reorder + 1
+cdef int64_t backoff(Connection conn, Path* path, int64_t base) noexcept nogil:
+    """Probe timeout after pto_count expiries, growing at most by a cap each time."""
+    cdef int64_t cap, wait = base, grown
+    cdef int64_t rtt = path_rtt(path)
+    cdef int64_t idle = path.idle_timeout
     cdef int i
-    for i in range(space.received.n_ranges - 1):
-        if <int64_t>space.received.starts[i + 1] > before:
-            if before < <int64_t>space.received.ends[i]:
-                before = <int64_t>space.received.ends[i]
-            if space.received.largest - before >= <int64_t>reorder:
-                space.ack_now = True
-            break
+    if path.recovery.pto_count == 0:
+        return base
+    if rtt > 1333 * MS:
+        cap = rtt + rtt // 2
+    elif (idle and idle <= 25 * SECOND) or (conn.agreed.idle_timeout and conn.agreed.idle_timeout <= 25 * SECOND):
+        cap = SECOND
+    else:
+        cap = 2 * SECOND
+    for i in range(1, (path.recovery.pto_count if path.recovery.pto_count < 60 else 60) + 1):
+        grown = doubled(base, i if i < 16 else 16)
+        wait = grown if grown < wait + cap else wait + cap
+    return wait
 
 
-cdef void space_ack_sent(PnSpace* space) noexcept nogil:
-    space.eliciting_rx = 0
-    space.non_eliciting_rx = 0
-    space.ack_now = False
-    space.ack_at = 0
-    space.reported = space.received.largest
-    received_reported(&space.received)
+cdef int64_t pto_deadline(Connection conn, Path* path, PnSpace** out, int* level) noexcept nogil:
+    """When the path's loss probe is due: 0 never."""
+    cdef Stage* initial = conn.handshake.initial
+    cdef Stage* handshake = conn.handshake.handshake
+    cdef PnSpace* space = &path.recovery.space
+    cdef int64_t best = 0, at
+    cdef int64_t base = path_pto(path)
+    cdef bint something = False
+    if path.abandoned and not must_abandon_itself(conn, path):
+        return 0
+    if amplification_blocked(conn, path, 0):
+        return 0
+    if path.id == 0:
+        if initial.live and initial.space.sent.outstanding:
+            something = True
+            best = initial.space.last_eliciting_at + backoff(conn, path, base)
+            out[0] = &initial.space
+            level[0] = LEVEL_INITIAL
+        if handshake.live and handshake.space.sent.outstanding:
+            something = True
+            at = handshake.space.last_eliciting_at + backoff(conn, path, base)
+            if best == 0 or at < best:
+                best = at
+                out[0] = &handshake.space
+                level[0] = LEVEL_HANDSHAKE
+    if space.sent.outstanding and (conn.handshake.confirmed or (
+            conn.handshake.done and not initial.live and not handshake.live)):
+        something = True
+        at = space.last_eliciting_at + backoff(conn, path, base + conn.agreed.peer_max_ack_delay)
+        if best == 0 or at < best:
+            best = at
+            out[0] = space
+            level[0] = LEVEL_1RTT
+    if not something and path.id == 0 and conn.is_client and not conn.handshake.peer_validated_us and conn.state == ST_HANDSHAKE:
+        # Anti-deadlock: the server may be blocked by the amplification limit.
+        best = path.last_tx + backoff(conn, path, base)
+        if handshake.live and keys_can_seal(&conn.keys, LEVEL_HANDSHAKE):
+            out[0] = &handshake.space
+            level[0] = LEVEL_HANDSHAKE
+        else:
+            out[0] = &initial.space
+            level[0] = LEVEL_INITIAL
+    return best
+
+
+cdef void recovery_timers(Connection conn, Path* path) noexcept nogil:
+    """When losses are looked for, and when the next probe goes out."""
+    cdef PnSpace* space
+    cdef int level
+    cdef int64_t at = loss_deadline(conn, path)
+    timer_set(&path.timers, TIMER_LOSS, at if at else NEVER)
+    if at:
+        timer_clear(&path.timers, TIMER_PROBE)
+        return
+    at = pto_deadline(conn, path, &space, &level)
+    timer_set(&path.timers, TIMER_PROBE, at if at else NEVER)
+
+
+cdef void check_stage(Connection conn, Path* path, int level) noexcept nogil:
+    cdef Stage* stage = level_at(&conn.handshake, level)
+    if stage.live and stage.space.loss_time:
+        detect_losses(conn, path, &stage.space, level, NULL)
+
+
+cdef void recovery_on_loss_timer(Connection conn, Path* path) noexcept nogil:
+    if path.recovery.space.loss_time:
+        detect_losses(conn, path, &path.recovery.space, LEVEL_1RTT, NULL)
+    if path.id == 0:
+        check_stage(conn, path, LEVEL_INITIAL)
+        check_stage(conn, path, LEVEL_HANDSHAKE)
+
+
+cdef void recovery_on_probe_timer(Connection conn, Path* path) noexcept nogil:
+    """The probe timeout: something that asks for an acknowledgement goes out, whatever the window says."""
+    cdef PnSpace* space = NULL
+    cdef int level = 0
+    if pto_deadline(conn, path, &space, &level) == 0:
+        return
+    space.loss_probes += 2 if space.sent.outstanding else 1
+    if space.loss_probes > 2:
+        space.loss_probes = 2
+    path.recovery.pto_count += 1
+    if level == LEVEL_1RTT:
+        probe_unanswered(conn, path)
+    if space.sent.outstanding == 0:
+        path.last_tx = conn.now
+    else:
+        # The next expiry counts from the probe that goes out now, even if nothing can be sent.
+        space.last_eliciting_at = conn.now
+    if conn.qlog is not None:
+        log_metrics(conn, path)
+
+
+cdef inline void probe_stage(Stage* stage) noexcept nogil:
+    if stage.live and stage.space.sent.outstanding:
+        stage.space.loss_probes = 1
+
+
+cdef void recovery_try_again(Connection conn, Path* path) noexcept nogil:
+    """Forget the backoff of a path's probes and send one at once."""
+    path.recovery.pto_count = 0
+    if path.recovery.space.sent.outstanding:
+        path.recovery.space.loss_probes = 2
+    if path.id == 0:
+        probe_stage(conn.handshake.initial)
+        probe_stage(conn.handshake.handshake)
+
+
+cdef void recovery_restart(Path* path, PnSpace* initial) noexcept nogil:
+    """A Retry: whatever was sent counts as never sent. Packet numbers go on."""
+    forget_sent(path, initial)
+    forget_sent(path, &path.recovery.space)
+    path.recovery.pto_count = 0
+    path.route.flight.in_flight = 0
+
+
+cdef void recovery_stop(Path* path) noexcept nogil:
+    """The path is abandoned: nothing is probed any more."""
+    path.recovery.pto_count = 0
+    path.recovery.space.loss_probes = 0
+
+
+cdef void recovery_abandon(Connection conn, Path* path) noexcept nogil:
+    """The path goes: what is in flight is lost."""
+    cdef PnSpace* space = &path.recovery.space
+    while space.sent.outstanding:
+        declare_lost(conn, path, space, space.sent.head, LEVEL_1RTT)
+
+
+cdef void log_metrics(Connection conn, Path* path) noexcept nogil:
+    cdef uint64_t packets = path.recovery.space.sent.outstanding
+    cdef Flight* flight = &path.route.flight
+    if path.id == 0:
+        packets += conn.handshake.initial.space.sent.outstanding + conn.handshake.handshake.space.sent.outstanding
+    with gil:
+        conn.qlog.metrics(conn.now, path.id, (
+            flight.rtt.min, path_rtt(path), flight.rtt.latest, flight.rtt.var, path.recovery.pto_count, flight.cc.cwnd,
+            flight.in_flight, flight.cc.ssthresh, packets))

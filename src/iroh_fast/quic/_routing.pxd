@@ -2,11 +2,15 @@
 
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
-from iroh_fast.quic._recovery cimport space_ack_due
+from iroh_fast.quic._space cimport space_ack_due
 
 
 cdef inline bint usable(const Path* path) noexcept nogil:
-    return path.r.validated and not path.abandoned and path.cids.active >= 0
+    return path.route.validated and not path.abandoned and path.cids.active >= 0
+
+# It shows life: data may take it again.
+cdef inline void path_answered(Path* path) noexcept nogil:
+    path.silent = False
 
 # Acknowledgements of a path leave on it while it works, so that round trips are measured where they happen.
 cdef inline bint carries_own_acks(const Path* path) noexcept nogil:
@@ -16,7 +20,7 @@ cdef inline bint carries_own_acks(const Path* path) noexcept nogil:
 cdef inline bint acks_due(Connection conn, const Path* path, bint data) noexcept nogil:
     cdef Path* other = conn.paths.first
     while other != NULL:
-        if space_ack_due(&other.sp, conn.now) and (data or other == path) and (other == path or not carries_own_acks(other)):
+        if space_ack_due(&other.recovery.space, conn.now) and (data or other == path) and (other == path or not carries_own_acks(other)):
             return data or path.abandoned or carries_own_acks(path)
         other = other.next
     return False

@@ -9,10 +9,8 @@ from libc.stdint cimport uint64_t, int64_t
 
 from iroh_fast.quic._codes cimport ST_HANDSHAKE
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._keys cimport LEVEL_1RTT
-from iroh_fast.quic._loss cimport release_frames
+from iroh_fast.quic._fates cimport release_all
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
-from iroh_fast.quic._sent cimport REC_USED, SentRec, sent_at
 from iroh_fast.quic._time cimport SECOND
 
 cdef enum:
@@ -36,7 +34,7 @@ cdef bint is_best(Connection conn, const Path* path) noexcept nogil:
         return True
     if path.abandoned or path.cids.active < 0:
         return False
-    if not path.r.validated:
+    if not path.route.validated:
         # RFC 9000 §8.1: an unvalidated path of a server that has no other one may send within the 3x limit.
         return path.id == 0 and path.next == NULL
     own = rank(path)
@@ -51,21 +49,16 @@ cdef bint is_best(Connection conn, const Path* path) noexcept nogil:
 
 cdef void probe_unanswered(Connection conn, Path* path) noexcept nogil:
     """A probe timeout expired; the first one of a row remembers since when nothing was answered."""
-    if path.pto_count == 1:
-        path.silent_since = path.sp.last_eliciting_at
-    if path.pto_count >= SILENT_PROBES or conn.now - path.silent_since >= SILENT_SECONDS * SECOND:
+    if path.recovery.pto_count == 1:
+        path.silent_since = path.recovery.space.last_eliciting_at
+    if path.recovery.pto_count >= SILENT_PROBES or conn.now - path.silent_since >= SILENT_SECONDS * SECOND:
         path.silent = True
         leave_silent_paths(conn)
 
 
 cdef void leave_silent_paths(Connection conn) noexcept nogil:
-    """If some path works, have everything that is in flight on silent ones sent again there.
-
-    The records stay: they measure the answer that may still come, and keep the probes going.
-    """
+    """If some path works, have everything that is in flight on silent ones sent again there."""
     cdef Path* path = conn.paths.first
-    cdef SentRec* sent
-    cdef uint64_t position
     while path != NULL and rank(path) > 1:
         path = path.next
     if path == NULL:
@@ -73,8 +66,5 @@ cdef void leave_silent_paths(Connection conn) noexcept nogil:
     path = conn.paths.first
     while path != NULL:
         if path.silent:
-            for position in range(path.sp.sent.head, path.sp.sent.tail):
-                sent = sent_at(&path.sp.sent, position)
-                if sent.flags & REC_USED:
-                    release_frames(conn, path, sent, LEVEL_1RTT)
+            release_all(conn, path)
         path = path.next

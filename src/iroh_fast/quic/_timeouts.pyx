@@ -10,15 +10,13 @@ from libc.stdint cimport int64_t
 from iroh_fast.quic._closing cimport end_failed, finish_drained
 from iroh_fast.quic._codes cimport NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_drop, keys_drop_previous
-from iroh_fast.quic._loss cimport detect_losses, log_metrics, pto_deadline
+from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_drop, keys_drop_previous
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
 from iroh_fast.quic._path_queries cimport irreplaceable, open_paths, pto_max
 from iroh_fast.quic._path_table cimport abandon_path, challenge_path, discard_path
-from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe
-from iroh_fast.quic._recovery cimport PnSpace, space_trim
-from iroh_fast.quic._routing cimport probe_unanswered
-from iroh_fast.quic._rtt cimport rtt_pto_base
+from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe, path_pto
+from iroh_fast.quic._recovery cimport recovery_on_loss_timer, recovery_on_probe_timer, recovery_timers
+from iroh_fast.quic._space cimport space_ack_at, space_ack_now, space_trim
 from iroh_fast.quic._time cimport MS, NEVER
 from iroh_fast.quic._timers cimport (
     N_CONNECTION_TIMERS, N_TIMERS, TIMER_ACK, TIMER_CHALLENGE, TIMER_CLOSE, TIMER_DRAIN, TIMER_HANDSHAKE,
@@ -68,29 +66,11 @@ cdef void set_timers(Connection conn) noexcept nogil:
         timer_clear(timers, TIMER_KEEP_ALIVE)
 
 
-cdef inline int64_t loss_deadline(Connection conn, Path* path) noexcept nogil:
-    """When packets of the path count as lost: 0 never."""
-    cdef int64_t t = path.sp.loss_time
-    if path.id == 0:
-        if conn.handshake.initial.live and conn.handshake.initial.sp.loss_time and (t == 0 or conn.handshake.initial.sp.loss_time < t):
-            t = conn.handshake.initial.sp.loss_time
-        if conn.handshake.handshake.live and conn.handshake.handshake.sp.loss_time and (t == 0 or conn.handshake.handshake.sp.loss_time < t):
-            t = conn.handshake.handshake.sp.loss_time
-    return t
-
-
 cdef void set_path_timers(Connection conn, Path* path) noexcept nogil:
     cdef Timers* timers = &path.timers
-    cdef PnSpace* space
-    cdef int level
-    cdef int64_t at = loss_deadline(conn, path)
-    timer_set(timers, TIMER_LOSS, at if at else NEVER)
-    if at == 0:
-        at = pto_deadline(conn, path, &space, &level)
-        timer_set(timers, TIMER_PROBE, at if at else NEVER)
-    else:
-        timer_clear(timers, TIMER_PROBE)
-    timer_set(timers, TIMER_ACK, path.sp.ack_at if path.sp.ack_at and not path.sp.ack_now else NEVER)
+    cdef int64_t at = space_ack_at(&path.recovery.space)
+    recovery_timers(conn, path)
+    timer_set(timers, TIMER_ACK, at if at else NEVER)
     set_path_life_timers(conn, path, timers)
 
 
@@ -112,18 +92,18 @@ cdef void set_path_life_timers(Connection conn, Path* path, Timers* timers) noex
     cdef int64_t least
     timer_clear(timers, TIMER_PATH_IDLE)
     if alive and conn.agreed.multipath and path.idle_timeout and not irreplaceable(conn, path):
-        least = 3 * rtt_pto_base(&path.r.rtt)
+        least = 3 * path_pto(path)
         timer_set(timers, TIMER_PATH_IDLE, path.idle_from + (path.idle_timeout if path.idle_timeout > least else least))
     timer_set(timers, TIMER_HEARTBEAT, heartbeat(conn, path) if beating and not path.ping_due else NEVER)
     # INTEROP: iroh does not beat on a path on which it hears us, be it data that is not acknowledged here. It must answer a
     # challenge on the path.
-    if beating and path.r.validated and not path_challenging(path):
+    if beating and path.route.validated and not path_challenging(path):
         timer_set(timers, TIMER_SILENCE, path.last_rx + 2 * conn.cfg.path_keep_alive)
     else:
         timer_clear(timers, TIMER_SILENCE)
     # Only while a probe could really leave, else this would stay in the past.
-    if alive and path.r.mtud.state == MTUD_COMPLETE and path.r.mtud.next_search and path_may_probe(path):
-        timer_set(timers, TIMER_MTU, path.r.mtud.next_search)
+    if alive and path.route.mtud.state == MTUD_COMPLETE and path.route.mtud.next_search and path_may_probe(path):
+        timer_set(timers, TIMER_MTU, path.route.mtud.next_search)
     else:
         timer_clear(timers, TIMER_MTU)
 
@@ -239,7 +219,7 @@ cdef void expire(Connection conn, int which) noexcept:
 
 cdef void beat(Path* path) noexcept nogil:
     """Nothing happened for seconds: show that we are there, and keep only what such a path needs."""
-    space_trim(&path.sp)
+    space_trim(&path.recovery.space)
     path.ping_due = True
 
 
@@ -256,11 +236,11 @@ cdef void expire_path_timers(Connection conn, Path* path) noexcept nogil:
 cdef void expire_path_timer(Connection conn, Path* path, int which) noexcept nogil:
     # TIMER_PACING and TIMER_MTU only ask for the next transmit.
     if which == TIMER_LOSS:
-        expire_losses(conn, path)
+        recovery_on_loss_timer(conn, path)
     elif which == TIMER_PROBE:
-        expire_probe(conn, path)
+        recovery_on_probe_timer(conn, path)
     elif which == TIMER_ACK:
-        path.sp.ack_now = True
+        space_ack_now(&path.recovery.space)
     elif which == TIMER_CHALLENGE:
         path.challenge_lost += 1
         path.challenge_due = True
@@ -276,31 +256,3 @@ cdef void expire_path_timer(Connection conn, Path* path, int which) noexcept nog
             challenge_path(conn, path)
 
 
-cdef void expire_losses(Connection conn, Path* path) noexcept nogil:
-    if path.sp.loss_time:
-        detect_losses(conn, path, &path.sp, LEVEL_1RTT, NULL)
-    if path.id == 0 and conn.handshake.initial.live and conn.handshake.initial.sp.loss_time:
-        detect_losses(conn, path, &conn.handshake.initial.sp, LEVEL_INITIAL, NULL)
-    if path.id == 0 and conn.handshake.handshake.live and conn.handshake.handshake.sp.loss_time:
-        detect_losses(conn, path, &conn.handshake.handshake.sp, LEVEL_HANDSHAKE, NULL)
-
-
-cdef void expire_probe(Connection conn, Path* path) noexcept nogil:
-    """The probe timeout: something that asks for an acknowledgement goes out, whatever the window says."""
-    cdef PnSpace* space = NULL
-    cdef int level = 0
-    if pto_deadline(conn, path, &space, &level) == 0:
-        return
-    space.loss_probes += 2 if space.sent.outstanding else 1
-    if space.loss_probes > 2:
-        space.loss_probes = 2
-    path.pto_count += 1
-    if level == LEVEL_1RTT:
-        probe_unanswered(conn, path)
-    if space.sent.outstanding == 0:
-        path.last_tx = conn.now
-    else:
-        # The next expiry counts from the probe that goes out now, even if nothing can be sent.
-        space.last_eliciting_at = conn.now
-    if conn.qlog is not None:
-        log_metrics(conn, path)

@@ -16,5 +16,5 @@ cdef void log_packet(Connection conn, bint sent, int level, uint32_t path_id, ui
 
 cdef void log_tuple(Connection conn, Path* path) noexcept nogil:
     with gil:
-        conn.qlog.assigned(conn.now, path.id, addr_to_tuple(&path.r.remote),
-                           addr_to_tuple(&path.r.local) if ip_known(&path.r.local) else None)
+        conn.qlog.assigned(conn.now, path.id, addr_to_tuple(&path.route.remote),
+                           addr_to_tuple(&path.route.local) if ip_known(&path.route.local) else None)

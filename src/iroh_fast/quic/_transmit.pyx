@@ -11,52 +11,51 @@ from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet._frames cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING
 from iroh_fast._packet._put cimport put_close
 from iroh_fast.quic._codes cimport APPLICATION_ERROR, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
-from iroh_fast.quic._controllers cimport cc_on_app_limited, cc_pacing_rate
 from iroh_fast.quic._control cimport control_last_words
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._counters cimport IDX_CONNECTION_CLOSE, IDX_DATAGRAM, IDX_STREAM
+from iroh_fast.quic._fates cimport requeue_oldest
 from iroh_fast.quic._first_flight cimport dialing
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._handshake_state cimport Stage, id_equals, level_at, level_end
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_update_wanted)
-from iroh_fast.quic._loss cimport declare_lost, drop_space
+from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._mtud cimport mtud_hurry, mtud_on_probe_sent, mtud_poll
-from iroh_fast.quic._pacer cimport pacer_delay
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
 from iroh_fast.quic._path_queries cimport LEAST_DATAGRAM, any_usable, find_path, path_allowance
-from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe
-from iroh_fast.quic._recovery cimport PnSpace, space_ack_due
+from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe, path_probing
+from iroh_fast.quic._recovery cimport limit_records
+from iroh_fast.quic._recovery_state cimport flight_has_room, flight_wait, recovery_on_idle
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
 from iroh_fast.quic._send_buffer cimport sendbuf_has_pending
 from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
+from iroh_fast.quic._space cimport PnSpace, space_ack_due, space_probe_sent, space_probing
 from iroh_fast.quic._stream cimport streams_have_control, streams_ready
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
 from iroh_fast.quic._validation cimport address_allowance, address_sent, off_path_waits, take_off_path
 from iroh_fast.quic._write cimport (
-    CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, put_frame, requeue_oldest, write_ack, write_acks,
-    write_crypto, write_general, write_path_frames)
+    CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, put_frame, write_ack, write_acks, write_crypto,
+    write_general, write_path_frames)
 
 cdef enum:
     MIN_COALESCE = 87             # room below which no further packet is started
-    LEAST_SENT = 32               # bytes of the window that every record of a packet in flight stands for, and
-    SPARE_SENT = 65536            # as many more
     GSO_PAD = 32                  # a datagram shorter than the segment by at most this is padded up to it
 
 
 cdef void account(Connection conn, Path* path, size_t bytes, int datagrams) noexcept nogil:
-    path.r.sent += bytes
+    path.route.sent += bytes
     path.stats.tx_bytes += bytes
     path.stats.tx_datagrams += datagrams
     path.last_tx = conn.now
 
 
 cdef void fill(Path* path, Transmit* out, bint ecn) noexcept nogil:
-    out.remote = path.r.remote
-    out.local = path.r.local
-    out.ecn = 2 if ecn and path.r.ecn else 0
+    out.remote = path.route.remote
+    out.local = path.route.local
+    out.ecn = 2 if ecn and path.route.ecn else 0
     out.path_id = path.id
     out.dialing = False
 
@@ -102,7 +101,7 @@ cdef bint level_due(Connection conn, Path* path, int level) noexcept nogil:
     cdef Stage* stage
     if level == LEVEL_INITIAL or level == LEVEL_HANDSHAKE:
         stage = level_at(&conn.handshake, level)
-        return stage.live and keys_can_seal(&conn.keys, level) and (stage.sp.ack_now or stage.sp.loss_probes > 0 or sendbuf_has_pending(&stage.tx))
+        return stage.live and keys_can_seal(&conn.keys, level) and (stage.space.ack_now or space_probing(&stage.space) or sendbuf_has_pending(&stage.tx))
     if level == LEVEL_0RTT:
         return not keys_can_seal(&conn.keys, LEVEL_1RTT) and keys_can_seal(&conn.keys, LEVEL_0RTT) and (
             streams_ready(&conn.streams.table) or conn.datagrams.tx.count > 0 or streams_have_control(&conn.streams.table))
@@ -122,7 +121,7 @@ cdef void write_coalesced(Connection conn, Path* path, Packet* packet, bint* ful
     """What a packet of the handshake's datagrams carries at its level."""
     cdef PnSpace* space = space_of(conn, path, packet.level)
     cdef Stage* stage
-    cdef bint probe = space.loss_probes > 0
+    cdef bint probe = space_probing(space)
     if packet.level == LEVEL_0RTT or packet.level == LEVEL_1RTT:
         if packet.level == LEVEL_1RTT:
             write_acks(conn, path, packet, True, PATH_FRAMES_ROOM)
@@ -131,7 +130,7 @@ cdef void write_coalesced(Connection conn, Path* path, Packet* packet, bint* ful
         return
     stage = level_at(&conn.handshake, packet.level)
     if probe:
-        space.loss_probes -= 1
+        space_probe_sent(space)
         if not sendbuf_has_pending(&stage.tx):
             requeue_oldest(conn, path, space, packet.level)
     if space.ack_now and space.received.n_ranges:
@@ -146,7 +145,7 @@ cdef size_t send_handshake(Connection conn, Path* path, uint8_t* buf, Transmit* 
     cdef Packet packets[4]
     cdef int n = 0, level, i
     cdef uint8_t* at = buf
-    cdef size_t room, total = 0, cap = path.r.mtud.current
+    cdef size_t room, total = 0, cap = path.route.mtud.current
     cdef uint64_t allowed = path_allowance(conn, path)
     cdef bint has_initial = False, full = False
     cdef Packet* packet
@@ -155,8 +154,8 @@ cdef size_t send_handshake(Connection conn, Path* path, uint8_t* buf, Transmit* 
         return 0
     if cap > allowed:
         cap = <size_t>allowed
-    if path.r.in_flight + cap >= path.r.cc.cwnd and conn.handshake.initial.sp.loss_probes == 0 and conn.handshake.handshake.sp.loss_probes == 0:
-        if not ((conn.handshake.initial.live and conn.handshake.initial.sp.ack_now) or (conn.handshake.handshake.live and conn.handshake.handshake.sp.ack_now)):
+    if not flight_has_room(&path.route.flight, cap) and not space_probing(&conn.handshake.initial.space) and not space_probing(&conn.handshake.handshake.space):
+        if not ((conn.handshake.initial.live and conn.handshake.initial.space.ack_now) or (conn.handshake.handshake.live and conn.handshake.handshake.space.ack_now)):
             return 0
     for level in range(LEVEL_INITIAL, LEVEL_1RTT + 1):
         if not level_due(conn, path, level):
@@ -193,7 +192,7 @@ cdef size_t send_handshake(Connection conn, Path* path, uint8_t* buf, Transmit* 
     for i in range(n):
         if packets[i].level == LEVEL_HANDSHAKE and conn.is_client and conn.handshake.initial.live:
             # RFC 9001 §4.9.1: a client is done with Initial keys once it sends Handshake packets.
-            drop_space(conn, path, &conn.handshake.initial.sp)
+            drop_space(conn, path, &conn.handshake.initial.space)
             level_end(&conn.handshake, &conn.keys, LEVEL_INITIAL)
     fill(path, out, True)
     out.segment = total
@@ -217,7 +216,7 @@ cdef size_t send_data(Connection conn, Path* path, uint8_t* buf, size_t cap, int
     cdef Packet* packet
     cdef Plan plan
     cdef int n = 0, limit = max_segments if max_segments < MAX_BATCH else MAX_BATCH
-    cdef size_t mtu = path.r.mtud.current, segment = 0, total = 0, size
+    cdef size_t mtu = path.route.mtud.current, segment = 0, total = 0, size
     cdef uint64_t allowed = path_allowance(conn, path)
     if not plan_path(conn, path, &plan):
         return 0
@@ -263,12 +262,6 @@ cdef size_t send_data(Connection conn, Path* path, uint8_t* buf, size_t cap, int
     return total
 
 
-cdef inline void limit_records(Connection conn, Path* path) noexcept nogil:
-    """Challenges and probes leave beside a full window: of a peer that acknowledges nothing, no more is kept than of others."""
-    while path.sp.sent.outstanding * <uint64_t>LEAST_SENT > path.r.cc.cwnd + SPARE_SENT:
-        declare_lost(conn, path, &path.sp, path.sp.sent.head, LEVEL_1RTT)
-
-
 cdef bint plan_path(Connection conn, Path* path, Plan* plan) noexcept nogil:
     """Whether anything may go on the path at all."""
     plan.data = may_send_data(conn, path)
@@ -280,15 +273,15 @@ cdef bint plan_path(Connection conn, Path* path, Plan* plan) noexcept nogil:
         return True
     # Only what tells the peer, and only if no other path can: acknowledgements and the PATH_ABANDON itself.
     plan.data = False
-    if any_usable(conn) or not path.r.validated:
+    if any_usable(conn) or not path.route.validated:
         return False
     plan.last_words = path.abandon_due
-    return plan.last_words or space_ack_due(&path.sp, conn.now) or path.sp.loss_probes > 0
+    return plan.last_words or space_ack_due(&path.recovery.space, conn.now) or path_probing(path)
 
 
 cdef inline bint plan_packet(Connection conn, Path* path, Plan* plan, size_t mtu, bint* blocked) noexcept nogil:
     """What the next packet is for; False: there is none."""
-    plan.probe = path.sp.loss_probes > 0
+    plan.probe = path_probing(path)
     plan.general = plan.data and general_due(conn)
     plan.ack_only = plan.full = False
     if not plan.probe and not plan.general and not plan.last_words and not path_frames_due(conn, path):
@@ -308,12 +301,9 @@ cdef inline bint plan_packet(Connection conn, Path* path, Plan* plan, size_t mtu
 cdef inline bint window_is_open(Connection conn, Path* path, Plan* plan, size_t mtu) noexcept nogil:
     """Whether congestion control and the pacer let a full packet go now."""
     cdef int64_t wait
-    if path.r.in_flight + mtu >= path.r.cc.cwnd:
-        path.cwnd_blocked = True
+    if not flight_has_room(&path.route.flight, mtu):
         return False
-    if plan.rate < 0:
-        plan.rate = cc_pacing_rate(&path.r.cc, &path.r.rtt)
-    wait = pacer_delay(&path.r.pacer, conn.now, mtu, plan.rate, mtu)
+    wait = flight_wait(&path.route.flight, conn.now, mtu, &plan.rate)
     if wait > 0:
         timer_set(&path.timers, TIMER_PACING, conn.now + wait)
     return wait <= 0
@@ -322,9 +312,9 @@ cdef inline bint window_is_open(Connection conn, Path* path, Plan* plan, size_t 
 cdef inline void write_packet(Connection conn, Path* path, Packet* packet, Plan* plan) noexcept nogil:
     cdef bint every = plan.data or path.abandoned
     if plan.probe:
-        path.sp.loss_probes -= 1
+        space_probe_sent(&path.recovery.space)
         if not plan.general:
-            requeue_oldest(conn, path, &path.sp, LEVEL_1RTT)
+            requeue_oldest(conn, path, &path.recovery.space, LEVEL_1RTT)
             plan.general = plan.data
     if every or carries_own_acks(path):
         write_acks(conn, path, packet, every, 0 if plan.ack_only else PATH_FRAMES_ROOM)
@@ -359,8 +349,8 @@ cdef size_t send_mtu_probe(Connection conn, Path* path, uint8_t* buf, size_t cap
     if not conn.cfg.mtud or not path_may_probe(path):
         return 0
     if path.stats.tx_frames[IDX_STREAM] or path.stats.tx_frames[IDX_DATAGRAM]:
-        mtud_hurry(&path.r.mtud, conn.now)
-    size = mtud_poll(&path.r.mtud, conn.now)
+        mtud_hurry(&path.route.mtud, conn.now)
+    size = mtud_poll(&path.route.mtud, conn.now)
     if size == 0 or size > cap:
         return 0
     if begin_packet(conn, path, LEVEL_1RTT, buf, size, &packet) < 0:
@@ -373,7 +363,7 @@ cdef size_t send_mtu_probe(Connection conn, Path* path, uint8_t* buf, size_t cap
     n = seal_one(conn, path, &packet)
     if n == 0:
         return 0
-    mtud_on_probe_sent(&path.r.mtud, packet.pn, size)
+    mtud_on_probe_sent(&path.route.mtud, packet.pn, size)
     fill(path, out, True)
     out.segment = n
     account(conn, path, n, 1)
@@ -396,7 +386,7 @@ cdef size_t send_close(Connection conn, uint8_t* buf, Transmit* out) noexcept no
     # a validated path if there is one
     other = path
     while other != NULL:
-        if usable(other) and (path.abandoned or not path.r.validated):
+        if usable(other) and (path.abandoned or not path.route.validated):
             path = other
         other = other.next
     if path == NULL or path.cids.active < 0:
@@ -485,16 +475,14 @@ cdef size_t poll_transmit(Connection conn, int64_t now, uint8_t* buf, size_t cap
     if not keys_can_seal(&conn.keys, LEVEL_1RTT) or (conn.is_client and not conn.handshake.done):
         return 0
     while path != NULL:
-        path.cwnd_blocked = blocked = False
+        blocked = False
         if path.timers.due[TIMER_PACING] <= now:
             timer_clear(&path.timers, TIMER_PACING)
         n = send_data(conn, path, buf, cap, max_segments, out, &blocked)
         if n:
-            path.app_limited = False
+            path.recovery.app_limited = False
             return n
-        path.app_limited = not blocked
-        if path.app_limited:
-            cc_on_app_limited(&path.r.cc, now)
+        recovery_on_idle(&path.route.flight, &path.recovery, not blocked, now)
         path = path.next
     if conn.handshake.done:
         path = conn.paths.first

@@ -19,9 +19,10 @@ from iroh_fast.quic._mtud cimport mtud_peer_limit
 from iroh_fast.quic._path_queries cimport path_allowance
 from iroh_fast.quic._path_table cimport challenge_path, init_route, path_established
 from iroh_fast.quic._paths cimport (
-    AddressBudget, MAX_BUDGETS, MAX_CHALLENGES, MAX_OFF_PATH, OffPath, Path, Route, ip_known, same_addr, same_ip)
-from iroh_fast.quic._routing cimport leave_silent_paths
-from iroh_fast.quic._rtt cimport rtt_init, rtt_pto_base
+    AddressBudget, MAX_BUDGETS, MAX_CHALLENGES, MAX_OFF_PATH, OffPath, Path, Route, ip_known, path_generation, path_pto,
+    same_addr, same_ip)
+from iroh_fast.quic._recovery_state cimport flight_continue, flight_expect, flight_pto, recovery_on_migration
+from iroh_fast.quic._routing cimport leave_silent_paths, path_answered
 from iroh_fast.quic._time cimport MS, doubled
 from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_VALIDATION, timer_clear, timer_set
 from iroh_fast.quic._trace cimport log_tuple
@@ -65,7 +66,7 @@ cdef Path* path_at(Connection conn, const UdpAddr* remote, bint* proven) noexcep
     cdef Path* found = NULL
     proven[0] = False
     while path != NULL:
-        if same_addr(&path.r.remote, remote):
+        if same_addr(&path.route.remote, remote):
             if path_allowance(conn, path) == <uint64_t>-1:
                 proven[0] = True
                 return path
@@ -108,7 +109,7 @@ cdef void address_sent(Connection conn, const UdpAddr* remote, size_t n) noexcep
     if proven:
         return
     if path != NULL:
-        path.r.sent += n
+        path.route.sent += n
         return
     budget = find_budget(conn, remote)
     if budget != NULL:
@@ -185,8 +186,8 @@ cdef bint take_off_path(Connection conn, OffPath* out) noexcept nogil:
 cdef void on_path_challenge(Connection conn, Path* path, const uint8_t* data, const UdpAddr* src,
                             const UdpAddr* dst) noexcept nogil:
     """Answer where it came from (RFC 9000 §8.2.2)."""
-    if not same_addr(src, &path.r.remote) or (
-            ip_known(dst) and ip_known(&path.r.local) and not same_ip(dst, &path.r.local)):
+    if not same_addr(src, &path.route.remote) or (
+            ip_known(dst) and ip_known(&path.route.local) and not same_ip(dst, &path.route.local)):
         queue_off_path(conn, path, src, dst, data)
         return
     if path.abandoned:
@@ -198,14 +199,14 @@ cdef void on_path_challenge(Connection conn, Path* path, const uint8_t* data, co
 cdef void next_challenge(Connection conn, Path* path, uint8_t* data) noexcept nogil:
     """Fresh data for a PATH_CHALLENGE that is written now, in place of the oldest unanswered one."""
     cdef int i, slot = 0
-    cdef int64_t wait = doubled(rtt_pto_base(&path.r.rtt), path.challenge_lost)
+    cdef int64_t wait = doubled(path_pto(path), path.challenge_lost)
     for i in range(MAX_CHALLENGES):
         if path.challenge_sent[i] < path.challenge_sent[slot]:
             slot = i
     conn.host.random.fill(data, 8)
     memcpy(path.challenges[slot], data, 8)
     path.challenge_sent[slot] = conn.now
-    path.challenge_route[slot] = path.r.generation
+    path.challenge_route[slot] = path_generation(path)
     timer_set(&path.timers, TIMER_CHALLENGE, conn.now + (wait if wait < 2000 * MS else 2000 * MS))
 
 
@@ -218,17 +219,17 @@ cdef void on_path_response(Connection conn, Path* path, const uint8_t* data, con
         return
     if path.abandoned:
         return
-    if path.challenge_route[i] != path.r.generation or not same_addr(src, &path.r.remote):
+    if path.challenge_route[i] != path_generation(path) or not same_addr(src, &path.route.remote):
         return
-    if not path.r.rtt.has_sample and conn.now > path.challenge_sent[i]:
-        rtt_init(&path.r.rtt, conn.now - path.challenge_sent[i])
+    if conn.now > path.challenge_sent[i]:
+        flight_expect(&path.route.flight, conn.now - path.challenge_sent[i])
     for i in range(MAX_CHALLENGES):
         path.challenge_sent[i] = 0
     timer_clear(&path.timers, TIMER_CHALLENGE)
     path.challenge_due = False
     path.challenge_lost = 0
     timer_clear(&path.timers, TIMER_VALIDATION)
-    path.r.validated = True
+    path.route.validated = True
     free(path.previous)
     path.previous = NULL
     if not path.proves_mtu:
@@ -236,15 +237,15 @@ cdef void on_path_response(Connection conn, Path* path, const uint8_t* data, con
         challenge_path(conn, path)
     conn.happened(W_PATHS)      # maybe at a new address
     path_established(conn, path)
-    path.silent = False
+    path_answered(path)
     leave_silent_paths(conn)
 
 
 # ---------------------------------------------------------------- migration
 cdef void return_home(Connection conn, Path* path) noexcept nogil:
     """Back to the address that was proven before the last one."""
-    keep_budget(conn, &path.r)
-    path.r = path.previous[0]
+    keep_budget(conn, &path.route)
+    path.route = path.previous[0]
     free(path.previous)
     path.previous = NULL
     timer_clear(&path.timers, TIMER_VALIDATION)
@@ -257,42 +258,40 @@ cdef void return_home(Connection conn, Path* path) noexcept nogil:
 cdef int migrate(Connection conn, Path* path, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
     """The peer's address of a path changed (RFC 9000 §9.3)."""
     cdef Route fresh
-    cdef bint port_only = same_ip(&path.r.remote, src) and addr_is_v4(src)
-    cdef int64_t old_pto = rtt_pto_base(&path.r.rtt), new_pto
+    cdef bint port_only = same_ip(&path.route.remote, src) and addr_is_v4(src)
+    cdef int64_t old_pto = path_pto(path), new_pto
     if path.previous != NULL and path.previous.validated and same_addr(&path.previous.remote, src):
         # It never went away: somebody else repeated its packets from elsewhere.
         return_home(conn, path)
         if ip_known(dst):
-            path.r.local = dst[0]
+            path.route.local = dst[0]
         reset_spin(conn, path)
-        path.pto_count = 0
+        recovery_on_migration(&path.recovery)
         return 0
-    if path.previous == NULL and path.r.validated:
+    if path.previous == NULL and path.route.validated:
         path.previous = <Route*>malloc(sizeof(Route))
         if path.previous != NULL:
-            path.previous[0] = path.r
+            path.previous[0] = path.route
             # Make sure that the old address is really gone, not just spoofed away.
-            queue_off_path(conn, path, &path.r.remote, &path.r.local, NULL)
-    keep_budget(conn, &path.r)
+            queue_off_path(conn, path, &path.route.remote, &path.route.local, NULL)
+    keep_budget(conn, &path.route)
     init_route(conn, &fresh, src, dst)
     if port_only:
-        fresh.rtt = path.r.rtt
-        fresh.cc = path.r.cc
-        fresh.mtud = path.r.mtud
+        flight_continue(&fresh.flight, &path.route.flight)
+        fresh.mtud = path.route.mtud
         fresh.mtud.in_flight = 0      # nothing sent to the old address answers for the new one
-        fresh.pacer = path.r.pacer
     else:
         mtud_peer_limit(&fresh.mtud, <uint16_t>conn.agreed.peer_udp)
     adopt_budget(conn, &fresh)
-    new_pto = rtt_pto_base(&fresh.rtt)
+    new_pto = flight_pto(&fresh.flight)
     timer_set(&path.timers, TIMER_VALIDATION, conn.now + 3 * (old_pto if old_pto > new_pto else new_pto))
-    path.r = fresh
+    path.route = fresh
     if conn.qlog is not None:
         log_tuple(conn, path)
     reset_spin(conn, path)
     rotate_id(conn, path)
     challenge_path(conn, path)
-    path.pto_count = 0
+    recovery_on_migration(&path.recovery)
     if conn.agreed.send_observed:
         path.observed_due = True
     return 0
@@ -300,5 +299,5 @@ cdef int migrate(Connection conn, Path* path, const UdpAddr* src, const UdpAddr*
 
 cdef void give_up_migration(Connection conn, Path* path) noexcept nogil:
     """The new address never answered: back to the one that did."""
-    if path.previous != NULL and not path.r.validated:
+    if path.previous != NULL and not path.route.validated:
         return_home(conn, path)

@@ -6,9 +6,10 @@ from iroh_fast._packet._varint cimport put_varint
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._ledger cimport control_waits
 from iroh_fast.quic._packets cimport Packet
-from iroh_fast.quic._paths cimport Path, PathStats
-from iroh_fast.quic._recovery cimport PnSpace, space_ack_wanted
+from iroh_fast.quic._paths cimport Path, PathStats, path_probing
+from iroh_fast.quic._recovery_state cimport flight_has_room
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_has_pending
+from iroh_fast.quic._space cimport PnSpace, space_ack_wanted
 from iroh_fast.quic._stream cimport streams_have_control, streams_ready
 
 
@@ -27,8 +28,8 @@ cdef inline bint path_frames_due(Connection conn, Path* path) noexcept nogil:
     A full window holds back the answers that a peer can ask for as often as it likes, until a probe carries the last one
     (RFC 9000 §8.2.2).
     """
-    return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.observed_due or path.sp.loss_probes > 0
-            or (path.response_due and path.r.in_flight < path.r.cc.cwnd))
+    return (path.ping_due or path.immediate_ack_due or path.challenge_due or path.observed_due or path_probing(path)
+            or (path.response_due and flight_has_room(&path.route.flight, 0)))
 
 cdef inline bint general_due(Connection conn) noexcept nogil:
     """Whether there is anything that any path may carry."""
@@ -44,11 +45,10 @@ cdef inline void write_acks(Connection conn, Path* path, Packet* packet, bint da
 
     `reserve` bytes stay free for what else has to go.
     """
-    if path.next != NULL or path != conn.paths.first or space_ack_wanted(&path.sp, conn.now):
+    if path.next != NULL or path != conn.paths.first or space_ack_wanted(&path.recovery.space, conn.now):
         write_acks_of_all(conn, path, packet, data, reserve)
 
 cdef void write_crypto(Connection conn, Packet* packet, SendBuf* tx, PathStats* stats) noexcept nogil
 cdef bint put_frame(Path* path, Packet* packet, uint64_t kind, const uint8_t* data8) noexcept nogil
 cdef void write_path_frames(Connection conn, Path* path, Packet* packet, bint* want_full) noexcept nogil
 cdef void write_general(Connection conn, Path* path, Packet* packet) noexcept nogil
-cdef void requeue_oldest(Connection conn, Path* path, PnSpace* space, int level) noexcept nogil

@@ -7,8 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet._frames cimport (
-    FT_CRYPTO, FT_IMMEDIATE_ACK, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING,
-    FT_STREAM)
+    FT_CRYPTO, FT_IMMEDIATE_ACK, FT_OBSERVED_ADDR_V4, FT_PATH_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING)
 from iroh_fast._packet._put cimport (
     MAX_CONTROL_FRAME, MAX_STREAM_HEADER, ack_size, put_ack, put_address, put_crypto_header, put_datagram_header,
     put_path_data)
@@ -20,14 +19,13 @@ from iroh_fast.quic._counters cimport IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_OB
 from iroh_fast.quic._datagrams cimport queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._ledger cimport control_waits
-from iroh_fast.quic._loss cimport frames_lost
 from iroh_fast.quic._packets cimport Packet, has_room
 from iroh_fast.quic._paths cimport Path, PathStats
 from iroh_fast.quic._received cimport ReceivedSet, received_from
-from iroh_fast.quic._recovery cimport PnSpace, space_ack_sent, space_ack_wanted
 from iroh_fast.quic._routing cimport carries_own_acks
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
-from iroh_fast.quic._sent cimport FrameRec, REC_ACK, REC_ELICITING, REC_USED, SentRec, frame_rec, sent_at
+from iroh_fast.quic._sent cimport REC_ACK, REC_ELICITING, frame_rec
+from iroh_fast.quic._space cimport PnSpace, space_ack_sent, space_ack_wanted
 from iroh_fast.quic._stream cimport StreamTable, streams_have_control, streams_ready
 from iroh_fast.quic._stream_packets cimport write_stream_control, write_stream_data
 from iroh_fast.quic._validation cimport next_challenge
@@ -65,9 +63,9 @@ cdef void write_ack(Connection conn, Packet* packet, PnSpace* space, bint multip
 cdef void write_acks_of_all(Connection conn, Path* path, Packet* packet, bint data, size_t reserve) noexcept nogil:
     cdef Path* other = conn.paths.first
     while other != NULL:
-        if (space_ack_wanted(&other.sp, conn.now) and (conn.agreed.multipath or other.id == 0)
+        if (space_ack_wanted(&other.recovery.space, conn.now) and (conn.agreed.multipath or other.id == 0)
                 and (other == path or not carries_own_acks(other)) and (data or other == path)):
-            write_ack(conn, packet, &other.sp, conn.agreed.multipath, other.id, &path.stats, reserve)
+            write_ack(conn, packet, &other.recovery.space, conn.agreed.multipath, other.id, &path.stats, reserve)
         other = other.next
 
 
@@ -118,7 +116,7 @@ cdef void write_path_frames(Connection conn, Path* path, Packet* packet, bint* w
     if path.observed_due and has_room(packet, MAX_CONTROL_FRAME):
         path.observed_due = False
         if conn.agreed.send_observed:
-            packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, conn.paths.observed_seq, path.r.remote.ip, path.r.remote.port)
+            packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, conn.paths.observed_seq, path.route.remote.ip, path.route.remote.port)
             conn.paths.observed_seq += 1
             frame_rec(&packet.sent.frames, FT_OBSERVED_ADDR_V4, path.id, 0, 0, 0)
             packet.sent.flags |= REC_ELICITING
@@ -131,7 +129,7 @@ cdef void write_datagrams(Connection conn, Path* path, Packet* packet) noexcept 
     while conn.datagrams.tx.count:
         n = queue_peek(&conn.datagrams.tx)
         if <Py_ssize_t>(n + 1 + varint_size(n)) > packet.end - packet.at:
-            if n + 1 + varint_size(n) + (packet.payload - packet.start) + TAG_LEN > path.r.mtud.current:
+            if n + 1 + varint_size(n) + (packet.payload - packet.start) + TAG_LEN > path.route.mtud.current:
                 # Too large even for an empty packet: the path's MTU fell below it.
                 queue_pop(&conn.datagrams.tx, NULL)
                 continue
@@ -166,31 +164,3 @@ cdef void write_general(Connection conn, Path* path, Packet* packet) noexcept no
     table.streams_turn = both and not table.streams_turn
 
 
-cdef void requeue_oldest(Connection conn, Path* path, PnSpace* space, int level) noexcept nogil:
-    """A probe should carry something useful: control and CRYPTO frames of the oldest packet in flight."""
-    cdef uint64_t position = space.sent.head
-    cdef SentRec* sent
-    cdef FrameRec* record
-    cdef FrameRec* keep
-    cdef FrameRec* again
-    cdef FrameRec* following
-    while position < space.sent.tail:
-        sent = sent_at(&space.sent, position)
-        position += 1
-        if not sent.flags & REC_USED or sent.frames == NULL:
-            continue
-        record = sent.frames
-        keep = again = NULL
-        while record != NULL:
-            following = record.next
-            if record.type == FT_STREAM or record.type == FT_PATH_ACK:
-                record.next = keep
-                keep = record
-            else:
-                record.next = again
-                again = record
-            record = following
-        sent.frames = keep
-        if again != NULL:
-            frames_lost(conn, path, again, level)
-            return
