@@ -6,7 +6,6 @@ import asyncio
 import logging
 import warnings
 from collections.abc import Awaitable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import presets
@@ -354,7 +353,7 @@ class Endpoint:
         """
         self._owner.check_loop()
         check_integer("max_pending", max_pending, 1, 2**20)
-        return _incoming.Connections(self.accept, self._context, max_pending)
+        return _incoming.Connections(_incoming.Crew(self.accept, self._context, max_pending))
 
     def incoming(self) -> _incoming.IncomingAttempts:
         """Iterate over connection attempts until the endpoint closes.
@@ -512,12 +511,7 @@ class Endpoint:
     async def __aenter__(self) -> Endpoint:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         clean = False
         try:
             if kind is None:

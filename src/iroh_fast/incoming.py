@@ -167,13 +167,8 @@ class Connections:
 
     __slots__ = ("_crew",)
 
-    def __init__(
-        self,
-        accept: Callable[[], Awaitable[Incoming | None]],
-        context: Context,
-        max_pending: int,
-    ) -> None:
-        self._crew = _Crew(accept, context, max_pending)
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
 
     def __del__(self) -> None:
         try:
@@ -191,7 +186,7 @@ class Connections:
         return conn
 
 
-class _Crew:
+class Crew:
     """Accepts attempts and carries out their handshakes, a bounded number at a time."""
 
     __slots__ = ("_accept", "_acceptor", "_busy", "_ready", "_room", "context")

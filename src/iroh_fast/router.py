@@ -10,7 +10,6 @@ import traceback
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar, copy_context
-from types import TracebackType
 from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 from .aio.once import Room, see_through
@@ -395,12 +394,7 @@ class Router:
     async def __aenter__(self) -> Router:
         return self.start()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self._end(0 if kind is None else ABORTED)
 
     def __repr__(self) -> str:

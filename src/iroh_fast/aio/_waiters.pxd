@@ -29,7 +29,7 @@ cdef class WaitQueue:
     """Calls that wait for the same thing, first come, first served."""
     cdef Waiter first, last
     cdef Home home
-    cdef WaitQueue other          # of the same connection, a list by ascending `kind`
+    cdef WaitQueue other          # of the same connection or stream, a list; of a connection by ascending `kind`
     cdef int kind
     cdef object __weakref__
     cdef Waiter join(self, object subject)

@@ -470,18 +470,34 @@ def on_paths(QuicConnection conn, call):
 @cython.final
 cdef class StreamWaiters(WaitQueue):
     """In the slot of a stream: who waits for its events. It is itself the queue of its readers."""
-    cdef WaitQueue write, stop, reset
+    cdef WaitQueue write
+
+    cdef WaitQueue rare(self, int event):
+        """The queue of an event for which few wait; made when one does, in the list of `other`."""
+        cdef WaitQueue queue = self.other
+        while queue is not None and queue.kind != event:
+            queue = queue.other
+        if queue is None:
+            queue = WaitQueue.__new__(WaitQueue)
+            queue.home = self.home
+            queue.kind = event
+            queue.other = self.other
+            self.other = queue
+        return queue
 
     cdef void tell(self, uint32_t events):
+        cdef WaitQueue queue
         if events & EV_READ and self.first is not None:
             self.wake_all()
         if events & EV_WRITE and self.write is not None:
             while self.write.hand(None):
                 pass
-        if events & EV_STOP and self.stop is not None:
-            self.stop.wake_all()
-        if events & EV_RESET and self.reset is not None:
-            self.reset.wake_all()
+        if events & (EV_STOP | EV_RESET):
+            queue = self.other
+            while queue is not None:
+                if events & <uint32_t>queue.kind:
+                    queue.wake_all()
+                queue = queue.other
 
 
 cdef inline StreamWaiters stream_waiters(QuicStream stream):
@@ -496,12 +512,6 @@ cdef inline StreamWaiters stream_waiters(QuicStream stream):
 cdef Home home_of(QuicStream stream):
     cdef QuicConnection conn = <QuicConnection>stream.connection
     return running_home() if conn.waiters is None else (<ConnectionWaiters>conn.waiters).home
-
-
-cdef WaitQueue new_queue(QuicStream stream):
-    cdef WaitQueue queue = WaitQueue.__new__(WaitQueue)
-    queue.home = home_of(stream)
-    return queue
 
 
 def wait_read(QuicStream stream):  # hot
@@ -525,24 +535,12 @@ def wait_write(QuicStream stream):
 
 def wait_stopped(QuicStream stream):
     """Stopped by the peer, everything acknowledged, or the connection ended."""
-    cdef StreamWaiters waiters
-    if stream.over():
-        return over()
-    waiters = stream_waiters(stream)
-    if waiters.stop is None:
-        waiters.stop = new_queue(stream)
-    return waiters.stop.join(None)
+    return over() if stream.over() else stream_waiters(stream).rare(EV_STOP).join(None)
 
 
 def wait_reset(QuicStream stream):
     """FIN or RESET_STREAM arrived, or the connection ended."""
-    cdef StreamWaiters waiters
-    if stream.over():
-        return over()
-    waiters = stream_waiters(stream)
-    if waiters.reset is None:
-        waiters.reset = new_queue(stream)
-    return waiters.reset.join(None)
+    return over() if stream.over() else stream_waiters(stream).rare(EV_RESET).join(None)
 
 
 # ---------------------------------------------------------------- the driver's side
