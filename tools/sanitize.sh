@@ -15,7 +15,7 @@ seconds=${1:-20}
 [ $# -gt 0 ] && shift
 python=${PYTHON:-python3}
 sanitize=${SANITIZE:-address,undefined}
-compiler=${CC:-gcc}
+read -ra compiler <<<"${CC:-gcc}" # there may be a launcher before it
 
 if [ -n "${KEEP:-}" ]; then
     place=$KEEP
@@ -49,16 +49,16 @@ PY
 "$run" -m pip install --quiet --disable-pip-version-check -r "$place/requirements"
 
 echo "== building with -fsanitize=$sanitize"
-CC=$compiler IROH_FAST_SANITIZE=$sanitize "$run" setup.py -q build_ext --inplace
+CC=${compiler[*]} IROH_FAST_SANITIZE=$sanitize "$run" setup.py -q build_ext --inplace
 
 runtime=()
-case $sanitize in *address*) runtime+=("$("$compiler" -print-file-name=libasan.so)") ;; esac
-case $sanitize in *undefined* | *bounds*) runtime+=("$("$compiler" -print-file-name=libubsan.so)") ;; esac
+case $sanitize in *address*) runtime+=("$("${compiler[@]}" -print-file-name=libasan.so)") ;; esac
+case $sanitize in *undefined* | *bounds*) runtime+=("$("${compiler[@]}" -print-file-name=libubsan.so)") ;; esac
 for library in "${runtime[@]}"; do
-    [ -e "$library" ] || { echo "no $library: install the sanitizers of $compiler" >&2; exit 1; }
+    [ -e "$library" ] || { echo "no $library: install the sanitizers of ${compiler[*]}" >&2; exit 1; }
 done
 # The interpreter is not instrumented: its modules must find the C++ runtime through ours.
-runtime+=("$("$compiler" -print-file-name=libstdc++.so.6)")
+runtime+=("$("${compiler[@]}" -print-file-name=libstdc++.so.6)")
 preload=$(IFS=:; echo "${runtime[*]}")
 
 asan_options=detect_leaks=${LEAKS:-0}:abort_on_error=1:detect_stack_use_after_return=1

@@ -2,6 +2,7 @@
 
     python tests/fuzz/run.py --seconds 60 --target packet
     python tests/fuzz/run.py --seconds 600 --target all --seed 12345
+    python tests/fuzz/run.py --seconds 1800 --together
     python tests/fuzz/run.py --target tls --replay build/fuzz/tls-1-815.bin
 
 A seed and a target give the same inputs in every run and on every machine.  Inputs run in a
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -169,6 +171,9 @@ def main() -> int:
     )
     parser.add_argument("--target", default="all", help="a target or all (default)")
     parser.add_argument("--seconds", type=float, default=60, help="in total (default 60)")
+    parser.add_argument(
+        "--together", action="store_true", help="all targets at once, each for all of the time"
+    )
     parser.add_argument("--seed", default="1", help="a number, or `random` (default 1)")
     parser.add_argument("--folder", type=Path, default=Path("build/fuzz"), help="for findings")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="run one saved input")
@@ -195,7 +200,11 @@ def main() -> int:
             parser.error(f"no target {name!r}; there are {', '.join(TARGETS)}")
     if args.replay:
         return replay(names[0], args.replay)
-    good = [watch(name, seed, args.seconds / len(names), args.folder) for name in names]
+    if args.together:
+        with ThreadPoolExecutor(len(names)) as threads:
+            good = list(threads.map(lambda n: watch(n, seed, args.seconds, args.folder), names))
+    else:
+        good = [watch(name, seed, args.seconds / len(names), args.folder) for name in names]
     return 0 if all(good) else 1
 
 
