@@ -21,7 +21,7 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
 LOOPBACK = [BindAddr("127.0.0.1"), BindAddr("::1", required=False)]
 
 
-HANG_S = 20  # a signal cannot interrupt uvloop, so hanging tests are ended from inside
+HANG_S = 100  # a signal cannot interrupt uvloop, so hanging tests are ended from inside
 
 
 def _limited(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

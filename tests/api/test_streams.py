@@ -502,7 +502,7 @@ async def test_open_cancelled_while_waiting_leaks_no_credit(
         await asyncio.sleep(0)
     if not waiting[1].done():
         waiting[1].cancel()
-        assert (await asyncio.wait_for(waiting[2], 5)).id.index == 1
+        assert (await asyncio.wait_for(waiting[2], 60)).id.index == 1
     else:
         assert waiting[1].result().id.index == 1
         waiting[2].cancel()
@@ -681,7 +681,7 @@ async def test_tasks_that_nobody_else_refers_to_go_on_waiting(make_pair: MakePai
         await stream.send.write_all(b"answer")
         stream.send.finish()
         (await pair.server.accept_uni()).stop(7)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while len(got) < 10:
             await asyncio.sleep(0.01)
     assert sorted(got, key=str) == [7] * 5 + [b"answer"] * 5
@@ -722,7 +722,7 @@ async def test_stopped_returns_after_an_acknowledged_reset(make_pair: MakePair) 
         while await recv.read():
             pass
     await asyncio.sleep(0.05)
-    assert await asyncio.wait_for(send.stopped(), 5) is None
+    assert await asyncio.wait_for(send.stopped(), 60) is None
 
 
 async def test_concurrent_writes_are_not_torn(make_pair: MakePair) -> None:
@@ -766,7 +766,7 @@ async def test_cancelling_a_writer_lets_the_next_one_go_on(make_pair: MakePair) 
     first.cancel()
     data = bytearray()
     while not third.done() or len(data) < data.count(0) + 200_000:
-        data += await asyncio.wait_for(recv.read(), 5)
+        data += await asyncio.wait_for(recv.read(), 60)
     await third
     assert data.count(1) == 0
     assert data == bytes(data.count(0)) + b"\2" * 200_000
@@ -876,7 +876,7 @@ async def test_cancelled_datagram_senders_take_nobody_elses_place(make_pair: Mak
     done = await asyncio.gather(*tasks, return_exceptions=True)
     sent = [k for k, result in enumerate(done) if result is None]
     assert 50 < len(sent) < 120
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not set(sent) <= set(received):
             await asyncio.sleep(0.005)
     assert len(received) == len(set(received))

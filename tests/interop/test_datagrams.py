@@ -21,7 +21,7 @@ BATCH = 16  # in flight at a time: datagrams are unreliable, and sockets have sm
 async def link(links: Links, dials: bool) -> Link:
     link = await links.connect(dials)
     # Wait for the path's size to be found, which changes how large a datagram may be.
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while link.ours.max_datagram_size != 1414 or await link.call("max_datagram_size") != 1414:
             await asyncio.sleep(0.02)
     return link
@@ -87,7 +87,7 @@ async def test_most_of_a_burst_arrives(link: Link) -> None:
         link.ours.send_datagram(index.to_bytes(4, "big") * 50)
     link.ours.send_datagram(b"end")
     received = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (data := bytes.fromhex(await link.call("read_datagram"))) != b"end":
             assert data == data[:4] * 50
             received += 1

@@ -34,7 +34,7 @@ async def relay() -> AsyncIterator[RelayServer]:
 async def real_endpoint(links: Links, *urls: str) -> RealEndpoint:
     """A real endpoint that is connected to its home relay."""
     made = await links.peer.call("bind", addr=V4, alpns=[ALPN.hex()], relays=list(urls))
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         assert await links.peer.call("relay_url", ep=made["ep"]) in map(str, map(RelayUrl, urls))
     return RealEndpoint(
         links.peer, made["ep"], EndpointId(made["id"]), tuple(loopback(made["sockets"]))
@@ -47,7 +47,7 @@ async def our_endpoint(links: Links, *urls: str, direct: bool, **options: Any) -
     else:
         ours = await Endpoint.bind(relays=list(urls), ip_transports=False, alpns=[ALPN], **options)
         links._ours.append(ours)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await ours.online()
     return ours
 
@@ -76,7 +76,7 @@ async def relayed(links: Links, dials: bool, url: str, **options: Any) -> Link:
     return await connect(links, dials, ours, real, url)
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 15) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.02)
@@ -102,7 +102,7 @@ async def real_paths(link: Link) -> list[tuple[bool, bool]]:
     return sorted((path["is_relay"] == "True", path["is_selected"] == "True") for path in found)
 
 
-async def real_uses(link: Link, *expected: tuple[bool, bool], seconds: float = 15) -> None:
+async def real_uses(link: Link, *expected: tuple[bool, bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while (found := await real_paths(link)) != sorted(expected):
             assert link.ours.close_reason is None, (found, link.ours.close_reason)
@@ -135,7 +135,7 @@ async def test_datagrams_over_the_relay(links: Links, relay: RelayServer, dials:
     reading = link.start("read_datagrams", count=len(sizes))
     for number in sizes:
         await link.ours.send_datagram_wait(pattern.data(number, number))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         expected = sorted(
             [number, pattern.digest([pattern.data(number, number)])] for number in sizes
         )
@@ -151,7 +151,7 @@ async def test_close_over_the_relay(
 ) -> None:
     link = await relayed(links, dials, relay.url)
     await assert_alive(link)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         if closer == "ours":
             link.ours.close(7, b"enough")
             assert "7" in await link.call("closed")
@@ -172,7 +172,7 @@ async def test_connection_survives_a_restart_of_the_relay(links: Links, dials: b
         await relay.stop()
     await asyncio.sleep(0.5)
     async with RelayServer(RelayServerConfig.dev(port=port)) as relay:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await work
         await assert_alive(link)
         assert relay.metrics()["bytes_sent"] > 1_000_000

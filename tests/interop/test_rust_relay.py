@@ -104,7 +104,7 @@ async def test_rust_endpoint_learns_its_address_from_our_relay(
 ) -> None:
     async with RustPeer("echo", *options, "--net-report") as peer:
         await peer.event("bound")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not relay.metrics()["qad_connections"]:
                 await asyncio.sleep(0.05)
     assert relay.metrics()["qad_incoming_error"] == 0
@@ -135,7 +135,7 @@ async def test_our_endpoints_talk_over_the_relay_in_rust(rust_relay: str) -> Non
         ) as router,
         Endpoint.bind(relays=[rust_relay], ip_transports=False) as ep,
     ):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await router.endpoint.online()
             await ep.online()
         async with ep.connect(EndpointAddr(router.endpoint.id, relay_url=rust_relay), ALPN) as conn:

@@ -127,7 +127,7 @@ async def test_endpoints_talk_over_a_transport_of_their_own() -> None:
             alpns=[b"t"],
             transport=config,
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             attempt = await server.wait_incoming()
             assert attempt is not None and is_private(attempt.remote)
             accepted = attempt.accept([b"t"], config)

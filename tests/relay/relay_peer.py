@@ -16,7 +16,7 @@ from iroh_fast.relay.server.config import RelayLimits, RelayServerConfig
 from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.relay.wire import ClientHandshake
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 UPGRADE = {
     "Upgrade": "websocket",
     "Connection": "Upgrade",

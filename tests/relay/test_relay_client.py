@@ -261,7 +261,7 @@ class Inbox:
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait until `condition` holds; looked at after each event."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not condition():
                 self._news.clear()
                 await self._news.wait()
@@ -272,7 +272,7 @@ class Inbox:
 
 
 async def eventually(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -449,7 +449,7 @@ async def test_connect_has_one_time_limit(monkeypatch: pytest.MonkeyPatch) -> No
         with pytest.raises(RelayClientError) as caught:
             await connection_to(relay, Inbox())
         assert caught.value.kind == "timeout"
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 60)
 
 
 # --- frames -----------------------------------------------------------------------
@@ -530,7 +530,7 @@ async def test_pings_of_the_relay_are_answered_newest_first_and_before_datagrams
 
         inbox.on_datagrams = answer  # type: ignore[method-assign]
         connection.serve()
-        await asyncio.wait_for(ready.wait(), 5)
+        await asyncio.wait_for(ready.wait(), 60)
         connection.close()
         await connection.lost
     assert [frame["type"] for frame in order] == [9, 10, 4]
@@ -565,7 +565,7 @@ async def test_twenty_frames_leave_in_one_write_and_the_rest_in_the_next() -> No
         connection.transport = Counting()  # type: ignore[assignment]
         for index in range(50):
             assert connection.send(KEY_B, 0, 0, index.to_bytes(2, "big"))
-        await asyncio.wait_for(count.wait(), 5)
+        await asyncio.wait_for(count.wait(), 60)
         one = 2 + 4 + 34 + 2
         assert writes == [20 * one, 20 * one, 10 * one]
         connection.transport = transport
@@ -665,7 +665,7 @@ async def test_protocol_error_is_told_by_a_close_frame() -> None:
     async with running(script) as relay:
         connection = await connection_to(relay, Inbox())
         connection.serve()
-        await asyncio.wait_for(connection.lost, 5)
+        await asyncio.wait_for(connection.lost, 60)
     assert told == [(8, b"\x03\xea")]
 
 
@@ -823,7 +823,7 @@ async def test_ping_without_answer_ends_the_connection(monkeypatch: pytest.Monke
     async with running(deaf) as relay:
         connection = await connection_to(relay, Inbox())
         connection.serve()
-        await asyncio.wait_for(connection.ended, 5)
+        await asyncio.wait_for(connection.ended, 60)
         assert connection.error is not None and connection.error.kind == "ping_timeout"
         assert not connection.established
         await connection.lost
@@ -848,7 +848,7 @@ async def test_silence_is_followed_by_a_ping(monkeypatch: pytest.MonkeyPatch) ->
     async with running(script) as relay:
         connection = await connection_to(relay, Inbox())
         connection.serve()
-        await asyncio.wait_for(enough.wait(), 5)
+        await asyncio.wait_for(enough.wait(), 60)
         assert connection.established and not connection.ended.happened
         connection.close()
         await connection.lost
@@ -1205,7 +1205,7 @@ async def test_close_is_quick_even_when_relays_do_not_answer() -> None:
         await inbox.until(lambda: pool.connected())
         while pool.send(second.url, KEY_B, 0, 0, bytes(65_000)):
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await pool.close()
             await pool.close()
         left = [t for t in asyncio.all_tasks() if t.get_name().startswith("relay ")]

@@ -48,7 +48,7 @@ async def side(secret: SecretKey, home: str, **options: Any) -> AsyncIterator[Si
 
 
 async def eventually(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 

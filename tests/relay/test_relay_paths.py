@@ -77,7 +77,7 @@ class Net:
         async def connect() -> Connection:
             return self.keep(await client.connect(addr, ALPN))
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             ours, theirs = await asyncio.gather(connect(), accept())
         return Pair(client, server, ours, theirs)
 
@@ -126,12 +126,12 @@ def no_stray_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 async def online(*endpoints: Endpoint) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         for endpoint in endpoints:
             await endpoint.online()
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 10) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
@@ -248,7 +248,7 @@ async def test_many_connections_over_one_relay(net: Net, relay: RelayServer) -> 
     await asyncio.gather(*(ping(client, conn) for client, conn in zip(clients * 2, dialled)))
     for key, conns in by_key.items():
         for conn in conns:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 assert await conn.read_datagram() == bytes(key)
 
 
@@ -259,7 +259,7 @@ async def test_datagrams_over_a_relay(net: Net, relay: RelayServer) -> None:
     sizes = [0, 1, 500, largest]
     for size in sizes:
         await pair.client.send_datagram_wait(bytes([size % 251]) * size)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         got = [await pair.server.read_datagram() for _ in sizes]
     assert sorted(map(len, got)) == sizes
     assert all(data == bytes([len(data) % 251]) * len(data) for data in got)
@@ -280,11 +280,11 @@ async def test_relay_with_tls(net: Net) -> None:
 async def test_clean_close(net: Net, relay: RelayServer) -> None:
     pair = await net.relayed_pair(relay.url)
     pair.client.close(7, b"enough")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         reason = await pair.server.wait_closed()
     assert (reason.kind, reason.code, reason.reason) == ("application", 7, b"enough")
     second = await net.dial(pair.client_ep, pair.server_ep, EndpointAddr(pair.server_ep.id, relay_url=relay.url))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await second.server_ep.close()
         reason = await second.client.wait_closed()
     assert (reason.kind, reason.code) == ("application", 0)
@@ -380,7 +380,7 @@ async def test_refusal_of_the_relay_is_told(net: Net) -> None:
     async with RelayServer(RelayServerConfig.dev(access=SharedToken(["good"]))) as server:
         endpoint = await net.bind(relays=[RelayConfig(server.url, auth_token="bad")])
         watcher = endpoint.watch_home_relay()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             [status] = await watcher.wait_for(lambda all: any(one.auth_denied_reason for one in all))
         assert status.auth_denied_reason == "not authorized"
         assert not status.connected and status.last_error is not None
@@ -398,7 +398,7 @@ async def test_endpoint_that_is_not_on_the_list(net: Net) -> None:
         client = await net.bind(relays=[relay.url])
         await server.insert_relay(relay.url)
         await online(server)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await client.watch_home_relay().wait_for(lambda all: any(one.last_error for one in all))
         # Direct connections do not care.
         pair = await net.dial(client, server, EndpointAddr(server.id, relay_url=relay.url, ip_addrs=[server.bound_sockets[0]]))
@@ -483,10 +483,10 @@ async def test_relay_takes_over_when_the_direct_path_dies(net: Net, relay: Relay
         await eventually(lambda: proxy.passed[1] > 500)
         proxy.policy = lambda data, to_server: []
         assert not work.done()
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(60):
             await work
         await eventually(lambda: selected(pair.client) == url and selected(pair.server) == url)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             closed = await anext(event async for event in events if isinstance(event, PathClosed))
         assert closed.remote_addr == direct
         assert closed.reason in ("timed out", "closed by peer: 0x3e76")  # whoever was first
@@ -534,7 +534,7 @@ async def test_connection_survives_a_restart_of_its_relay(net: Net) -> None:
         await relay.stop()
     await asyncio.sleep(0.5)
     async with RelayServer(RelayServerConfig.dev(port=port)) as relay:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await work
         assert pair.client.close_reason is None and pair.server.close_reason is None
         assert [path.id for path in pair.client.paths] == [0]
@@ -551,7 +551,7 @@ async def test_connection_is_lost_only_when_the_relay_stays_away(net: Net) -> No
         pair = await net.relayed_pair(relay.url, transport=transport)
         await both_ways(pair, 10_000)
         await relay.stop()
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         reason = await pair.client.wait_closed()
         assert reason.kind == "timed_out"
         assert (await pair.server.wait_closed()).kind == "timed_out"

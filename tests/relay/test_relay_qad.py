@@ -57,7 +57,7 @@ from iroh_fast.relay.server.qad import QadServer
 from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.web.ca import CaConfig
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 OBSERVED_V4 = 0x9F81A6
 OBSERVED_V6 = 0x9F81A7
 ADDRESS_DISCOVERY = bytes.fromhex("c00000009f81a176")  # the id of the role, as eight bytes

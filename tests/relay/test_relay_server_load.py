@@ -19,7 +19,10 @@ SELF_SIGNED = RelayTlsConfig("SelfSigned", ("127.0.0.1", 0))
 
 @pytest.mark.parametrize("tls, count", [(None, 1000), (SELF_SIGNED, 200)], ids=["plain", "tls"])
 async def test_a_thousand_clients_at_once_all_hear_from_each_other(tls, count):
-    async with RelayServer(config(tls=tls)) as server, AsyncExitStack() as stack:
+    async with (
+        RelayServer(config(tls=tls, ping_interval=1000)) as server,
+        AsyncExitStack() as stack,
+    ):
         gate = asyncio.Semaphore(200)
 
         async def come() -> RawClient:
@@ -46,7 +49,7 @@ async def test_churn_with_every_kind_of_behaviour_leaves_nothing_behind(seed):
     """Clients come, talk, misbehave, stop reading and vanish; two good ones never notice."""
     rng = random.Random(seed)
     secrets = [SecretKey.generate() for _ in range(8)]
-    async with RelayServer(config(write_timeout=0.3, ping_interval=0.5, ping_jitter=0)) as server:
+    async with RelayServer(config(write_timeout=3, ping_interval=0.5, ping_jitter=0)) as server:
         async with connected(server) as a, connected(server) as b:
             keys = [a.key, b.key, *(bytes(s.public) for s in secrets)]
 

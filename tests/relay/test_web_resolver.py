@@ -87,7 +87,7 @@ async def test_names_are_asked_of_the_name_server_once() -> None:
 async def test_silent_name_server_holds_no_thread_and_lets_go_at_once() -> None:
     async with asking(lambda _: None) as (resolver, server):
         tasks = [asyncio.create_task(resolver.lookup(f"n{i}.example.", V4)) for i in range(50)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while server.questions < 50:
                 await asyncio.sleep(0.005)
         assert threading.active_count() == 1 or not any(
