@@ -104,6 +104,21 @@ async def test_what_many_connections_send_in_one_turn_leaves_in_few_calls() -> N
             assert after["tx_calls"] - before["tx_calls"] <= 6
 
 
+# ---------------------------------------------------------------- the end
+@pytest.mark.parametrize("closed", [True, False], ids=["draining", "live"])
+async def test_stop_lets_go_of_every_connection(closed: bool) -> None:
+    async with drivers() as (client, server):
+        pairs = [await connected(client, server) for _ in range(3)]
+        for q, _ in pairs:
+            if closed:
+                q.close(0, b"")
+        client.stop()
+        assert not client.endpoint.connections and client.endpoint.known_ids() == 0
+        assert [(q.drained, q.close_reason.kind) for q, _ in pairs] == [
+            (True, "locally_closed")
+        ] * len(pairs)
+
+
 # ---------------------------------------------------------------- timers
 async def test_timer_entries_follow_the_number_of_connections() -> None:
     async with drivers() as (client, server):

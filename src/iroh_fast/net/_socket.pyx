@@ -16,7 +16,7 @@ from iroh_fast._batch cimport RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from
 from iroh_fast.aio._waiters cimport deliver
 from iroh_fast.net._deadlines cimport Deadlines
 from iroh_fast.net._outbox cimport BATCH_BYTES, Outbox, OutboxOwner, is_private
-from iroh_fast.quic._closing cimport end_failed
+from iroh_fast.quic._closing cimport end_failed, finish_drained
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker
 from iroh_fast.quic._first_flight cimport dial_at, dial_refused, dial_window
@@ -26,6 +26,8 @@ from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
 import errno
 import logging
+
+from iroh_fast.errors import CloseReason
 
 logger = logging.getLogger("iroh_fast.net")
 
@@ -371,6 +373,9 @@ cdef class DriverCore(Waker):
         if self.timer_handle is not None:
             self.timer_handle.cancel()
             self.timer_handle = None
+        for conn in list(self.endpoint.connections.values()):
+            # What still drains has nobody left to hear, and nothing must hold it.
+            finish_drained(conn, CloseReason("locally_closed"))
         batch = self.dirty + self.held
         self.dirty = []
         self.held = []
