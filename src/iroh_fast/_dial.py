@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING
 from ._context import Context
 from ._later import Later
 from .addr import EndpointAddr
-from .errors import EndpointClosed, InvalidAlpn, LocallyRejected, NoAddress, SelfConnect
+from .errors import (
+    ConnectError,
+    EndpointClosed,
+    InvalidAlpn,
+    LocallyRejected,
+    NoAddress,
+    SelfConnect,
+)
 from .handshake import Connecting
 from .hooks import run_before_connect
 from .net.reach import is_passing
+from .net.transport import SockAddr
 from .quic.config import QuicTransportConfig
 
 if TYPE_CHECKING:
@@ -32,6 +40,26 @@ async def dial(
     extra_alpns: tuple[bytes, ...] = (),
 ) -> Connecting:
     """Start a connection attempt; raises as :meth:`Endpoint.connect` says."""
+    try:
+        sockets = await _ways(context, target, alpn)
+    except ConnectError as error:
+        if context.events.wants(_events.DialFailed):
+            context.events.emit(_events.DialFailed(target.id, alpn, error))
+        raise
+    q = context.driver.connect(
+        sockets,
+        expected_peer=bytes(target.id),
+        alpns=[alpn, *extra_alpns],
+        transport=transport or context.transport,
+    )
+    if context.events.wants(_events.Dialing):
+        addrs = tuple(context.transport_addr(addr) for addr in sockets)
+        context.events.emit(_events.Dialing(target.id, alpn, addrs))
+    return Connecting(q, context, target.id, alpn, sockets)
+
+
+async def _ways(context: Context, target: EndpointAddr, alpn: bytes) -> list[SockAddr]:
+    """Where to dial; raises what is wrong with the attempt before anything is sent."""
     if context.closing:
         raise EndpointClosed()
     remote = f"{target.id:short}"
@@ -60,20 +88,8 @@ async def dial(
         if target.is_empty:
             why = "no address of it is known, and there is no address lookup"
         else:
-            listed = [f"{addr} ({reason})" for addr, reason in refused.items()]
+            listed = [f"{addr[:80]} ({reason})" for addr, reason in refused.items()]
             more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
             why = f"none of its addresses can be used: {', '.join(listed[:8])}{more}"
-        error = NoAddress(f"{what} failed: {why}", remote=remote, alpn=alpn)
-        if context.events.wants(_events.DialFailed):
-            context.events.emit(_events.DialFailed(target.id, alpn, error))
-        raise error
-    q = context.driver.connect(
-        sockets,
-        expected_peer=bytes(target.id),
-        alpns=[alpn, *extra_alpns],
-        transport=transport or context.transport,
-    )
-    if context.events.wants(_events.Dialing):
-        addrs = tuple(context.transport_addr(addr) for addr in sockets)
-        context.events.emit(_events.Dialing(target.id, alpn, addrs))
-    return Connecting(q, context, target.id, alpn, sockets)
+        raise NoAddress(f"{what} failed: {why}", remote=remote, alpn=alpn)
+    return sockets

@@ -8,6 +8,7 @@ import socket
 import pytest
 
 from iroh_fast import (
+    CustomAddr,
     EndpointAddr,
     EndpointTicket,
     IpAddr,
@@ -15,8 +16,9 @@ from iroh_fast import (
     SecretKey,
     SocketAddr,
 )
-from iroh_fast.errors import ConnectTimeout, NoAddress
-from iroh_fast.net.reach import MAX_DIALED, obstacle, usable
+from iroh_fast.addr import encode_varint
+from iroh_fast.errors import ConnectTimeout, NoAddress, TicketContentError
+from iroh_fast.net.reach import MAX_ASKED, MAX_DIALED, obstacle, usable
 
 from .conftest import ALPN, Bind
 
@@ -35,6 +37,8 @@ def stranger(*addrs: str) -> EndpointAddr:
         ("0.0.0.0:5", LOCAL, "not the address of a host"),
         ("[::]:5", LOCAL, "not the address of a host"),
         ("224.0.0.1:5", ANY, "multicast"),
+        ("[::ffff:224.0.0.1]:5", ANY, "multicast"),
+        ("[::ffff:0.0.0.0]:5", ANY, "not the address of a host"),
         ("255.255.255.255:5", ANY, "broadcast|no route"),
         ("[::1]:5", LOCAL, "no IPv6 socket"),
         ("203.0.113.1:5", LOCAL, "no route"),
@@ -64,6 +68,46 @@ async def test_possible_addresses_are_tried_beside_impossible_ones(bind: Bind) -
     assert dialed.remote_id == server.id
     dialed.close()
     conn.close()
+
+
+def test_good_addresses_are_found_among_many_impossible_ones() -> None:
+    impossible = [SocketAddr.parse(f"224.0.{i // 250}.{i % 250}:9") for i in range(3000)]
+    good = [SocketAddr.parse(f"127.0.0.{1 + i}:9") for i in range(3)]
+    chosen, refused = usable([*impossible, *good], LOCAL)
+    assert chosen == good
+    assert 0 < len(refused) <= MAX_ASKED
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "[::]"])
+async def test_own_address_is_no_way_to_another_endpoint(bind: Bind, host: str) -> None:
+    ep = await bind(bind_addrs=[f"{host}:0"], alpns=[ALPN])
+    bound = ep.bound_sockets[-1]
+    here = "[::1]" if bound.ip.version == 6 else "127.0.0.1"
+    with pytest.raises(NoAddress, match="the address of this endpoint itself"):
+        await ep.connect(stranger(f"{here}:{bound.port}"), ALPN)
+    server = await bind(alpns=[ALPN])
+    mixed = server.addr.with_addrs([f"{here}:{bound.port}"])
+    dial = asyncio.create_task(ep.connect(mixed, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    async with await incoming, await dial as conn:
+        assert conn.remote_id == server.id
+
+
+async def test_message_about_huge_addresses_is_short(bind: Bind) -> None:
+    ep = await bind()
+    target = EndpointAddr(SecretKey.generate().public, [CustomAddr(5, bytes(100_000))])
+    with pytest.raises(NoAddress) as info:
+        await ep.connect(target, ALPN)
+    assert len(str(info.value)) < 300
+
+
+def test_ticket_with_too_many_addresses_is_refused() -> None:
+    key = bytes(SecretKey.from_bytes(bytes(32)).public)
+    entry = b"\x01" + SocketAddr.parse("192.0.2.1:5").to_postcard()
+    count = encode_varint(100_000)
+    with pytest.raises(TicketContentError, match="addresses"):
+        EndpointTicket.from_bytes(b"\x00" + key + count + entry * 100_000)
 
 
 def test_many_addresses_are_bounded_and_chosen_at_random() -> None:

@@ -8,8 +8,15 @@ import re
 
 import pytest
 
-from iroh_fast import Connection, EndpointHooks, HookOutcome, Reject, Router
-from iroh_fast.errors import AlpnMismatch, LocallyRejected, NoAddress, WrongThread
+from iroh_fast import Connection, EndpointAddr, EndpointHooks, HookOutcome, Reject, Router
+from iroh_fast.errors import (
+    AlpnMismatch,
+    InvalidAlpn,
+    LocallyRejected,
+    NoAddress,
+    SelfConnect,
+    WrongThread,
+)
 from iroh_fast.events import (
     LIMIT,
     AcceptFailed,
@@ -180,3 +187,26 @@ async def test_counters_have_names_help_and_labels_for_prometheus(bind: Bind) ->
     assert {family.name for family in families} == {key.replace(":", "_") for key in snapshot}
     assert all(family.documentation for family in families)
     assert all(re.fullmatch("[a-z0-9_]+", family.name) for family in families)
+
+
+async def test_events_tell_dials_that_are_refused_before_the_first_packet(
+    bind: Bind, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Gate(EndpointHooks):
+        async def before_connect(self, addr: EndpointAddr, alpn: bytes) -> HookOutcome:
+            return alpn != b"refused"
+
+    ep, server = await bind(hooks=[Gate()]), await bind(alpns=[ALPN])
+    events = ep.events()
+    with caplog.at_level(logging.INFO, "iroh_fast"):
+        for addr, alpn, kind in (
+            (ep.addr, ALPN, SelfConnect),
+            (server.addr, b"refused", LocallyRejected),
+            (server.addr, b"", InvalidAlpn),
+        ):
+            with pytest.raises(kind) as info:
+                await ep.connect(addr, alpn)
+            event = await until(events, DialFailed)
+            assert isinstance(event, DialFailed)
+            assert (event.error, event.remote, event.alpn) == (info.value, addr.id, alpn)
+            assert str(info.value) in caplog.text

@@ -37,6 +37,9 @@ def _as_transport_addr(value: AddrLike) -> TransportAddr:
     )
 
 
+MAX_ADDRS = 8192  # of what somebody else wrote: reading them must not take long
+
+
 def _as_transport_addrs(values: Iterable[AddrLike]) -> set[TransportAddr]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"addrs is a list of addresses, not {type(values).__name__}")
@@ -183,7 +186,9 @@ class EndpointAddr(Ordered):
             id = PublicKey(reader.take(32))
             addrs: set[TransportAddr] = set()
             # The count is the sender's word: the loop ends when the bytes do.
-            for _ in range(reader.varint(64)):
+            for number in range(reader.varint(64)):
+                if number >= MAX_ADDRS:
+                    raise AddrError(f"more than {MAX_ADDRS} addresses")
                 addrs.add(TransportAddr._read(reader))
         except (KeyParsingError, RelayUrlError, CustomAddrError) as err:
             raise AddrError(f"invalid endpoint address: {err}") from err

@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from ..addr import SocketAddr
@@ -16,6 +17,8 @@ __all__ = ["MAX_DIALED", "is_passing", "obstacle", "usable"]
 
 NO_ROUTE = "no route"
 MAX_DIALED = 24  # IP addresses dialed at once: a ticket must not make us flood others
+
+MAX_ASKED = 128  # addresses of one dial that the system is asked about
 
 MAX_ROUTES = 256
 ROUTE_S = 1.0
@@ -29,27 +32,59 @@ def obstacle(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
 
     Nothing is sent: the system is asked for a route by connecting a UDP socket.
     """
-    ip = addr.ip
+    return _nonsense(addr, local) or _no_way(addr, local)
+
+
+def _plain(addr: SocketAddr) -> IPv4Address | IPv6Address:
+    """The address itself, of one that is mapped into IPv6 the IPv4 one."""
+    return getattr(addr.ip, "ipv4_mapped", None) or addr.ip
+
+
+def _nonsense(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
+    """What can be seen without asking the system."""
+    ip = _plain(addr)
     if addr.port == 0:
         return "port 0"
     if ip.is_unspecified:
         return "not the address of a host"
     if ip.is_multicast:
         return "a multicast address"
-    mapped = getattr(ip, "ipv4_mapped", None)
-    version = 4 if mapped is not None else ip.version
-    own = [bound for bound in local if bound.ip.version == version]
-    if not own:
-        return f"this endpoint has no IPv{version} socket"
-    target = (str(mapped), addr.port) if mapped is not None else addr.as_tuple()
+    if not any(bound.ip.version == ip.version for bound in local):
+        return f"this endpoint has no IPv{ip.version} socket"
+    return None
+
+
+def _no_way(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
+    """What the system says of the way there."""
+    ip = _plain(addr)
+    target = addr.as_tuple() if ip is addr.ip else (str(ip), addr.port)
     reason = 0
-    for bound in own:
+    for bound in local:
+        if bound.ip.version != ip.version:
+            continue
+        if bound.port == addr.port and _is_own(bound, target):
+            return "the address of this endpoint itself"
         reason = _route_error(bound, target)
         if not reason:
             return None
+        last = bound
     if reason == errno.EACCES:
         return "a broadcast address"
-    return f"{NO_ROUTE} from {own[-1].ip}: {os.strerror(reason).lower()}"
+    return f"{NO_ROUTE} from {last.ip}: {os.strerror(reason).lower()}"
+
+
+def _is_own(bound: SocketAddr, target: tuple[Any, ...]) -> bool:
+    """Whether the socket at `bound` is itself who gets what is sent to `target`."""
+    if not bound.ip.is_unspecified:
+        return str(bound.ip) == target[0]
+    family = socket.AF_INET if bound.ip.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(target)
+            # To an address of this machine the system sends from that address.
+            return bool(probe.getsockname()[0].partition("%")[0] == target[0])
+    except OSError:
+        return False
 
 
 def is_passing(reason: str) -> bool:
@@ -102,15 +137,21 @@ def usable(
         The addresses to dial, and of those that were looked at the ones that cannot be
         reached with the reason.
     """
-    candidates = list(addrs)
-    if len(candidates) > MAX_DIALED:
-        candidates = sorted(_random.sample(candidates, MAX_DIALED))
-    chosen: list[SocketAddr] = []
+    candidates: list[SocketAddr] = []
     refused: dict[SocketAddr, str] = {}
-    for addr in candidates:
-        reason = obstacle(addr, local)
-        if reason is None:
-            chosen.append(addr)
-        else:
+    for addr in addrs:
+        if (reason := _nonsense(addr, local)) is None:
+            candidates.append(addr)
+        elif len(refused) < MAX_ASKED:
             refused[addr] = reason
-    return chosen, refused
+    if len(candidates) > MAX_DIALED:
+        candidates = _random.sample(candidates, min(len(candidates), MAX_ASKED))
+    chosen: list[SocketAddr] = []
+    for addr in candidates:
+        if (reason := _no_way(addr, local)) is not None:
+            refused[addr] = reason
+        else:
+            chosen.append(addr)
+            if len(chosen) == MAX_DIALED:
+                break
+    return sorted(chosen), refused

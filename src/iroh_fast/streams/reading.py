@@ -24,7 +24,7 @@ def _size(n: object) -> int:
     """What the core takes for a number of bytes that it refused."""
     if isinstance(n, int):
         return min(n, MAX_SIZE)
-    raise TypeError(f"n is a number of bytes, not {kind_of(n)}")
+    raise TypeError(f"n is an integer, the number of bytes, not {kind_of(n)}")
 
 
 class Reading(Half):
@@ -121,7 +121,7 @@ class Reading(Half):
                 return self._take_kept(n)
             nothing = n <= 0
         except TypeError:
-            raise TypeError(f"n is a number of bytes, not {kind_of(n)}") from None
+            raise TypeError(f"n is an integer, the number of bytes, not {kind_of(n)}") from None
         if nothing:
             if n < 0:
                 raise ValueError("cannot read a negative number of bytes; see read_to_end()")
@@ -237,7 +237,7 @@ class Reading(Half):
         try:
             nothing = n <= 0
         except TypeError:
-            raise TypeError(f"n is a number of bytes, not {kind_of(n)}") from None
+            raise TypeError(f"n is an integer, the number of bytes, not {kind_of(n)}") from None
         if nothing:
             if n < 0:
                 raise ValueError("cannot read a negative number of bytes")
@@ -305,7 +305,7 @@ class Reading(Half):
         if get_ident() != self._owner.thread:
             self._owner.wrong_thread()
         if not isinstance(limit, int):
-            raise TypeError(f"limit is a number of bytes, not {kind_of(limit)}")
+            raise TypeError(f"limit is an integer, the number of bytes, not {kind_of(limit)}")
         if limit < 0:
             raise ValueError("the limit is a number of bytes, not negative")
         turn = self._turns()
@@ -353,7 +353,7 @@ class Reading(Half):
         Each byte is given once.  Do not mix with the ordered reads after the first piece.
         """
         if isinstance(limit, bool) or not isinstance(limit, int):
-            raise TypeError(f"limit is a number of bytes, not {kind_of(limit)}")
+            raise TypeError(f"limit is an integer, the number of bytes, not {kind_of(limit)}")
         if limit < 1:
             raise ValueError(f"limit is at least one byte, not {limit}")
         return UnorderedChunks(self, min(limit, MAX_SIZE))
