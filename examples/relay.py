@@ -63,4 +63,5 @@ if __name__ == "__main__":
     except TimeoutError:
         sys.exit("nobody answers: is the relay running, and the other side connected to it?")
     except (IrohError, OSError) as error:
-        sys.exit(str(error))
+        # The notes tell what was tried.
+        sys.exit("\n".join([str(error), *getattr(error, "__notes__", ())]))

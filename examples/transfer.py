@@ -99,7 +99,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (IrohError, OSError) as error:
-        sys.exit(str(error))
+        # The notes tell what was tried.
+        sys.exit("\n".join([str(error), *getattr(error, "__notes__", ())]))
 
 
 if __name__ == "__main__":

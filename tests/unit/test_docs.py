@@ -246,3 +246,31 @@ def test_every_name_of_the_drawing_exists() -> None:
     drawing = " ".join(re.findall(r">([^<]*)</text>", page("architecture.svg")))
     modules = {path.stem for path in SOURCE.rglob("*") if path.suffix in ("", ".py", ".pyx", ".pxd")}
     assert set(re.findall(r"(?<!\w)_[a-z]\w+", drawing)) <= modules
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    places = (ROOT, ROOT / "docs", ROOT / "bench", SOURCE, *(SOURCE / one for one in ("quic", "net")))
+    named = 0
+    for path in PAGES:
+        for name in re.findall(r"`([\w./-]+)`", path.read_text("utf-8")):
+            folder = name.partition("/")[0] + "/" if "/" in name else ""
+            known = folder and any((place / folder).is_dir() for place in places)
+            if name[0] in "/." or not (known or re.search(r"\.(py|pyx|pxd|md|sh|json|svg)$", name)):
+                continue
+            if name.startswith(("bench/results", "build/")):  # made by what is described
+                continue
+            named += 1
+            if "/" not in name and list(SOURCE.rglob(name)):
+                continue
+            assert any(
+                (place / name).exists() or list(place.glob(f"{name}.*")) for place in places
+            ), f"{path.name}: {name}"
+    assert named > 50
+
+
+def test_modules_of_the_build_switch_exist() -> None:
+    texts = [*(path.read_text("utf-8") for path in PAGES), (ROOT / "setup.py").read_text("utf-8")]
+    named = {name for text in texts for some in re.findall(r"IROH_FAST_ONLY=([\w.,]+)", text) for name in some.split(",")}
+    assert len(named) >= 2
+    for name in named:
+        assert (SOURCE / f"{name.replace('.', '/')}.pyx").exists(), name
