@@ -16,6 +16,13 @@ cdef void pacer_init(Pacer* pacer, int64_t now) noexcept nogil
 cdef inline void pacer_on_sent(Pacer* pacer, uint64_t size) noexcept nogil:
     pacer.tokens = pacer.tokens - size if size < pacer.tokens else 0
 
-# Refill at `rate` (bytes per ns; 0: unpaced); 0 when at least `need` bytes may go now, else ns to wait. Afterwards
-# pacer.tokens bounds the burst.
-cdef int64_t pacer_delay(Pacer* pacer, int64_t now, uint64_t need, double rate, uint64_t mtu) noexcept nogil
+cdef int64_t pacer_refill(Pacer* pacer, int64_t now, uint64_t need, double rate, uint64_t mtu) noexcept nogil
+
+cdef inline int64_t pacer_delay(Pacer* pacer, int64_t now, uint64_t need, double rate, uint64_t mtu) noexcept nogil:  # hot
+    """Refill at `rate` (bytes per ns; 0: unpaced); 0 when at least `need` bytes may go now, else ns to wait.
+
+    Afterwards pacer.tokens bounds the burst.
+    """
+    if pacer.tokens >= need and now == pacer.filled_at and rate == pacer.rate and mtu == pacer.mtu and pacer.started:
+        return 0                      # a further packet of the same batch
+    return pacer_refill(pacer, now, need, rate, mtu)

@@ -48,7 +48,7 @@ cdef void resize(Pacer* pacer, double rate, uint64_t mtu) noexcept nogil:
 
 
 @cython.cdivision(True)
-cdef int64_t pacer_delay(Pacer* pacer, int64_t now, uint64_t need, double rate, uint64_t mtu) noexcept nogil:  # hot
+cdef int64_t pacer_refill(Pacer* pacer, int64_t now, uint64_t need, double rate, uint64_t mtu) noexcept nogil:
     """Waiting for a full bucket instead of one packet is deliberate: it batches. A `need` above the capacity is
     satisfied by a full bucket, it could never be met otherwise.
     """

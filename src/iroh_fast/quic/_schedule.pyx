@@ -226,19 +226,7 @@ cdef void schedule_remove(Schedule* schedule, int which, Stream* stream) noexcep
         heap_remove(&schedule.waiting[which], which, level)
 
 
-cdef Stream* schedule_first(const Schedule* schedule, int which) noexcept nogil:
-    return schedule.waiting[which].heap[0].queues[which].head if schedule.waiting[which].n else NULL
-
-
-cdef void schedule_rotate(Stream* stream) noexcept nogil:
+cdef void schedule_behind(Stream* stream) noexcept nogil:
     cdef Queue* queue = &stream.level.queues[IN_READY]
-    if queue.head != queue.tail:
-        queue_remove(queue, IN_READY, stream)
-        queue_push(queue, IN_READY, stream)
-
-
-cdef void stream_signal(StreamTable* table, Stream* stream, uint32_t events) noexcept nogil:
-    """Report events to whoever takes them; without a handle nobody could wait for them."""
-    if stream.handle != NULL:
-        stream.events |= events
-        queue_push(&table.reported, IN_EVENTS, stream)
+    queue_remove(queue, IN_READY, stream)
+    queue_push(queue, IN_READY, stream)

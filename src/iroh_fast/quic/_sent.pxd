@@ -80,10 +80,22 @@ cdef void frame_recs_free(FrameRec* record) noexcept nogil
 cdef void sent_free(SentTable* table) noexcept nogil
 # Position of the first packet with a number of at least `pn`, in flight or not; table.tail: none.
 cdef uint64_t sent_from(const SentTable* table, uint64_t pn) noexcept nogil
-# Takes a packet out of flight; its frames are the caller's. `became`: REC_ACKED or 0.
-cdef void sent_remove(SentTable* table, uint64_t position, uint16_t became) noexcept nogil
 cdef inline SentRec* sent_at(const SentTable* table, uint64_t position) noexcept nogil:
     return &table.ring[position & table.mask]
+
+cdef inline void sent_remove(SentTable* table, uint64_t position, uint16_t became) noexcept nogil:  # hot
+    """Takes a packet out of flight; its frames are the caller's. `became`: REC_ACKED or 0."""
+    cdef SentRec* record = sent_at(table, position)
+    record.flags = became
+    record.frames = NULL
+    table.outstanding -= 1
+    if position != table.head:
+        return
+    if table.outstanding == 0:
+        table.head = table.tail
+        return
+    while not sent_at(table, table.head).flags & REC_USED:
+        table.head += 1
 
 # 0, or -1 out of memory.
 cdef int sent_grow(SentTable* table) noexcept nogil

@@ -76,20 +76,6 @@ cdef uint64_t sent_from(const SentTable* table, uint64_t pn) noexcept nogil:  # 
     return high
 
 
-cdef void sent_remove(SentTable* table, uint64_t position, uint16_t became) noexcept nogil:  # hot
-    cdef SentRec* record = sent_at(table, position)
-    record.flags = became
-    record.frames = NULL
-    table.outstanding -= 1
-    if position != table.head:
-        return
-    if table.outstanding == 0:
-        table.head = table.tail
-        return
-    while not sent_at(table, table.head).flags & REC_USED:
-        table.head += 1
-
-
 # ---------------------------------------------------------------- numbers and their times
 cdef void log_free(PnLog* log) noexcept nogil:
     free(log.ring)

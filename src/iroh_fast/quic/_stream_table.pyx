@@ -24,10 +24,6 @@ cdef enum:
 cdef uint64_t UNKNOWN = <uint64_t>-1
 
 
-cdef inline uint32_t bucket_of(uint64_t id, uint32_t n_buckets) noexcept nogil:
-    return <uint32_t>(id ^ (id >> 2)) & (n_buckets - 1)
-
-
 cdef void stream_free(Stream* stream) noexcept nogil:
     if stream.tx_state != TX_NONE:
         sendbuf_free(&stream.tx)
@@ -56,16 +52,6 @@ cdef void table_free(StreamTable* table) noexcept nogil:
     schedule_free(&table.schedule)
     table.buckets = NULL
     table.n_buckets = 0
-
-
-cdef Stream* table_find(const StreamTable* table, uint64_t id) noexcept nogil:
-    cdef Stream* stream
-    if table.buckets == NULL:
-        return NULL
-    stream = table.buckets[bucket_of(id, table.n_buckets)]
-    while stream != NULL and stream.id != id:
-        stream = stream.following
-    return stream
 
 
 cdef int grow(StreamTable* table) noexcept nogil:
@@ -205,7 +191,7 @@ cdef void table_reject_0rtt(StreamTable* table) noexcept nogil:
 
 
 # ---- which stream a frame is about ------------------------------------------
-cdef Stream* table_for_receive(StreamTable* table, uint64_t id, int* err) noexcept nogil:
+cdef Stream* table_for_receive_rest(StreamTable* table, uint64_t id, int* err) noexcept nogil:
     cdef int uni = 1 if id & 2 else 0
     cdef uint64_t index = id >> 2
     cdef Stream* stream
