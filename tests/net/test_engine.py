@@ -334,3 +334,41 @@ def test_full_socket_parks_once_however_often_it_is_woken(code: int) -> None:
             server.stop()
 
     with_gate(sock.fileno(), main)
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOMEM])
+@pytest.mark.parametrize("passes", [True, False], ids=["passes", "stays"])
+def test_error_that_may_pass_is_a_loss_until_it_stays(code: int, passes: bool) -> None:
+    sock = UdpSocket.bind(("127.0.0.1", 0))
+
+    async def main(gate: Any) -> None:
+        server = Driver.bind(HERE, identity=Identity(bytes([1]) * 32))
+        endpoint = QuicEndpoint(Identity(bytes([2]) * 32))
+        core = DriverCore(endpoint, asyncio.get_running_loop())
+        core.add_socket(sock, 0, True)
+        client = Driver(endpoint, core, asyncio.get_running_loop())
+        try:
+            gate[0] = code
+            q = client.connect(
+                [server.bound_sockets[0]],
+                expected_peer=server.endpoint.identity.public_key,
+                alpns=[ALPN],
+                transport=QuicTransportConfig(initial_rtt=0.05),
+            )
+            await asyncio.sleep(0.01)
+            assert q.close_reason is None
+            if not passes:
+                await until(lambda: q.close_reason)
+                assert q.close_reason is not None and q.close_reason.kind == "unreachable"
+                return
+            gate[0] = 0
+            async with asyncio.timeout(20):
+                attempt = await server.wait_incoming()
+            assert attempt is not None
+            attempt.accept([ALPN], QuicTransportConfig())
+            await until(lambda: q.handshake_confirmed)
+        finally:
+            client.stop()
+            server.stop()
+
+    with_gate(sock.fileno(), main)

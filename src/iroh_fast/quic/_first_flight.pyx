@@ -4,6 +4,7 @@ Sources: RFC 9000 §6.2, §7, §17.2, §17.2.5, and iroh's handshake migration.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EIO, ENOMEM, EPERM
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcmp, memset
@@ -37,6 +38,7 @@ logger = logging.getLogger("iroh_fast.quic")
 
 cdef enum:
     MAX_TOLD = 8                  # addresses that an error names
+    PASSING_ERRORS = 3            # in a row, of a kind that may pass: then it does not
 
 
 # ---------------------------------------------------------------- how it begins
@@ -115,8 +117,12 @@ cdef void dial_refused(Connection conn, const UdpAddr* to, int error) noexcept:
         return
     for i in range(handshake.n_dial):
         if same_addr(&handshake.dial[i], to):
-            handshake.dial_errors[i] = error
-        if not handshake.dial_errors[i]:
+            # A firewall that is full, or memory that is short, may not be so the next time.
+            if error in (EPERM, EIO, ENOMEM) and handshake.dial_errors[i] > 1 - PASSING_ERRORS:
+                handshake.dial_errors[i] -= 1
+            else:
+                handshake.dial_errors[i] = error
+        if handshake.dial_errors[i] <= 0:
             left += 1
     if left or handshake.n_dial == 0:
         return

@@ -40,7 +40,7 @@ cdef struct Handshake:
     HandshakeId first             # server: what the client's Initials are addressed to
     uint8_t ours[8]
     UdpAddr* dial                 # candidate addresses while dialing
-    int* dial_errors              # why nothing leaves to each, 0 otherwise; in the memory of `dial`
+    int* dial_errors              # why nothing leaves to each; else minus the errors that may pass. In the memory of `dial`
     int n_dial
     Stage* initial                # a level that is never live while there is none
     Stage* handshake
