@@ -11,6 +11,7 @@ the package is imported, and ``typing.get_type_hints`` still finds it::
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -24,7 +25,13 @@ class Later:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # asked by those who inspect any object; the module stays out
             raise AttributeError(name)
-        value = getattr(import_module(self._name), name)
+        try:
+            module = import_module(self._name)
+        except ImportError:
+            if sys.meta_path is None:  # the interpreter ends: a finalizer asks for it
+                raise AttributeError(name) from None
+            raise
+        value = getattr(module, name)
         setattr(self, name, value)  # the next time costs what an attribute of a module costs
         return value
 

@@ -523,4 +523,6 @@ class Endpoint:
     def __repr__(self) -> str:
         live = len(self._context.live())
         state = "closed" if self.closed else f"open, {live} connections"
-        return f"<Endpoint {self.id:short} {_assembly.named(self.bound_sockets)} {state}>"
+        # Nothing that loads a module: finalizers show it while the interpreter ends.
+        sockets = ", ".join(map(str, self.bound_sockets)) or "no IP address"
+        return f"<Endpoint {self.id:short} {sockets} {state}>"

@@ -274,3 +274,101 @@ def test_modules_of_the_build_switch_exist() -> None:
     assert len(named) >= 2
     for name in named:
         assert (SOURCE / f"{name.replace('.', '/')}.pyx").exists(), name
+
+
+# What a page says, the files with the numbers, and their names there. {} stand for the numbers.
+FACTS = [
+    ("security.md", "512 ranges", "quic/_received.pxd", {"MAX_RANGES": 512}),
+    ("security.md", "16,384 numbers (2 KiB)", "quic/_received.pxd", {"DEDUP_WORDS": 256}),
+    ("security.md", "4,096 (64 KiB)", "quic/_sent.pxd", {"MAX_LOST": 4096}),
+    ("security.md", "2,048 (32 KiB)", "quic/_sent.pxd", {"MAX_QUIET": 2048}),
+    (
+        "security.md",
+        "5 of the peer, 8 of ours; 2 while the path is not open",
+        "quic/_paths.pxd",
+        {"REMOTE_CIDS": 5, "LOCAL_CIDS": 8, "UNOPENED_CIDS": 2},
+    ),
+    ("security.md", "| abandoned paths that still listen | 32 |", "quic/_paths.pxd", {"MAX_DRAINING": 32}),
+    (
+        "security.md",
+        "| 32, and as many probes that wait for them |",
+        "quic/_paths.pxd",
+        {"MAX_BUDGETS": 32, "MAX_OFF_PATH": 32},
+    ),
+    ("security.md", "4,096 per stream", "quic/_receive_buffer.pxd", {"RECVBUF_MAX_GAPS": 4096}),
+    ("security.md", "16,384 per connection", "quic/_stream_frames.pyx", {"MAX_GAPS": 16384}),
+    ("security.md", "| 65,536 with the connections that came in", "quic/_admission.pyx", {"DEFAULT_MAX_INCOMING": 65536}),
+    (
+        "security.md",
+        "10 MiB each, 100 MiB together",
+        "quic/_admission.pyx",
+        {"DEFAULT_INCOMING_BUFFER": 10 << 20, "DEFAULT_INCOMING_TOTAL": 100 << 20},
+    ),
+    (
+        "security.md",
+        "| a TLS message | 16 KiB; all messages of a handshake 64 KiB |",
+        "quic/tls/session.py",
+        {"MAX_MESSAGE_BYTES": 16384, "MAX_HANDSHAKE_BYTES": 65536},
+    ),
+    ("security.md", "| 24 of those in a ticket", "net/reach.py", {"MAX_DIALED": 24}),
+    ("security.md", "at most 32 ways in all", "_context.py", {"MAX_WAYS": 32}),
+    ("security.md", "| IP addresses remembered of a remote | 30 |", "net/remote/state.py", {"MAX_ADDRS": 30}),
+    ("security.md", "16,384; the oldest give way", "net/transport.py", {"MAX_ROUTES": 16384}),
+    ("security.md", "also those in addresses of others | 64 |", "relay/client/pool.py", {"MAX_RELAYS": 64}),
+    ("security.md", "`ep.connections()`, 256", "config.py", {"MAX_PENDING": 256}),
+    ("security.md", "1,024 attempts of a router", "incoming.py", {"MAX_HANDSHAKES": 1024}),
+    (
+        "security.md",
+        "16 KiB and 64 headers; the server waits ten seconds",
+        "web/http.py",
+        {"MAX_HEAD_BYTES": 16384, "MAX_HEADERS": 64, "HEAD_TIMEOUT_S": 10},
+    ),
+    ("relay.md", "the relay path ends after 30 s", "net/remote/state.py", {"RELAY_PATH_IDLE_S": 30}),
+    (
+        "relay.md",
+        "tried again after 5 s, then every 60 s",
+        "net/remote/state.py",
+        {"REOPEN_S": 5, "RECHECK_S": 60},
+    ),
+    (
+        "relay.md",
+        "when it is 5 ms better; IPv6 has a bonus of 3 ms",
+        "net/remote/selection.py",
+        {"SWITCH_MARGIN_S": 0.005, "IPV6_BONUS_S": 0.003},
+    ),
+    ("relay.md", "left after a minute without use", "relay/client/active.py", {"INACTIVE_S": 60}),
+    (
+        "relay.md",
+        "at least twice a second during the fifteen seconds after a connection was lost",
+        "relay/client/active.py",
+        {"OUTAGE_S": 15, "OUTAGE_PAUSE_S": 0.25},
+    ),
+    ("relay.md", "gone for more than three seconds", "relay/client/home.py", {"PATIENCE_S": 3}),
+    ("relay.md", "not read for ten seconds", "web/http.py", {"UNREAD_TIMEOUT_S": 10}),
+    ("relay.md", "get half a millisecond per turn", "web/http.py", {"SLICE_S": 0.0005}),
+    ("relay.md", "One endpoint id may have sixteen connections", "relay/server/_state.pxd", {"MAX_INACTIVE": 15}),
+    ("logging.md", "256 events late", "events.py", {"LIMIT": 256}),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "file", "values"), FACTS, ids=lambda value: str(value)[:40])
+def test_number_of_a_page_is_the_one_in_the_source(
+    name: str, words: str, file: str, values: dict[str, float]
+) -> None:
+    assert words in " ".join(page(name).split())
+    text = (SOURCE / file).read_text("utf-8")
+    for constant, value in values.items():
+        (found,) = re.findall(rf"\b{constant}(?:: Final)? = ([\d_.]+(?: (?:<<|\*) \d+)*)", text)
+        assert eval(found) == value, constant
+
+
+def test_limits_of_a_relay_server_in_the_page_are_the_defaults() -> None:
+    from iroh_fast.relay import RelayLimits
+
+    limits, text = RelayLimits(), " ".join(page("relay.md").split())
+    assert (limits.queue_packets, limits.queue_bytes) == (512, 4 << 20)
+    assert "at most 512 datagram frames and 4 MiB wait for it" in text
+    assert limits.write_timeout == 2 and "reads nothing for two seconds is disconnected" in text
+    assert limits.establish_timeout == 30 and "A connection has thirty seconds" in text
+    assert (limits.ping_interval, limits.ping_jitter) == (15, 5)
+    assert "Silent clients are pinged after 16 to 20 seconds" in text

@@ -76,7 +76,7 @@ def _no_way(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
 def _is_own(bound: SocketAddr, target: tuple[Any, ...]) -> bool:
     """Whether the socket at `bound` is itself who gets what is sent to `target`."""
     if not bound.ip.is_unspecified:
-        return str(bound.ip) == target[0]
+        return bool(str(bound.ip) == target[0])
     family = socket.AF_INET if bound.ip.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
