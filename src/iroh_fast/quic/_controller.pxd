@@ -113,4 +113,4 @@ cdef inline double window_rate(const Congestion* cc, const Rtt* rtt) noexcept no
     cdef int64_t smoothed = rtt.smoothed if rtt.has_sample else rtt.latest
     if smoothed <= 0 or cc.cwnd > UNPACED_WINDOW:
         return 0
-    return 1.25 * <double>cc.cwnd / <double>smoothed
+    return 1.25 * <double><int64_t>cc.cwnd / <double>smoothed

@@ -111,7 +111,7 @@ cdef void outside(Congestion* cc, Cubic* own, const Acked* acked) noexcept nogil
 
 cdef void on_acked(Congestion* cc, const Acked* acked) noexcept nogil:
     cdef Cubic* own = <Cubic*>cc.state
-    if acked.app_limited or acked.fresh == 0 or cc.cwnd < cc.ssthresh or own.curve.epoch < 0:
+    if acked.app_limited or cc.cwnd < cc.ssthresh or own.curve.epoch < 0:
         outside(cc, own, acked)
         return
     use(own, acked.sent_at, acked.now)

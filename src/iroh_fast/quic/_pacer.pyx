@@ -53,7 +53,7 @@ cdef int64_t pacer_refill(Pacer* pacer, int64_t now, uint64_t need, double rate,
     satisfied by a full bucket, it could never be met otherwise.
     """
     cdef double add, wait
-    cdef uint64_t whole
+    cdef int64_t whole            # signed numbers become doubles, and back, with one instruction
     if not pacer.started or rate != pacer.rate or mtu != pacer.mtu:
         resize(pacer, rate, mtu)
     if rate <= 0:
@@ -63,13 +63,13 @@ cdef int64_t pacer_refill(Pacer* pacer, int64_t now, uint64_t need, double rate,
         return 0
     if now > pacer.filled_at:
         add = pacer.carry + rate * <double>(now - pacer.filled_at)
-        if add >= <double>(pacer.capacity - pacer.tokens):
+        if add >= <double><int64_t>(pacer.capacity - pacer.tokens):
             pacer.tokens = pacer.capacity
             pacer.carry = 0
         else:
             # Rounded, with the rest kept: otherwise frequent polls would gain or lose rate.
-            whole = <uint64_t>(add + 0.5)
-            pacer.tokens += whole
+            whole = <int64_t>(add + 0.5)
+            pacer.tokens += <uint64_t>whole
             pacer.carry = add - <double>whole
         pacer.filled_at = now
     if pacer.tokens >= need or pacer.tokens >= pacer.capacity:
