@@ -776,6 +776,15 @@ async def test_keylog_that_cannot_be_written_breaks_no_connection(
     assert len(warned) == 1
 
 
+async def test_keylog_without_a_file_is_told(
+    bind: Bind, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("SSLKEYLOGFILE", raising=False)
+    caplog.set_level("INFO", "iroh_fast.net")
+    await bind(keylog=True)
+    assert "SSLKEYLOGFILE names no file" in caplog.text
+
+
 async def test_keylog_file_is_for_its_owner_alone(
     bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -372,3 +372,14 @@ def test_limits_of_a_relay_server_in_the_page_are_the_defaults() -> None:
     assert limits.establish_timeout == 30 and "A connection has thirty seconds" in text
     assert (limits.ping_interval, limits.ping_jitter) == (15, 5)
     assert "Silent clients are pinged after 16 to 20 seconds" in text
+
+
+def test_whatever_an_object_can_do_is_in_a_page() -> None:
+    words = set(re.findall(r"\w+", "".join(path.read_text("utf-8") for path in PAGES if path.name != "CHANGELOG.md")))
+    from iroh_fast import relay
+
+    classes = [*OBJECTS.values(), relay.RelayServer]
+    names = {name for cls in classes for name in dir(cls) if not name.startswith("_")} | set(relay.__all__)
+    # Of tuples, of what the Router does by itself, and types that only annotations name.
+    left_out = {"count", "index", "is_shutdown", "is_answered"}
+    assert names - words - left_out == set()

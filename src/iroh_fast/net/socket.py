@@ -235,6 +235,7 @@ def _sockaddr(addr: BindAddr) -> tuple[Any, ...]:
 def _keylog_writer() -> Any:
     path = os.environ.get("SSLKEYLOGFILE")
     if not path:
+        logger.info("keylog is on, but SSLKEYLOGFILE names no file: TLS secrets are not logged")
         return None
 
     broken = False
