@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from iroh_fast._relay cimport WS_BINARY, WS_CLOSE, WS_PING, WS_PONG
+from iroh_fast._relay._websocket cimport WS_BINARY, WS_CLOSE, WS_PING, WS_PONG
 from iroh_fast.relay.server._bucket cimport bucket_fill, bucket_take
 from iroh_fast.relay.server._forward cimport Forwarder
 from iroh_fast.relay.server._port cimport Port

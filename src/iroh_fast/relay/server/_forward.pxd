@@ -2,7 +2,8 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from iroh_fast._relay cimport KeyCache, _Memory, ws_head
+from iroh_fast._relay._frames cimport KeyCache
+from iroh_fast._relay._websocket cimport _Memory, ws_head
 from iroh_fast.relay.server._outbox cimport Outbox
 from iroh_fast.relay.server._peers cimport PeerTable
 from iroh_fast.relay.server._state cimport Client, Counters

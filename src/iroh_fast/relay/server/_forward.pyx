@@ -17,11 +17,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memmove
 
-from iroh_fast._relay cimport (
+from iroh_fast._relay._frames cimport (
     FE_PUBLIC_KEY, FE_TOO_LARGE, FROM_CLIENT, FT_C2S_BATCH, FT_C2S_DATAGRAM, FT_GONE, FT_HEALTH, FT_PING, FT_PONG,
-    FT_S2C_BATCH, FT_S2C_DATAGRAM, FT_STATUS, MAX_AFTER_TYPE, MAX_FRAME, MAX_MESSAGE, RelayFrame, WS_BINARY,
-    WS_CLOSE, WS_CONTINUATION, WS_PING, WS_PONG, WS_TEXT, _Memory, close_payload_ok, key_cache_free, key_cache_init,
-    key_is_point, parse_frame, relay_hash, ws_head, ws_mask_at, ws_parse, ws_xor)
+    FT_S2C_BATCH, FT_S2C_DATAGRAM, FT_STATUS, MAX_AFTER_TYPE, MAX_FRAME, RelayFrame, key_cache_free,
+    key_cache_init, key_is_point, parse_frame)
+from iroh_fast._relay._websocket cimport (
+    MAX_MESSAGE, WS_BINARY, WS_CLOSE, WS_CONTINUATION, WS_PING, WS_PONG, WS_TEXT, _Memory, close_payload_ok,
+    relay_hash, ws_head, ws_mask_at, ws_parse, ws_xor)
 from iroh_fast.relay.server._outbox cimport Outbox
 from iroh_fast.relay.server._peers cimport PeerTable, sent_to_add
 from iroh_fast.relay.server._port cimport Port

@@ -5,7 +5,8 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
-from iroh_fast._relay cimport FT_S2C_BATCH, FT_S2C_DATAGRAM, WS_BINARY, ws_put_head
+from iroh_fast._relay._frames cimport FT_S2C_BATCH, FT_S2C_DATAGRAM
+from iroh_fast._relay._websocket cimport WS_BINARY, ws_put_head
 from iroh_fast.relay.server._state cimport POOL_BYTES, POOL_CLASSES, READ_BYTES, SMALLEST_OUT, Client
 
 

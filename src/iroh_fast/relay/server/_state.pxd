@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from iroh_fast._relay cimport MAX_AFTER_TYPE
+from iroh_fast._relay._frames cimport MAX_AFTER_TYPE
 
 
 cdef enum:
