@@ -193,7 +193,9 @@ class BuildExt(build_ext):
             self.parallel = os.cpu_count()
 
     def run(self) -> None:
-        if not (self.inplace or self.editable_mode):
+        if self.inplace or self.editable_mode:
+            forget_gone_modules()
+        else:
             self.extensions = [ext for ext in self.extensions if ext.name not in MODELS]
         super().run()
 
@@ -311,6 +313,16 @@ class BuildExt(build_ext):
             generated.unlink(missing_ok=True)
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(state)
+
+
+def forget_gone_modules() -> None:
+    """Delete what was built in place from sources that are no longer there: it could be imported."""
+    for built in (*SRC.rglob("*.so"), *SRC.rglob("*.pyd")):
+        source = built.with_name(built.name.partition(".")[0] + ".pyx")
+        name = ".".join(source.relative_to(SRC).with_suffix("").parts)
+        if not source.exists() and name not in MODELS:
+            built.unlink()
+            source.with_suffix(".c").unlink(missing_ok=True)
 
 
 def readme() -> str:
