@@ -42,7 +42,8 @@ echo "== checking $(basename "$WHEEL"), $(($(wc -c <"$WHEEL") / 1024)) KiB"
 # What must be in it, and what must not.
 "$python" - "$WHEEL" <<'PY'
 import re, sys, zipfile
-names = zipfile.ZipFile(sys.argv[1]).namelist()
+archive = zipfile.ZipFile(sys.argv[1])
+names = archive.namelist()
 def need(pattern):
     assert any(re.search(pattern, name) for name in names), f"no {pattern} in the wheel"
 for pattern in (r"^iroh_fast/py\.typed$", r"^iroh_fast/_packet/_dicts\.pyi$", r"^iroh_fast/_packet/_frames\.pxd$",
@@ -52,6 +53,19 @@ for pattern in (r"^iroh_fast/py\.typed$", r"^iroh_fast/_packet/_dicts\.pyi$", r"
 bad = [n for n in names if n.endswith((".pyx", ".c", ".h")) or n.split("/")[0] in ("tests", "src")
        or re.match(r"iroh_fast/quic/_(buffers|congestion|models)\.", n)]
 assert not bad, f"not for a wheel: {bad}"
+
+# Nothing for debuggers, which would be half of it.
+for name in names:
+    if re.search(r"\.so[.\d]*$", name):
+        assert b".debug_info\0" not in archive.read(name), f"debug sections in {name}"
+(meta,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
+head, _, description = meta.partition("\n\n")
+assert len(re.findall(r"^Project-URL: \w+, https://", head, re.M)) >= 3, "no addresses of the project"
+relative = re.findall(r"\]\((?![a-z]+:|#)[^)]*", description)
+assert description and not relative, f"links that no package page can follow: {relative}"
+for library in {re.match(r"iroh_fast\.libs/lib([A-Za-z_]+)", n)[1] for n in names if ".libs/lib" in n}:
+    text = {"crypto": "openssl", "IPSec_MB": "intel-ipsec-mb"}[library]
+    need(rf"licenses/licenses/{text}\.txt$")
 print(f"{len(names)} files; bundled: {[n for n in names if '.libs/' in n]}")
 PY
 
