@@ -136,8 +136,9 @@ class ConnectionClosed(_Logged):
 
     def __str__(self) -> str:
         sent, received = self.stats.udp_tx.bytes, self.stats.udp_rx.bytes
+        why = "closed by this side" if self.reason.kind == "locally_closed" else self.reason
         return (
-            f"connection {self.conn_id} with {self.remote:short} ended: {self.reason} "
+            f"connection {self.conn_id} with {self.remote:short} ended: {why} "
             f"({sent} bytes sent, {received} received)"
         )
 

@@ -231,21 +231,26 @@ class Router:
             del holder
             await serving
         except (ConnectionLost, NotAllowed) as error:
-            log.info("connection from %s: %s", self._where(q), error)
+            log.info("%s: %s: %s", self._short, self._which(q), error)
             self._failed(error, q)
         except BaseException as error:
             if not (self._cancelling and isinstance(error, asyncio.CancelledError)):
-                self._failed(error, q, f"the handler of a connection from {self._where(q)}")
+                self._failed(error, q, f"the handler of {self._which(q)}")
             if _is_above_us(error):
                 raise
 
-    def _where(self, q: QuicConnection) -> str:
-        """Who is at the other end, and where its first path led."""
+    @property
+    def _short(self) -> str:
+        """What lines of the log begin with."""
+        return f"{self._endpoint.id:short}"
+
+    def _which(self, q: QuicConnection) -> str:
+        """The number of a connection, who is at its other end, and where its first path led."""
         who = "?" if q.peer_id is None else f"{PublicKey._from_valid(q.peer_id):short}"
         remote = q.path_remote(0)
-        return (
-            who if remote is None else f"{who} at {self._endpoint._context.transport_addr(remote)}"
-        )
+        if remote is not None:
+            who = f"{who} at {self._endpoint._context.transport_addr(remote)}"
+        return f"connection {q.stable_id} from {who}"
 
     async def _screen(self, incoming: Incoming) -> Accepting | None:
         """Ask the filter and answer the attempt accordingly."""
@@ -289,7 +294,7 @@ class Router:
             alpn = await accepting.alpn()
             handler = self._protocols.get(alpn)
             if handler is None:
-                log.warning("no handler for ALPN %r of %s", alpn, where)
+                log.warning("%s: no handler for ALPN %r of %s", self._short, alpn, where)
                 return None
             early = getattr(handler, "on_accepting", None)
             found = accepting if early is None else early(accepting)
@@ -300,7 +305,9 @@ class Router:
                 raise TypeError(f"on_accepting gives a Connection or None, not {conn!r:.80}")
         except IrohError as error:
             if early is not None and not self._endpoint.closed:  # perhaps of what it does itself
-                log.warning("on_accepting for a connection from %s: %s", where, error)
+                log.warning(
+                    "%s: on_accepting for a connection from %s: %s", self._short, where, error
+                )
                 self._failed(error, q)
             return None
         except BaseException as error:
@@ -326,12 +333,12 @@ class Router:
         if _is_above_us(error):
             return
         if who:
-            log.error("%s failed", who, exc_info=error)
+            log.error("%s: %s failed", self._short, who, exc_info=error)
         if self._on_error is not None:
             try:
                 self._on_error(error)
             except Exception:
-                log.exception("on_error failed")
+                log.exception("%s: on_error failed", self._short)
 
     # --- the end
 

@@ -224,22 +224,30 @@ async def test_log_has_the_lines_that_the_page_shows(
         await run("logging.md: The log")
         assert logging.getLogger("iroh_fast.endpoint").getEffectiveLevel() == logging.INFO
         alpn = b"x/1"
-        server, client = await bind(alpns=[alpn]), await bind()
-        task = asyncio.create_task(serving(server))
-        async with client.connect(server.addr, alpn):
-            pass
-        with pytest.raises(iroh_fast.errors.AlpnMismatch):
-            await client.connect(server.addr, b"other")
-        await server.close()
-        await task
+        server, client = await bind(), await bind()
+
+        async def fails(conn: Connection) -> None:
+            raise LookupError
+
+        async def waits(conn: Connection) -> None:
+            await conn.wait_closed()
+
+        async with iroh_fast.Router(server, {alpn: waits, b"fails": fails}):
+            async with client.connect(server.addr, alpn):
+                pass
+            async with client.connect(server.addr, b"fails") as conn:
+                await conn.wait_closed()
+            with pytest.raises(iroh_fast.errors.AlpnMismatch):
+                await client.connect(server.addr, b"other")
     finally:
         for name, level in zip(names, before, strict=True):
             logging.getLogger(name).setLevel(level)
     lines = [f"{one.levelname} {one.name}: {one.getMessage()}" for one in caplog.records]
     expected = documented_lines()
-    assert len(expected) == 4
+    assert len(expected) == 6
     for pattern in expected:
         assert any(re.fullmatch(pattern, line) for line in lines), (pattern, lines)
+    assert all(re.match(r"[0-9a-f]{10}: ", one.getMessage()) for one in caplog.records)
 
 
 async def test_events_of_the_page_arrive(bind: Bind) -> None:
