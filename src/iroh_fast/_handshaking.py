@@ -119,6 +119,8 @@ class Handshaking:
         context.metrics.opened += 1
         first = conn._q.path_remote(0)
         context.metrics.direct += first is not None and not is_private(first)
+        if conn._paths is None:
+            conn._q.record_paths(False)  # until somebody asks for events
         context.opened(conn._q)
         context.remotes.attach(conn._q, self._addrs)
         if conn.close_reason is not None:  # too late to be followed

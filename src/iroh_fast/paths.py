@@ -128,6 +128,7 @@ class Paths(Source["list[_stats.PathInfo]"]):
         """A new consumer of what happens from now on."""
         if self._consumers is None:
             self._q.path_events()  # what happened before is not for this consumer
+            self._q.record_paths(True)
             self._consumers = weakref.WeakSet()
         else:
             self.pull()

@@ -346,6 +346,13 @@ cdef class QuicConnection(Connection):
             self.paths.log_lost = 0
         return out
 
+    def record_paths(self, bint on):
+        """Whether to keep events for `path_events`, as at first. Off: those that wait are forgotten."""
+        self.path_log_off = not on
+        if not on:
+            self.path_log = None
+            self.paths.log_lost = 0
+
     def open_path(self, remote, local=None, bint backup=False):
         """Client: start another path. Its id; IrohError when ids or connection ids ran out."""
         cdef UdpAddr r, l

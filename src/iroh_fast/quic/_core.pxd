@@ -57,6 +57,7 @@ cdef class Connection(StreamOwner):
     cdef PathTable paths
     cdef bytes reset_tokens       # of the peer's ids in use, registered at the endpoint, one behind the other
     cdef tuple path_log           # path events that nobody has taken yet, bounded
+    cdef bint path_log_off        # nobody will take any
     cdef Ledger control
     cdef Streams streams
     cdef Datagrams datagrams

@@ -90,7 +90,7 @@ cdef class IdTable:
     cdef int add(self, uint64_t id, PyObject* conn, uint32_t path_id) noexcept nogil:
         """Route an id. -1 without memory: packets with it are then noise."""
         cdef uint32_t at
-        if (self.slots == NULL or (self.used + 1) * 3 > (self.mask + 1) * 2) and self.grow() < 0:
+        if (self.slots == NULL or (self.used + 1) * 4 > (self.mask + 1) * 3) and self.grow() < 0:
             return -1
         at = <uint32_t>id & self.mask
         while self.slots[at].conn != NULL:

@@ -142,10 +142,12 @@ cdef object read_event(object event):
 
 
 cdef void log_event(Connection conn, object event):
-    if conn.path_log is None:
-        conn.path_log = ()            # most connections keep one event, bytes, for ever: nothing for the collector
     # Also when nobody takes the events: the listener follows the paths themselves.
     conn.happened(W_PATHS)
+    if conn.path_log_off:
+        return
+    if conn.path_log is None:
+        conn.path_log = ()
     if len(conn.path_log) >= MAX_PATH_LOG:
         conn.paths.log_lost += 1
         return
