@@ -555,6 +555,19 @@ def test_gap_limit_is_reported_and_data_stays_usable() -> None:
     assert got == SOURCE[: 2 * MAX_GAPS]
 
 
+def test_gaps_behind_enough_data_have_no_limit() -> None:
+    b = ReceiveBufferModel()
+    for i in range(3 * MAX_GAPS):
+        b.insert((2 * i + 1) * 512, bytes(512))
+    b.insert(8 * MAX_GAPS * 512, b"x")
+    assert len(b.layout()[1]) == 3 * MAX_GAPS + 1
+    with pytest.raises(OverflowError):
+        b.insert(9 * MAX_GAPS * 512, b"x")
+    for i in range(3 * MAX_GAPS):
+        b.insert(2 * i * 512, bytes(512))
+    assert b.tail == 6 * MAX_GAPS * 512 and len(b.layout()[1]) == 1
+
+
 def test_single_byte_pieces_hold_little_memory() -> None:
     b = ReceiveBufferModel()
     tracemalloc.start()

@@ -44,6 +44,17 @@ def test_gaps_in_all_streams_together_are_bounded(hostile):
     assert rounds * len(ids) <= 16_384 + len(ids)
 
 
+def test_every_second_packet_of_a_large_window_may_be_lost(hostile):
+    """As when a fast start overruns a queue: thousands of gaps, each behind a whole packet."""
+    p, victim, peer = hostile(transport=calm(stream_receive_window=1 << 26))
+    size, count = 1100, 10_000
+    for first in (1, 0):
+        for k in range(first, count, 2):
+            peer.send(frame(STREAM_OFF_LEN, 2, k * size, size, data=bytes(size)), flush=False)
+        assert victim.close_reason is None
+    assert victim.accept_stream(False).readable == count * size
+
+
 def test_gaps_that_are_closed_again_count_no_more(hostile):
     p, victim, peer = hostile(transport=calm(max_concurrent_uni_streams=100))
     for turn in range(300):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from iroh_fast.quic._models import SentPackets
 
-MAX_LOST = 4096
+MAX_LOST = 32768
 
 
 @given(

@@ -8,7 +8,8 @@ from libc.string cimport memcpy
 cdef enum:
     RECVBUF_CHUNK = 65536
     RECVBUF_FIRST_CHUNK = 2048
-    RECVBUF_MAX_GAPS = 4096
+    RECVBUF_MAX_GAPS = 4096       # or one for each
+    RECVBUF_GAP_BYTES = 512       # that came behind the first: losses of full packets never reach that
 
 cdef struct Chunk:
     PyObject* obj                 # bytes of `cap`, filled in place
@@ -32,6 +33,7 @@ cdef struct RecvBuf:
     Piece* pieces_last
     int n_pieces
     int n_gaps                    # pieces that do not begin where the one before ends
+    uint64_t covered              # bytes of all pieces
     uint32_t next_cap             # size of the next chunk, doubles up to RECVBUF_CHUNK
     bint unordered
     Piece** index                 # the same pieces as an array from index_head on, for binary search
@@ -39,6 +41,11 @@ cdef struct RecvBuf:
 
 cdef inline uint64_t recvbuf_readable(const RecvBuf* b) noexcept nogil:
     return b.tail - b.read
+
+cdef inline uint32_t recvbuf_thin_gaps(const RecvBuf* b) noexcept nogil:
+    """Gaps beyond those that the bytes behind the first one explain."""
+    cdef uint64_t explained = b.covered // RECVBUF_GAP_BYTES
+    return <uint32_t>(b.n_gaps - explained) if <uint64_t>b.n_gaps > explained else 0
 
 cdef void recvbuf_init(RecvBuf* b) noexcept nogil
 cdef void recvbuf_free(RecvBuf* b) noexcept nogil                      # takes the GIL itself
@@ -53,7 +60,7 @@ cdef inline int recvbuf_insert(RecvBuf* b, uint64_t offset, const uint8_t* p, si
     """Store received bytes; what is already there wins over what comes later.
 
     The caller has checked flow control (RFC 9000 §4.1).  0; -1 out of memory or sizes no
-    frame can have; -2 more than RECVBUF_MAX_GAPS gaps.  After an error the
+    frame can have; -2 too many gaps.  After an error the
     buffer is consistent and holds a part of the bytes.
     """
     cdef Chunk* chunk = b.last

@@ -199,6 +199,7 @@ cdef Piece* piece_new(RecvBuf* b, int k, uint64_t start, const uint8_t* p, uint6
         memmove(index + k + 1, index + k, <size_t>(b.n_pieces - k) * sizeof(Piece*))
         index[k] = x
     b.n_pieces += 1
+    b.covered += n
     return x
 
 
@@ -216,6 +217,7 @@ cdef void piece_delete(RecvBuf* b, int k) noexcept nogil:
         b.pieces_last = x.prev
     b.n_gaps += gap_before(x.next)
     b.n_pieces -= 1
+    b.covered -= x.len
     if k == 0:
         b.index_head += 1
     else:
@@ -231,6 +233,7 @@ cdef void piece_delete(RecvBuf* b, int k) noexcept nogil:
 cdef inline void piece_lengthen(RecvBuf* b, Piece* x, uint64_t n) noexcept nogil:
     b.n_gaps -= gap_before(x.next)
     x.len += n
+    b.covered += n
     b.n_gaps += gap_before(x.next)
 
 
@@ -255,6 +258,7 @@ cdef void piece_cut(RecvBuf* b, Piece* x, uint64_t n) noexcept nogil:
     b.n_gaps -= gap_before(x)
     x.start += n
     x.len -= n
+    b.covered -= n
     b.n_gaps += gap_before(x)
     if x.data != NULL:
         memmove(x.data, x.data + n, <size_t>x.len)
@@ -274,7 +278,8 @@ cdef int piece_put(RecvBuf* b, int* at, uint64_t start, const uint8_t* p, uint64
         k -= 1
         at[0] = k
     else:
-        if b.n_gaps >= RECVBUF_MAX_GAPS and (x == NULL or x.start + x.len != start):
+        if (b.n_gaps >= RECVBUF_MAX_GAPS and <uint64_t>b.n_gaps * RECVBUF_GAP_BYTES > b.covered
+                and (x == NULL or x.start + x.len != start)):
             return -2
         x = piece_new(b, k, start, p, n)
         if x == NULL:
@@ -492,6 +497,7 @@ cdef void recvbuf_discard(RecvBuf* b) noexcept nogil:
         drop_object(chunk_pop(b))
     b.pieces = b.pieces_last = NULL
     b.n_pieces = b.n_gaps = 0
+    b.covered = 0
     PyMem_RawFree(b.index)
     b.index = NULL
     b.index_head = b.index_cap = 0

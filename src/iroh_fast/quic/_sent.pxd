@@ -14,7 +14,7 @@ cdef enum:
     REC_PHASE = 128               # sent in a key phase whose bit is set
     REC_ACKED = 256               # not in flight any more: acknowledged
 
-    MAX_LOST = 4096               # lost packets remembered, to notice spurious losses
+    MAX_LOST = 32768              # lost packets remembered, to notice spurious losses
     MAX_QUIET = 2048              # packets without ack-eliciting frames whose send time is remembered
 
 

@@ -3,7 +3,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int32_t
 
-from iroh_fast.quic._receive_buffer cimport RecvBuf
+from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_thin_gaps
 from iroh_fast.quic._send_buffer cimport SendBuf
 
 
@@ -124,7 +124,7 @@ cdef struct StreamTable:
     const char* reason            # of the last error
     uint32_t events
     uint32_t unconfirmed          # finished streams that are not wholly acknowledged
-    uint32_t n_gaps               # in all receive buffers together
+    uint32_t n_gaps               # in all receive buffers together, beyond what their data explain
     Flow flow
     Schedule schedule
     Queue control, reported       # IN_CONTROL, IN_EVENTS
@@ -149,8 +149,9 @@ cdef inline bint stream_is_local(const StreamTable* table, uint64_t id) noexcept
 
 cdef inline void stream_count_gaps(StreamTable* table, Stream* stream) noexcept nogil:
     """Keep the sum right after the receive buffer changed."""
-    table.n_gaps += <uint32_t>stream.rx.n_gaps - stream.gaps_counted
-    stream.gaps_counted = <uint32_t>stream.rx.n_gaps
+    cdef uint32_t gaps = recvbuf_thin_gaps(&stream.rx)
+    table.n_gaps += gaps - stream.gaps_counted
+    stream.gaps_counted = gaps
 
 
 cdef inline bint streams_ready(const StreamTable* table) noexcept nogil:
