@@ -37,7 +37,7 @@ def test_transport_defaults_are_those_of_iroh() -> None:
     assert config.max_idle_timeout == 30
     assert config.stream_receive_window == 1_250_000
     assert config.receive_window == 2**62 - 1
-    assert config.send_window == 10_000_000
+    assert config.send_window is None
     assert config.initial_rtt == 0.333
     assert config.mtu_discovery == MtuDiscoveryConfig(
         interval=600, upper_bound=1452, black_hole_cooldown=60, minimum_change=20

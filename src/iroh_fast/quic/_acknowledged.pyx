@@ -9,13 +9,15 @@ from iroh_fast.quic._controller cimport Acked
 from iroh_fast.quic._controllers cimport cc_on_acked, cc_on_ecn, cc_on_mtu, cc_on_spurious
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._fates cimport ack_seen, frames_acked
+from iroh_fast.quic._flow cimport flow_follow
+from iroh_fast.quic._handshake_state cimport handshake_validated
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, keys_acked
 from iroh_fast.quic._loss cimport detect_losses
 from iroh_fast.quic._mtud cimport mtud_on_acked
-from iroh_fast.quic._paths cimport Path
+from iroh_fast.quic._paths cimport Path, path_cwnd
 from iroh_fast.quic._recovery cimport log_metrics
 from iroh_fast.quic._reordering cimport reordering_on_spurious
-from iroh_fast.quic._routing cimport path_answered
+from iroh_fast.quic._routing cimport carries_own_acks, path_answered
 from iroh_fast.quic._rtt cimport rtt_sample
 from iroh_fast.quic._sent cimport (
     FrameRec, REC_ACK, REC_ACKED, REC_FIN, REC_PHASE, REC_STREAM, REC_USED, SentRec, lost_arrived, sent_at, sent_from,
@@ -66,7 +68,7 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
     if alive and news.eliciting and largest_sent_at >= path.route.flight.since:
         take_rtt(conn, path, level, frame, largest_sent_at)
     if conn.is_client and level == LEVEL_HANDSHAKE:
-        conn.handshake.peer_validated_us = True
+        handshake_validated(&conn.handshake)
     if news.acked.size:
         news.acked.now = conn.now
         news.acked.in_flight = path.route.flight.in_flight
@@ -86,9 +88,22 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
     if alive and (not conn.is_client or conn.handshake.peer_validated_us):
         path.recovery.pto_count = 0
         path_answered(path)
+    if news.any:
+        follow_window(conn)
     if conn.qlog is not None:
         log_metrics(conn, path)
     return 0
+
+
+cdef inline void follow_window(Connection conn) noexcept nogil:
+    """What writers may queue follows what the paths that carry data may have in flight."""
+    cdef Path* path = conn.paths.first
+    cdef uint64_t total = 0
+    while path != NULL:
+        if carries_own_acks(path):
+            total += path_cwnd(path)
+        path = path.next
+    flow_follow(&conn.streams.table, total)
 
 
 cdef int take_ranges(Connection conn, Path* path, PnSpace* space, int level, Frame* frame, News* news) noexcept nogil:  # hot

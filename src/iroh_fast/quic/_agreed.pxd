@@ -1,6 +1,6 @@
 """What both sides of a connection go by: the peer's limits, what was negotiated, and how the peer wants acknowledgements.
 
-Set in `_handshake` (and `_frames`, for what an ACK_FREQUENCY frame changes); everybody may read it.
+Set in `_handshake`; everybody may read it.
 """
 
 from libc.stdint cimport uint32_t, uint64_t, int64_t
@@ -30,3 +30,17 @@ cdef struct AckRules:
     uint64_t threshold, reorder
     int64_t seq                   # of the frame that said so, -1: none yet
     bint saw_ecn                  # packets with ECN marks came: acknowledgements count them
+
+
+cdef inline bint acks_follow(AckRules* acks, int64_t seq, uint64_t threshold, uint64_t reorder, int64_t delay) noexcept nogil:
+    """What an ACK_FREQUENCY frame asks for; False: we go by a newer one."""
+    if seq <= acks.seq:
+        return False
+    acks.seq = seq
+    acks.threshold = threshold
+    acks.reorder = reorder
+    acks.max_delay = delay
+    return True
+
+cdef inline void acks_saw_ecn(AckRules* acks) noexcept nogil:
+    acks.saw_ecn = True

@@ -14,6 +14,16 @@ cdef struct Closing:
     int64_t repeat_at             # when it may be repeated
 
 
+cdef inline void closing_heard(Closing* closing, int64_t now, int64_t rtt) noexcept nogil:
+    """RFC 9000 §10.2.1: the peer goes on, so it has not heard yet. At most one repetition per round trip."""
+    if now >= closing.repeat_at:
+        closing.repeat_at = now + rtt
+        closing.due = True
+
+cdef inline void closing_sent(Closing* closing) noexcept nogil:
+    closing.due = False
+
+
 cdef struct Failure:              # found while processing; `_core` notes the first one, `_closing` acts on it
     uint64_t code                 # 0: none
     uint64_t frame

@@ -7,7 +7,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 cdef struct Config:
     size_t users
     int64_t idle_timeout, keep_alive, path_idle, path_keep_alive, initial_rtt
-    uint64_t max_bidi, max_uni, stream_window, receive_window, send_window
+    uint64_t max_bidi, max_uni, stream_window, receive_window
+    uint64_t send_window          # 0: follows the congestion windows
     bint fair, spin, mtud, pad_to_mtu, gso, observed_send, observed_receive
     uint64_t packet_threshold
     double time_threshold

@@ -40,7 +40,7 @@ cdef int load(object t, Config* c) except -1:
     c.max_uni = t.max_concurrent_uni_streams
     c.stream_window = t.stream_receive_window
     c.receive_window = t.receive_window
-    c.send_window = t.send_window
+    c.send_window = t.send_window or 0
     c.fair = t.send_fairness
     c.spin = t.allow_spin
     c.mtud = m is not None

@@ -17,7 +17,7 @@ from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN, W_CLOSED, W_CONFIRMED,
     W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS)
 from iroh_fast.quic._control_queue cimport queue_control
-from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop, queue_push
+from iroh_fast.quic._datagrams cimport datagrams_wait, queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
 from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
@@ -179,7 +179,7 @@ cdef class QuicConnection(Connection):
         if queue_push(&self.datagrams.tx, data, <uint32_t>n, drop_oldest) < 0:
             if <uint64_t>n > self.cfg.datagram_tx:
                 raise DatagramTooLarge(n, self.cfg.datagram_tx)
-            self.datagrams.blocked = True
+            datagrams_wait(&self.datagrams)
             return False
         self.host.wake(self)
         return True

@@ -27,6 +27,16 @@ cdef inline bint queue_empty(const MessageQueue* q) noexcept nogil:
 cdef uint32_t queue_peek(const MessageQueue* q) noexcept nogil         # length of the oldest message
 cdef void queue_pop(MessageQueue* q, uint8_t* out) noexcept nogil      # out may be NULL: drop it
 
+cdef inline void datagrams_wait(Datagrams* datagrams) noexcept nogil:
+    """Somebody waits for room to send."""
+    datagrams.blocked = True
+
+cdef inline bint datagrams_unblock(Datagrams* datagrams) noexcept nogil:
+    """Room appeared. Whether somebody has waited for it."""
+    cdef bint waited = datagrams.blocked
+    datagrams.blocked = False
+    return waited
+
 cdef inline void datagrams_init(Datagrams* datagrams, uint64_t rx, uint64_t tx) noexcept nogil:
     queue_init(&datagrams.rx, rx)
     queue_init(&datagrams.tx, tx)

@@ -16,7 +16,8 @@ from iroh_fast.quic._closing cimport finish_drained
 from iroh_fast.quic._codes cimport INTERNAL_ERROR, MIN_DATAGRAM, ST_HANDSHAKE
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._handshake cimport discard_keys_later
-from iroh_fast.quic._handshake_state cimport Handshake, id_equals, id_set, level_at, level_begin, level_end
+from iroh_fast.quic._handshake_state cimport (
+    Handshake, handshake_validated, id_equals, id_set, level_at, level_begin, level_end)
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_open, keys_install_initial)
 from iroh_fast.quic._loss cimport drop_space
@@ -189,7 +190,7 @@ cdef void learn_from_long(Connection conn, Path* path, int level, const LongHead
         conn.handshake.n_dial = 0
         return
     path.route.validated = True
-    conn.handshake.peer_validated_us = True
+    handshake_validated(&conn.handshake)
     if conn.handshake.initial.live:
         drop_space(conn, path, &conn.handshake.initial.space)
         level_end(&conn.handshake, &conn.keys, LEVEL_INITIAL)

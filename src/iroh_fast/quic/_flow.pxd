@@ -5,6 +5,13 @@ from libc.stdint cimport uint64_t
 from iroh_fast.quic._stream cimport FLOW_CONTROL_ERROR, Stream, StreamTable
 
 
+cdef enum:
+    # The send window, where the application set none: so many times what all paths may have in flight, within bounds.
+    WINDOWS_AHEAD = 4             # one in flight, one that acknowledgements release, and time for the writer to come
+    LEAST_SEND_WINDOW = 1048576
+    MOST_SEND_WINDOW = 10000000   # iroh's, whatever the path
+
+
 # receiving
 cdef void flow_read(StreamTable* table, Stream* stream, uint64_t n) noexcept nogil
 cdef void flow_forget(StreamTable* table, Stream* stream) noexcept nogil     # the rest of the stream is not wanted
@@ -34,3 +41,16 @@ cdef void flow_block(StreamTable* table, Stream* stream, uint64_t wanted) noexce
 cdef void flow_give_up(StreamTable* table, Stream* stream) noexcept nogil    # nobody wants to write any more
 cdef void flow_stream_room(StreamTable* table, Stream* stream) noexcept nogil    # peer_max rose
 cdef void flow_unblock(StreamTable* table) noexcept nogil                    # room of the connection appeared
+cdef void flow_resize(StreamTable* table, uint64_t window) noexcept nogil    # of the send window
+
+cdef inline void flow_follow(StreamTable* table, uint64_t in_flight) noexcept nogil:
+    """Congestion control allows so much in flight now, on all paths together."""
+    cdef uint64_t window = WINDOWS_AHEAD * in_flight
+    if not table.flow.send_follows:
+        return
+    if window < LEAST_SEND_WINDOW:
+        window = LEAST_SEND_WINDOW
+    elif window > MOST_SEND_WINDOW:
+        window = MOST_SEND_WINDOW
+    if window != table.flow.send_window:
+        flow_resize(table, window)

@@ -4,7 +4,8 @@ A writer that finds no room is blocked. One that lacks room of its stream is tol
 Those that lack room of the connection, which all streams share, stand in a queue by priority and arrival; as many
 are woken as there is room for, and that room stays reserved for them until they write or give up, so that nobody who
 came later takes it away. An eighth of the send window is kept for the highest priority: what is urgent does not
-wait behind bulk data that filled the window.
+wait behind bulk data that filled the window. Where the application set no send window it follows the congestion windows: what
+lies in it beyond that only waits, and a slow peer slows its writer.
 Sources: RFC 9000 §4, with iroh's credit policy (updates in steps of an eighth of a window).
 """
 
@@ -116,6 +117,14 @@ cdef void flow_give_up(StreamTable* table, Stream* stream) noexcept nogil:
     if stream.granted:
         drop_grant(table, stream)
     flow_unblock(table)
+
+
+cdef void flow_resize(StreamTable* table, uint64_t window) noexcept nogil:
+    """What is above a smaller window stays until it is acknowledged."""
+    cdef bint grew = window > table.flow.send_window
+    table.flow.send_window = window
+    if grew:
+        flow_unblock(table)
 
 
 cdef void flow_stream_room(StreamTable* table, Stream* stream) noexcept nogil:

@@ -18,8 +18,10 @@ from iroh_fast._packet._frames cimport (
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
 from iroh_fast.quic._acknowledged cimport on_ack
+from iroh_fast.quic._agreed cimport acks_follow
 from iroh_fast.quic._cids cimport on_new_id, on_retired_id
 from iroh_fast.quic._closing cimport enter_drain
+from iroh_fast.quic._closing_state cimport closing_heard
 from iroh_fast.quic._codes cimport (
     CRYPTO_BUFFER_EXCEEDED, FRAME_ENCODING_ERROR, INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING,
     ST_ESTABLISHED, ST_HANDSHAKE, W_DATAGRAM)
@@ -51,10 +53,8 @@ cdef int read_frames(Connection conn, Path* path, PnSpace* space, int level, con
     """Process a packet's payload; -1 after an error was noted."""
     cdef Frame frame
     cdef int err
-    if conn.state == ST_CLOSING and conn.now >= conn.ending.repeat_at:
-        # RFC 9000 §10.2.1: the peer has not heard yet. At most one repetition per round trip.
-        conn.ending.repeat_at = conn.now + path_rtt(path)
-        conn.ending.due = True
+    if conn.state == ST_CLOSING:
+        closing_heard(&conn.ending, conn.now, path_rtt(path))
     if at == end:
         return conn.fail(PROTOCOL_VIOLATION, b"packet payload is empty", 0)
     while at < end:
@@ -233,10 +233,8 @@ cdef int on_ack_frequency(Connection conn, Frame* frame) noexcept nogil:
         return 0
     if frame.value2 < 1000:
         return conn.fail(PROTOCOL_VIOLATION, b"requested max ack delay below min_ack_delay", 0)
-    conn.acks.seq = <int64_t>frame.id
-    conn.acks.threshold = frame.value
-    conn.acks.reorder = frame.offset
-    conn.acks.max_delay = ns_from_us(frame.value2 if frame.value2 < MAX_ACK_DELAY_US else MAX_ACK_DELAY_US)
+    acks_follow(&conn.acks, <int64_t>frame.id, frame.value, frame.offset,
+                ns_from_us(frame.value2 if frame.value2 < MAX_ACK_DELAY_US else MAX_ACK_DELAY_US))
     return 0
 
 

@@ -15,7 +15,8 @@ from iroh_fast.quic._codes cimport (
 from iroh_fast.quic._config cimport Config
 from iroh_fast.quic._control_queue cimport queue_control
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._handshake_state cimport HandshakeId, crypto_in, crypto_out, handshake_release, level_begin
+from iroh_fast.quic._handshake_state cimport (
+    HandshakeId, crypto_in, crypto_out, handshake_release, handshake_validated, level_begin)
 from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_HANDSHAKE, keys_drop, keys_install, keys_may_update, keys_update
 from iroh_fast.quic._ledger cimport CONTROL_ACK_FREQUENCY, CONTROL_HANDSHAKE_DONE
 from iroh_fast.quic._loss cimport drop_space, forget_sent
@@ -257,7 +258,7 @@ cdef void confirm_handshake(Connection conn):
     """Both sides have finished the handshake; its state can go."""
     cdef Path* path = find_path(conn, 0)
     conn.handshake.confirmed = True
-    conn.handshake.peer_validated_us = True
+    handshake_validated(&conn.handshake)
     if path != NULL:
         if conn.handshake.initial.live:
             drop_space(conn, path, &conn.handshake.initial.space)

@@ -82,5 +82,9 @@ cdef inline RecvBuf* crypto_in(Handshake* handshake, int level) noexcept nogil:
     stage = level_at(handshake, level)
     return &stage.rx if stage.live else NULL
 
+# The peer has shown that it knows our address.
+cdef inline void handshake_validated(Handshake* handshake) noexcept nogil:
+    handshake.peer_validated_us = True
+
 cdef void id_set(HandshakeId* id, const uint8_t* bytes, size_t n) noexcept nogil
 cdef bint id_equals(const HandshakeId* id, const uint8_t* bytes, size_t n) noexcept nogil

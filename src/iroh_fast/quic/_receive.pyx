@@ -9,6 +9,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet._headers cimport LongHeader, parse_long_header
+from iroh_fast.quic._agreed cimport acks_saw_ecn
 from iroh_fast.quic._closing cimport end_failed
 from iroh_fast.quic._codes cimport (
     AEAD_LIMIT_REACHED, INTERNAL_ERROR, KEY_UPDATE_ERROR, PROTOCOL_VIOLATION, ST_CLOSING, ST_DRAINING, ST_ESTABLISHED,
@@ -17,7 +18,7 @@ from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._first_flight cimport learn_from_long, long_is_expected, receive_unprotected
 from iroh_fast.quic._frames cimport read_frames
 from iroh_fast.quic._handshake cimport discard_keys_later, phase_changed, tls_feed
-from iroh_fast.quic._handshake_state cimport Stage, level_at
+from iroh_fast.quic._handshake_state cimport Stage, handshake_validated, level_at
 from iroh_fast.quic._keys cimport (
     FOLLOW_UPDATED, KEYS_LIMIT, KEYS_MISUSED, LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, Opened,
     keys_can_open, keys_follow, keys_open, keys_phase_news, keys_unmask)
@@ -198,7 +199,7 @@ cdef inline void note_received(Connection conn, Path* path, PnSpace* space, uint
     """A packet authenticates: its number, its ECN mark, and that the peer is there."""
     space_mark_received(space, pn, conn.now)
     if ecn:
-        conn.acks.saw_ecn = True
+        acks_saw_ecn(&conn.acks)
         space_count_ecn(space, ecn)
     path.last_rx = path.idle_from = conn.now
     path.permit_idle_reset = True
@@ -234,7 +235,7 @@ cdef void receive_short(Connection conn, uint8_t* data, size_t n, const Arrival*
     if conn.state == ST_HANDSHAKE and not conn.handshake.done:
         return
     if conn.is_client:
-        conn.handshake.peer_validated_us = True
+        handshake_validated(&conn.handshake)
     elif keys_can_open(&conn.keys, LEVEL_0RTT) and not timer_is_set(&conn.timers, TIMER_KEYS):
         discard_keys_later(conn)
     if path == NULL:

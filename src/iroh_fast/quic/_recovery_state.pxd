@@ -74,6 +74,10 @@ cdef inline int recovery_on_sent(Flight* flight, PnSpace* space, const SentRec* 
 cdef inline void recovery_on_migration(Recovery* recovery) noexcept nogil:
     recovery.pto_count = 0
 
+cdef inline void recovery_on_data(Recovery* recovery) noexcept nogil:
+    """Packets left: the application had something to send."""
+    recovery.app_limited = False
+
 cdef inline void recovery_on_idle(Flight* flight, Recovery* recovery, bint limited, int64_t now) noexcept nogil:
     """Nothing more leaves now. `limited`: for want of data."""
     recovery.app_limited = limited

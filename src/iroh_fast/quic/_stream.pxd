@@ -107,6 +107,7 @@ cdef struct Flow:
     # sending: the peer's limit, and ours on what is kept until acknowledged
     uint64_t peer_max_data, data_sent
     uint64_t send_window, unacked
+    bint send_follows             # send_window follows the congestion windows
     uint64_t reserved             # granted to writers that were woken
     # receiving
     uint64_t window               # of a stream

@@ -13,7 +13,8 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from iroh_fast.quic._flow cimport flow_block, flow_credit, flow_forget, flow_give_up, flow_read, flow_room, flow_written
+from iroh_fast.quic._flow cimport (
+    LEAST_SEND_WINDOW, flow_block, flow_credit, flow_forget, flow_give_up, flow_read, flow_room, flow_written)
 from iroh_fast.quic._receive_buffer cimport (
     recvbuf_discard, recvbuf_read_into, recvbuf_readable, recvbuf_take, recvbuf_take_unordered)
 from iroh_fast.quic._schedule cimport queue_push, queue_remove, schedule_push, schedule_set, stream_signal
@@ -48,7 +49,7 @@ cdef class StreamOwner:
 
 @cython.final
 cdef class Streams:
-    """The streams of one connection."""
+    """The streams of one connection. `send_window` 0: it follows the congestion windows."""
 
     def __cinit__(self, StreamOwner owner, bint is_client, bint fair, uint64_t window, uint64_t receive_window,
                   uint64_t send_window, uint64_t max_bidi, uint64_t max_uni):
@@ -59,7 +60,8 @@ cdef class Streams:
         table.fair = fair
         table.flow.window = window
         table.flow.receive_window = receive_window
-        table.flow.send_window = send_window
+        table.flow.send_follows = send_window == 0
+        table.flow.send_window = send_window if send_window else LEAST_SEND_WINDOW
         table.flow.local_max_data = receive_window
         table.flow.sent_max_data = receive_window
         table.concurrent[0] = table.max_remote[0] = table.sent_max_remote[0] = max_bidi

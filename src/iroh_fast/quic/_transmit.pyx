@@ -10,6 +10,7 @@ from libc.string cimport memcmp
 from iroh_fast._crypto cimport TAG_LEN
 from iroh_fast._packet._frames cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING
 from iroh_fast._packet._put cimport put_close
+from iroh_fast.quic._closing_state cimport closing_sent
 from iroh_fast.quic._codes cimport APPLICATION_ERROR, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
 from iroh_fast.quic._control cimport control_last_words
 from iroh_fast.quic._core cimport Connection
@@ -28,7 +29,7 @@ from iroh_fast.quic._packets cimport (
 from iroh_fast.quic._path_queries cimport LEAST_DATAGRAM, any_usable, find_path, path_allowance
 from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe, path_probing
 from iroh_fast.quic._recovery cimport limit_records
-from iroh_fast.quic._recovery_state cimport flight_has_room, flight_wait, recovery_on_idle
+from iroh_fast.quic._recovery_state cimport flight_has_room, flight_wait, recovery_on_data, recovery_on_idle
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
 from iroh_fast.quic._send_buffer cimport sendbuf_has_pending
 from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
@@ -41,6 +42,7 @@ from iroh_fast.quic._write cimport (
     write_general, write_path_frames)
 
 cdef enum:
+    LEAST_CLOSE = 32              # a CONNECTION_CLOSE without its reason
     MIN_COALESCE = 87             # room below which no further packet is started
     GSO_PAD = 32                  # a datagram shorter than the segment by at most this is padded up to it
 
@@ -370,67 +372,74 @@ cdef size_t send_mtu_probe(Connection conn, Path* path, uint8_t* buf, size_t cap
     return n
 
 
-cdef size_t send_close(Connection conn, uint8_t* buf, Transmit* out) noexcept nogil:
-    """CONNECTION_CLOSE at every level that has keys, in one datagram."""
+cdef Path* path_for_close(Connection conn) noexcept nogil:
+    """A validated path if there is one, else any; NULL: none can carry a packet."""
     cdef Path* path = conn.paths.first
-    cdef Path* other
-    cdef Packet packets[3]
-    cdef Packet* packet
-    cdef int n = 0, level, i
-    cdef uint8_t* at = buf
-    cdef size_t room, total = 0, text_len = 0
-    cdef const uint8_t* text = NULL
-    cdef bint has_initial = False, app
-    cdef uint64_t allowed
-    conn.ending.due = False
-    # a validated path if there is one
-    other = path
+    cdef Path* other = path
     while other != NULL:
         if usable(other) and (path.abandoned or not path.route.validated):
             path = other
         other = other.next
-    if path == NULL or path.cids.active < 0:
-        return 0
+    return path if path != NULL and path.cids.active >= 0 else NULL
+
+
+cdef const uint8_t* reason_for_close(Connection conn, size_t* size) noexcept nogil:
+    size[0] = 0
     with gil:
-        if conn.close_text is not None:
-            if isinstance(conn.close_text, str):
-                conn.close_text = conn.close_text.encode()
-            text = <const uint8_t*>PyBytes_AS_STRING(conn.close_text)
-            text_len = <size_t>PyBytes_GET_SIZE(conn.close_text)
-    allowed = path_allowance(conn, path)
-    if allowed > MIN_DATAGRAM:
-        allowed = MIN_DATAGRAM
+        if conn.close_text is None:
+            return NULL
+        if isinstance(conn.close_text, str):
+            conn.close_text = conn.close_text.encode()
+        size[0] = <size_t>PyBytes_GET_SIZE(conn.close_text)
+        return <const uint8_t*>PyBytes_AS_STRING(conn.close_text)
+
+
+cdef bint write_close(Connection conn, Path* path, Packet* packet, const uint8_t* text, size_t size) noexcept nogil:
+    """CONNECTION_CLOSE, as much of the reason as fits; False: no room."""
+    cdef size_t room
+    if packet.level == LEVEL_1RTT:
+        write_acks(conn, path, packet, True, CLOSE_ROOM)
+    if packet.end - packet.at < LEAST_CLOSE:
+        return False
+    if conn.ending.app and packet.level != LEVEL_1RTT:
+        # RFC 9000 §10.2.3: application errors are not shown before the handshake is done.
+        packet.at = put_close(packet.at, False, APPLICATION_ERROR, 0, NULL, 0)
+    else:
+        room = <size_t>(packet.end - packet.at) - LEAST_CLOSE
+        packet.at = put_close(packet.at, conn.ending.app, conn.ending.code, conn.ending.frame, text, size if size < room else room)
+    path.stats.tx_frames[IDX_CONNECTION_CLOSE] += 1
+    if packet.at - packet.payload + packet.pn_len < 4:
+        pad_packet(packet, 4)
+    return True
+
+
+cdef size_t send_close(Connection conn, uint8_t* buf, Transmit* out) noexcept nogil:
+    """CONNECTION_CLOSE at every level that has keys, in one datagram."""
+    cdef Path* path = path_for_close(conn)
+    cdef Packet packets[3]
+    cdef int n = 0, level
+    cdef uint8_t* at = buf
+    cdef size_t total, size = 0, allowed = MIN_DATAGRAM
+    cdef const uint8_t* text = reason_for_close(conn, &size)
+    cdef bint has_initial = False
+    closing_sent(&conn.ending)
+    if path == NULL:
+        return 0
+    if allowed > path_allowance(conn, path):
+        allowed = <size_t>path_allowance(conn, path)
     for level in range(LEVEL_INITIAL, LEVEL_1RTT + 1):
         if level == LEVEL_0RTT or not keys_can_seal(&conn.keys, level):
             continue
         if level == LEVEL_1RTT and conn.is_client and not conn.handshake.done:
             continue
-        room = <size_t>allowed - <size_t>(at - buf)
-        packet = &packets[n]
-        if begin_packet(conn, path, level, at, room, packet) < 0:
+        if begin_packet(conn, path, level, at, allowed - <size_t>(at - buf), &packets[n]) < 0:
             break
-        if level == LEVEL_1RTT:
-            write_acks(conn, path, packet, True, CLOSE_ROOM)
-        if packet.end - packet.at < 32:
-            drop_packet(conn, path, packet)
+        if not write_close(conn, path, &packets[n], text, size):
+            drop_packet(conn, path, &packets[n])
             break
-        app = conn.ending.app
-        if app and level != LEVEL_1RTT:
-            # RFC 9000 §10.2.3: application errors are not shown before the handshake is done.
-            packet.at = put_close(packet.at, False, APPLICATION_ERROR, 0, NULL, 0)
-        else:
-            room = <size_t>(packet.end - packet.at)
-            room = room - 32 if room > 32 else 0
-            packet.at = put_close(packet.at, app, conn.ending.code, conn.ending.frame, text, text_len if text_len < room else room)
-        path.stats.tx_frames[IDX_CONNECTION_CLOSE] += 1
-        if packet.at - packet.payload + packet.pn_len < 4:
-            pad_packet(packet, 4)
-        if level == LEVEL_INITIAL and conn.is_client:
-            has_initial = True
-        at = packet.at + TAG_LEN
+        has_initial = has_initial or (level == LEVEL_INITIAL and conn.is_client)
+        at = packets[n].at + TAG_LEN
         n += 1
-        if n == 3:
-            break
     if n == 0:
         return 0
     if has_initial and at - buf < MIN_DATAGRAM:
@@ -480,7 +489,7 @@ cdef size_t poll_transmit(Connection conn, int64_t now, uint8_t* buf, size_t cap
             timer_clear(&path.timers, TIMER_PACING)
         n = send_data(conn, path, buf, cap, max_segments, out, &blocked)
         if n:
-            path.recovery.app_limited = False
+            recovery_on_data(&path.recovery)
             return n
         recovery_on_idle(&path.route.flight, &path.recovery, not blocked, now)
         path = path.next

@@ -16,7 +16,7 @@ from iroh_fast.quic._codes cimport W_DATAGRAM_SPACE
 from iroh_fast.quic._control cimport control_write
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._counters cimport IDX_ACKS, IDX_CRYPTO, IDX_DATAGRAM, IDX_OBSERVED_ADDR, IDX_PATH_ACKS, frame_index
-from iroh_fast.quic._datagrams cimport queue_peek, queue_pop
+from iroh_fast.quic._datagrams cimport datagrams_unblock, queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._ledger cimport control_waits
 from iroh_fast.quic._packets cimport Packet, has_room
@@ -139,8 +139,7 @@ cdef void write_datagrams(Connection conn, Path* path, Packet* packet) noexcept 
         packet.at += n
         packet.sent.flags |= REC_ELICITING
         path.stats.tx_frames[IDX_DATAGRAM] += 1
-        if conn.datagrams.blocked:
-            conn.datagrams.blocked = False
+        if datagrams_unblock(&conn.datagrams):
             conn.happened(W_DATAGRAM_SPACE)
 
 

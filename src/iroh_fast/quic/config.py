@@ -84,6 +84,10 @@ class QuicTransportConfig:
     seconds), sizes are bytes.  Use :func:`dataclasses.replace` or :meth:`replace` to derive
     a changed copy.
 
+    ``send_window`` is what all streams of a connection together may keep until it is
+    acknowledged; beyond it ``write`` waits.  None follows the congestion window: four times
+    that, at least 1 MiB, at most iroh's 10,000,000 bytes.
+
     Raises
     ------
     ConfigError : a value has the wrong type, is out of range, or is one that iroh would
@@ -96,7 +100,7 @@ class QuicTransportConfig:
     max_idle_timeout: float | None = 30.0
     stream_receive_window: int = 1_250_000
     receive_window: int = VARINT_MAX
-    send_window: int = 10_000_000
+    send_window: int | None = None
     send_fairness: bool = True
     packet_threshold: int = 3
     time_threshold: float = 1.125
@@ -129,8 +133,10 @@ class QuicTransportConfig:
             check_integer(name, getattr(self, name), 0, MAX_STREAMS)
         for name in ("max_idle_timeout", "keep_alive_interval"):
             put(self, name, check_seconds(name, getattr(self, name), none=True))
-        for name in ("stream_receive_window", "receive_window", "send_window"):
+        for name in ("stream_receive_window", "receive_window"):
             check_integer(name, getattr(self, name), 1)
+        if self.send_window is not None:
+            check_integer("send_window", self.send_window, 1)
         for name in (
             "send_fairness",
             "pad_to_mtu",
