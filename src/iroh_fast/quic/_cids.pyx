@@ -16,7 +16,7 @@ from iroh_fast.quic._ledger cimport CONTROL_NEW_CID, CONTROL_RETIRE_CID
 from iroh_fast.quic._path_queries cimport find_ids, find_path, pto_max, was_abandoned
 from iroh_fast.quic._paths cimport (
     CidSet, LOCAL_CIDS, LocalCid, MAX_RETIRED, Path, PathTable, REMOTE_CIDS, RetiredCid, UNOPENED_CIDS, cidset_free,
-    local_cid_add, local_cid_find, local_cid_remove, remote_cid_add, remote_cid_rotate)
+    local_cid_add, local_cid_find, local_cid_remove, path_spin, remote_cid_add, remote_cid_rotate)
 
 
 cdef list each_token(bytes tokens):
@@ -106,7 +106,7 @@ cdef void issue_path_ids(Connection conn) noexcept nogil:
 
 cdef void reset_spin(Connection conn, Path* path) noexcept nogil:
     """The spin bit starts anew with each connection id (RFC 9000 §17.4)."""
-    path.spin = not conn.paths.spinning and (conn.host.random.word() & 1)
+    path_spin(path, not conn.paths.spinning and (conn.host.random.word() & 1))
 
 
 cdef void rotate_id(Connection conn, Path* path) noexcept nogil:

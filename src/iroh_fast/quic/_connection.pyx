@@ -19,14 +19,14 @@ from iroh_fast.quic._codes cimport (
 from iroh_fast.quic._control_queue cimport queue_control
 from iroh_fast.quic._datagrams cimport datagrams_wait, queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
-from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal
+from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal, keys_limit
 from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
 from iroh_fast.quic._path_queries cimport find_ids, find_path, last_open, path_mtu
 from iroh_fast.quic._path_table cimport (
     abandon_path, add_path, challenge_path, next_path_id, path_stats, read_path_log, set_path_status, try_again)
 from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_cwnd, path_in_flight, path_rtt,
-    stats_add)
+    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_cwnd, path_in_flight, path_ping,
+    path_rtt, stats_add)
 from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport ns_of
 from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear
@@ -127,19 +127,19 @@ cdef class QuicConnection(Connection):
             The connection is over.
         """
         self.check()
-        cdef QuicStream s = self.streams.open(bidi)
-        if s is not None and not self.handshake.done:
-            s.is_0rtt = True
-        return s
+        cdef QuicStream stream = self.streams.open(bidi)
+        if stream is not None and not self.handshake.done:
+            stream.is_0rtt = True
+        return stream
 
     cpdef QuicStream accept_stream(self, bint bidi):
         """The peer's next stream in id order, or None."""
-        cdef QuicStream s = self.streams.accept(bidi)
-        if s is None:
+        cdef QuicStream stream = self.streams.accept(bidi)
+        if stream is None:
             self.check()
         elif not self.handshake.done:
-            s.is_0rtt = True
-        return s
+            stream.is_0rtt = True
+        return stream
 
     cpdef bytes read_datagram(self):
         """The oldest received datagram, or None."""
@@ -187,13 +187,13 @@ cdef class QuicConnection(Connection):
     cdef int64_t max_datagram(self) noexcept nogil:
         """Bytes of the largest datagram, -1 when there are none."""
         cdef int64_t room, dcid = CID_LEN
-        cdef Path* p = self.paths.first
+        cdef Path* path = self.paths.first
         if not self.cfg.datagrams or self.agreed.peer_datagram == 0:
             return -1
-        while p != NULL:
-            if p.cids.active >= 0 and p.cids.remote[p.cids.active].len > dcid:
-                dcid = p.cids.remote[p.cids.active].len
-            p = p.next
+        while path != NULL:
+            if path.cids.active >= 0 and path.cids.remote[path.cids.active].len > dcid:
+                dcid = path.cids.remote[path.cids.active].len
+            path = path.next
         room = path_mtu(self) - (1 + dcid + 4 + 16)
         if room > <int64_t>self.agreed.peer_datagram:
             room = <int64_t>self.agreed.peer_datagram
@@ -225,11 +225,11 @@ cdef class QuicConnection(Connection):
 
     def ping(self):
         """Send a PING on every path."""
-        cdef Path* p = self.paths.first
-        while p != NULL:
-            if not p.abandoned:
-                p.ping_due = True
-            p = p.next
+        cdef Path* path = self.paths.first
+        while path != NULL:
+            if not path.abandoned:
+                path_ping(path)
+            path = path.next
         self.host.wake(self)
 
     def force_key_update(self):
@@ -248,12 +248,7 @@ cdef class QuicConnection(Connection):
         seal : packets that one key may seal
         open : packets that may fail to open, on the whole connection
         """
-        if update_at is not None:
-            self.keys.update_at = update_at
-        if seal is not None:
-            self.keys.seal_limit = seal
-        if open is not None:
-            self.keys.open_limit = open
+        keys_limit(&self.keys, update_at or 0, seal or 0, open or 0)
 
     def network_changed(self):
         """Addresses of this machine may have changed: probe every path with a fresh id."""
@@ -294,57 +289,50 @@ cdef class QuicConnection(Connection):
 
     def path_ids(self):
         """Ids of the paths that are not abandoned."""
-        cdef Path* p = self.paths.first
+        cdef Path* path = self.paths.first
         cdef list out = []
-        while p != NULL:
-            if not p.abandoned:
-                out.append(p.id)
-            p = p.next
+        while path != NULL:
+            if not path.abandoned:
+                out.append(path.id)
+            path = path.next
         return out
 
     def path_remote(self, uint32_t id):
         """Where a path leads to, or None when there is no such path."""
-        cdef Path* p = find_path(self, id)
-        return None if p == NULL else addr_to_tuple(&p.route.remote)
+        cdef Path* path = find_path(self, id)
+        return None if path == NULL else addr_to_tuple(&path.route.remote)
 
     def path_states(self):
         """Of each path that is not abandoned: (id, remote, validated, RTT in seconds, available, announced)."""
-        cdef Path* p = self.paths.first
+        cdef Path* path = self.paths.first
         cdef list out = []
-        while p != NULL:
-            if not p.abandoned:
-                out.append((p.id, addr_to_tuple(&p.route.remote), p.route.validated != 0, path_rtt(p) / 1e9,
-                            p.status != STATUS_BACKUP, p.status_seq > 0))
-            p = p.next
+        while path != NULL:
+            if not path.abandoned:
+                out.append((path.id, addr_to_tuple(&path.route.remote), path.route.validated != 0, path_rtt(path) / 1e9,
+                            path.status != STATUS_BACKUP, path.status_seq > 0))
+            path = path.next
         return out
 
     def path_rtt(self, uint32_t id):
         """Round-trip time of a path in seconds, None when it is gone."""
-        cdef Path* p = find_path(self, id)
-        return None if p == NULL else path_rtt(p) / 1e9
+        cdef Path* path = find_path(self, id)
+        return None if path == NULL else path_rtt(path) / 1e9
 
     def path_info(self, uint32_t id):
         """A snapshot of one path, or None."""
-        cdef Path* p = find_path(self, id)
-        if p == NULL:
+        cdef Path* path = find_path(self, id)
+        if path == NULL:
             return None
         return {
-            "id": p.id, "remote": addr_to_tuple(&p.route.remote),
-            "local": addr_to_tuple(&p.route.local) if ip_known(&p.route.local) else None,
-            "status": "backup" if p.status == STATUS_BACKUP else "available", "validated": p.route.validated, "announced": p.status_seq > 0,
-            "rtt": path_rtt(p) / 1e9, "cwnd": path_cwnd(p), "mtu": p.route.mtud.current, "in_flight": path_in_flight(p),
-            "stats": path_stats(p)}
+            "id": path.id, "remote": addr_to_tuple(&path.route.remote),
+            "local": addr_to_tuple(&path.route.local) if ip_known(&path.route.local) else None,
+            "status": "backup" if path.status == STATUS_BACKUP else "available", "validated": path.route.validated, "announced": path.status_seq > 0,
+            "rtt": path_rtt(path) / 1e9, "cwnd": path_cwnd(path), "mtu": path.route.mtud.current, "in_flight": path_in_flight(path),
+            "stats": path_stats(path)}
 
     def path_events(self):
         """Take the events of paths since the last call (at most 64, then a "lagged" entry)."""
-        cdef list out
-        if self.path_log is None:
-            return []
-        out = read_path_log(self)
-        if self.paths.log_lost:
-            out.append(("lagged", self.paths.log_lost))
-            self.paths.log_lost = 0
-        return out
+        return [] if self.path_log is None else read_path_log(self)
 
     def record_paths(self, bint on):
         """Whether to keep events for `path_events`, as at first. Off: those that wait are forgotten."""
@@ -355,11 +343,11 @@ cdef class QuicConnection(Connection):
 
     def open_path(self, remote, local=None, bint backup=False):
         """Client: start another path. Its id; IrohError when ids or connection ids ran out."""
-        cdef UdpAddr r, l
-        cdef Path* p
+        cdef UdpAddr there, here
+        cdef Path* path
         cdef int64_t id
         cdef int64_t now = self.host.clock_ns()
-        cdef CidSet* c
+        cdef CidSet* ids
         self.check()
         if now:
             self.now = now
@@ -367,67 +355,67 @@ cdef class QuicConnection(Connection):
             raise ConfigError("only the side that dialed opens paths")
         if not self.agreed.multipath or not self.handshake.confirmed:
             raise IrohError("multipath is not available on this connection")
-        addr_from_tuple(remote, &r)
-        memset(&l, 0, sizeof(UdpAddr))
+        addr_from_tuple(remote, &there)
+        memset(&here, 0, sizeof(UdpAddr))
         if local is not None:
-            addr_from_tuple(local, &l)
+            addr_from_tuple(local, &here)
         id = next_path_id(self)
         if id < 0:
             self.host.wake(self)
             raise IrohError("the peer allows no further path")
-        c = find_ids(self, <uint32_t>id, True)
-        if c.active < 0:
+        ids = find_ids(self, <uint32_t>id, True)
+        if ids.active < 0:
             queue_control(self, CONTROL_CIDS_BLOCKED, <uint32_t>id, 0, 0)
             self.host.wake(self)
             raise IrohError("the peer has given no connection id for another path")
-        p = add_path(self, <uint32_t>id, &r, &l)
-        if p == NULL:
+        path = add_path(self, <uint32_t>id, &there, &here)
+        if path == NULL:
             raise MemoryError
         timer_clear(&self.timers, TIMER_NO_PATH)
-        challenge_path(self, p)
+        challenge_path(self, path)
         if backup:
-            set_path_status(self, p, STATUS_BACKUP)
+            set_path_status(self, path, STATUS_BACKUP)
         self.host.wake(self)
         return id
 
     def close_path(self, uint32_t id, uint64_t code=APPLICATION_ABANDON_PATH):
         """Abandon a path; IrohError for the last open one."""
-        cdef Path* p = find_path(self, id)
-        if p == NULL or p.abandoned:
+        cdef Path* path = find_path(self, id)
+        if path == NULL or path.abandoned:
             return
-        if last_open(self, p):
+        if last_open(self, path):
             raise IrohError("the last open path cannot be closed")
-        abandon_path(self, p, code)
+        abandon_path(self, path, code)
         self.host.wake(self)
 
     def set_path_status(self, uint32_t id, bint available):
         """Whether data may use the path (True) or only when no available one works."""
-        cdef Path* p = find_path(self, id)
-        if p != NULL and not p.abandoned:
-            set_path_status(self, p, STATUS_AVAILABLE if available else STATUS_BACKUP)
+        cdef Path* path = find_path(self, id)
+        if path != NULL and not path.abandoned:
+            set_path_status(self, path, STATUS_AVAILABLE if available else STATUS_BACKUP)
             self.host.wake(self)
 
     def set_path_max_idle(self, uint32_t id, seconds):
         """Idle timeout of one path in seconds; None for none."""
-        cdef Path* p = find_path(self, id)
-        if p != NULL:
-            p.idle_timeout = ns_of(seconds)
+        cdef Path* path = find_path(self, id)
+        if path != NULL:
+            path.idle_timeout = ns_of(seconds)
             self.host.wake(self)
 
     def stats(self):
         """Counters over all paths there ever were."""
-        cdef Path* p = self.paths.first
-        cdef PathStats s
+        cdef Path* path = self.paths.first
+        cdef PathStats total
         cdef int i
-        memset(&s, 0, sizeof(PathStats))
+        memset(&total, 0, sizeof(PathStats))
         if self.paths.done != NULL:
-            stats_add(&s, self.paths.done)
-        while p != NULL:
-            stats_add(&s, &p.stats)
-            p = p.next
+            stats_add(&total, self.paths.done)
+        while path != NULL:
+            stats_add(&total, &path.stats)
+            path = path.next
         return {
-            "udp_tx": {"datagrams": s.tx_datagrams, "bytes": s.tx_bytes},
-            "udp_rx": {"datagrams": s.rx_datagrams, "bytes": s.rx_bytes},
-            "frame_tx": {name: s.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
-            "frame_rx": {name: s.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
-            "lost_packets": s.lost_packets, "lost_bytes": s.lost_bytes}
+            "udp_tx": {"datagrams": total.tx_datagrams, "bytes": total.tx_bytes},
+            "udp_rx": {"datagrams": total.rx_datagrams, "bytes": total.rx_bytes},
+            "frame_tx": {name: total.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
+            "frame_rx": {name: total.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
+            "lost_packets": total.lost_packets, "lost_bytes": total.lost_bytes}

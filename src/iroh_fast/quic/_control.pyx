@@ -27,7 +27,8 @@ from iroh_fast.quic._ledger cimport (
 from iroh_fast.quic._packets cimport Packet, has_room
 from iroh_fast.quic._path_queries cimport find_ids, find_path, was_abandoned
 from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, LOCAL_CIDS, LocalCid, Path, REMOTE_CIDS, STATUS_BACKUP, local_cid_find, path_rtt)
+    CID_LEN, CidSet, LOCAL_CIDS, LocalCid, Path, REMOTE_CIDS, STATUS_BACKUP, local_cid_find, local_cid_sent, path_rtt,
+    paths_tell_max)
 from iroh_fast.quic._sent cimport FrameRec, REC_ELICITING
 from iroh_fast.quic._time cimport MS, ns_from_us
 
@@ -44,8 +45,7 @@ cdef uint8_t* write_new_cid(Connection conn, uint8_t* at, FrameRec* record) noex
     cdef uint8_t token[16]
     if local == NULL or was_abandoned(conn, <uint32_t>record.path):
         return NULL
-    if ids.sent <= record.id:
-        ids.sent = record.id + 1
+    local_cid_sent(ids, record.id)
     conn.host.token_for(<uint8_t*>&local.value, token)
     # With multipath negotiated every id is announced with its path.
     record.b = FT_PATH_NEW_CONNECTION_ID if conn.agreed.multipath else FT_NEW_CONNECTION_ID
@@ -105,8 +105,7 @@ cdef void path_status_acked(Connection conn, FrameRec* record) noexcept nogil:
 
 
 cdef uint8_t* write_max_path_id(Connection conn, uint8_t* at, FrameRec* record) noexcept nogil:
-    conn.paths.sent_max = conn.paths.local_max
-    record.id = conn.paths.local_max
+    record.id = paths_tell_max(&conn.paths)
     record.b = FT_MAX_PATH_ID
     return put_v1(at, FT_MAX_PATH_ID, record.id)
 

@@ -72,6 +72,8 @@ cdef class Connection(StreamOwner):
     cdef object waiters           # of whoever takes the events
     cdef object __weakref__
 
+    # Make its parts, at the endpoint that `host` is: the first of its own ids is known there.
+    cdef int compose(self, Host host, Config* config, bint is_client, uint64_t stable_id, int64_t now) except -1
     cdef int fail(self, uint64_t code, const char* text, uint64_t frame) noexcept nogil
     cdef void happened(self, int kind) noexcept nogil
     cdef uint32_t take_events(self) noexcept nogil

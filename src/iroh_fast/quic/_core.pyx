@@ -8,15 +8,20 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast.quic._agreed cimport DEFAULT_ACK_DELAY_MS, MAX_UDP_PAYLOAD
 from iroh_fast.quic._codes cimport ST_HANDSHAKE, W_ACCEPT_BI
-from iroh_fast.quic._config cimport config_release
-from iroh_fast.quic._datagrams cimport datagrams_free
+from iroh_fast.quic._config cimport Config, config_release, config_share
+from iroh_fast.quic._datagrams cimport datagrams_free, datagrams_init
 from iroh_fast.quic._handshake_state cimport handshake_free, handshake_init
 from iroh_fast.quic._keys cimport keys_clear, keys_init
 from iroh_fast.quic._ledger cimport ledger_free
-from iroh_fast.quic._paths cimport paths_free
-from iroh_fast.quic._streams cimport StreamOwner
-from iroh_fast.quic._time cimport MS
+from iroh_fast.quic._paths cimport paths_first_id, paths_free
+from iroh_fast.quic._streams cimport StreamOwner, Streams
+from iroh_fast.quic._time cimport MS, SECOND
 from iroh_fast.quic._timers cimport timers_clear
+
+
+cdef enum:
+    MIN_HANDSHAKE_S = 10
+    MAX_HANDSHAKE_S = 60
 
 
 cdef class Host:
@@ -71,6 +76,23 @@ cdef class Connection(StreamOwner):
         ledger_free(&self.control)
         datagrams_free(&self.datagrams)
 
+    cdef int compose(self, Host host, Config* config, bint is_client, uint64_t stable_id, int64_t now) except -1:
+        self.host = host
+        self.is_client = is_client
+        self.stable_id = stable_id
+        self.now = self.created_at = now
+        self.cfg = config_share(config)
+        self.handshake.until = now + handshake_limit(config)
+        self.agreed.idle_timeout = config.idle_timeout
+        # RFC 9000 §17.4: disabled on one of 16 connections even where it is allowed, so that its absence tells nothing.
+        self.paths.spinning = config.spin and (host.random.word() & 15) != 0
+        self.streams = Streams(self, is_client, config.fair, config.stream_window, config.receive_window, config.send_window,
+                               config.max_bidi, config.max_uni)
+        datagrams_init(&self.datagrams, config.datagram_rx, config.datagram_tx)
+        host.new_cid(self.handshake.ours)
+        host.cid_add(paths_first_id(&self.paths, self.handshake.ours), self, 0)
+        return 0
+
     cdef void want_send(self) noexcept:
         self.host.wake(self)
 
@@ -103,3 +125,10 @@ cdef class Connection(StreamOwner):
     cdef void check(self) except *:
         if self.close_reason is not None:
             raise self.close_reason.to_error()
+
+
+cdef int64_t handshake_limit(const Config* cfg) noexcept nogil:
+    """How long a handshake may take, whatever the peer sends meanwhile: the idle timeout within bounds."""
+    if cfg.idle_timeout == 0 or cfg.idle_timeout > MAX_HANDSHAKE_S * SECOND:
+        return MAX_HANDSHAKE_S * SECOND
+    return cfg.idle_timeout if cfg.idle_timeout > MIN_HANDSHAKE_S * SECOND else MIN_HANDSHAKE_S * SECOND

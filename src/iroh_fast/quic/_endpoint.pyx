@@ -16,21 +16,18 @@ from iroh_fast._packet._headers cimport LongHeader, parse_long_header
 from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
 from iroh_fast.quic._cids cimport unregister
 from iroh_fast.quic._closing cimport end_failed, finish_drained, on_stateless_reset
-from iroh_fast.quic._config cimport Config, config_new, config_release, config_share
+from iroh_fast.quic._config cimport Config, config_new, config_release
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._datagrams cimport datagrams_init
 from iroh_fast.quic._first_flight cimport begin_client, begin_server, dial_at, dial_window
 from iroh_fast.quic._handshake cimport own_parameters, remember_parameters, tls_drain
 from iroh_fast.quic._handshake_state cimport id_set
 from iroh_fast.quic._id_table cimport IdEntry, IdTable
-from iroh_fast.quic._path_queries cimport find_ids
-from iroh_fast.quic._paths cimport CID_LEN, CidSet, ip_known
+from iroh_fast.quic._paths cimport CID_LEN, ip_known
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._receive cimport receive_datagram
 from iroh_fast.quic._stateless cimport MIN_INITIAL, MIN_RESET_TRIGGER, stateless_reset, version_negotiation
-from iroh_fast.quic._streams cimport Streams
-from iroh_fast.quic._time cimport MS, SECOND
+from iroh_fast.quic._time cimport MS
 from iroh_fast.quic._timeouts cimport handle_timeout, next_deadline
 from iroh_fast.quic._trace cimport log_tuple
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
@@ -46,8 +43,6 @@ logger = logging.getLogger("iroh_fast.quic")
 
 cdef enum:
     RESET_INTERVAL_MS = 20
-    MIN_HANDSHAKE_S = 10
-    MAX_HANDSHAKE_S = 60
 
 MAX_OUTGOING = 256                # endpoint replies waiting; more are dropped
 
@@ -289,37 +284,14 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now):
         cdef QuicConnection c = QuicConnection.__new__(QuicConnection)
         cdef Config* config
-        cdef uint64_t value
-        cdef CidSet* s
-        c.host = self
-        c.host_random = self.random_source
-        c.is_client = is_client
-        c.now = c.created_at = now
         self.next_id += 1
-        c.stable_id = self.next_id
         if transport is not self.config_of:        # frozen: the same object means the same values
             config = config_new(transport)
             config_release(self.config)
             self.config = config
             self.config_of = transport
-        c.cfg = config_share(self.config)
-        c.agreed.idle_timeout = c.cfg.idle_timeout
-        c.handshake.until = now + handshake_limit(c.cfg)
-        # RFC 9000 §17.4: disabled on one of 16 connections even where it is allowed, so that its absence tells nothing.
-        c.paths.spinning = c.cfg.spin and (self.random.word() & 15) != 0
-        c.streams = Streams(c, is_client, c.cfg.fair, c.cfg.stream_window, c.cfg.receive_window, c.cfg.send_window,
-                            c.cfg.max_bidi, c.cfg.max_uni)
-        datagrams_init(&c.datagrams, c.cfg.datagram_rx, c.cfg.datagram_tx)
-        self.new_cid(c.handshake.ours)
-        memcpy(&value, c.handshake.ours, 8)
-        s = find_ids(c, 0, True)
-        if s == NULL:
-            raise MemoryError
-        s.local[0].seq = 0
-        s.local[0].value = value
-        s.n_local = 1
-        s.next_seq = s.sent = 1
-        self.cid_add(value, c, 0)
+        c.host_random = self.random_source
+        c.compose(self, self.config, is_client, self.next_id, now)
         self.connections[c.stable_id] = c
         return c
 
@@ -458,10 +430,3 @@ cdef class QuicEndpoint(AdmissionHost):
     def known_ids(self):
         """Number of ids that are routed (leak checks)."""
         return self.ids.live + len(self.initial_ids) + len(self.admission.attempts)
-
-
-cdef int64_t handshake_limit(const Config* cfg) noexcept nogil:
-    """How long a handshake may take, whatever the peer sends meanwhile: the idle timeout within bounds."""
-    if cfg.idle_timeout == 0 or cfg.idle_timeout > MAX_HANDSHAKE_S * SECOND:
-        return MAX_HANDSHAKE_S * SECOND
-    return cfg.idle_timeout if cfg.idle_timeout > MIN_HANDSHAKE_S * SECOND else MIN_HANDSHAKE_S * SECOND

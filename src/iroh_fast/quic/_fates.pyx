@@ -14,7 +14,7 @@ from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._handshake_state cimport crypto_out
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._ledger cimport CONTROL
-from iroh_fast.quic._paths cimport Path
+from iroh_fast.quic._paths cimport Path, path_report
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_ack, sendbuf_lost
 from iroh_fast.quic._sent cimport FrameRec, REC_FIN, REC_STREAM, REC_USED, SentRec, sent_at
 from iroh_fast.quic._space cimport PnSpace
@@ -61,8 +61,7 @@ cdef void frames_lost(Connection conn, Path* path, FrameRec* record, int level) 
                 sendbuf_lost(tx, record.a, record.b)
             free(record)
         elif kind == FT_OBSERVED_ADDR_V4:
-            if not path.abandoned:
-                path.observed_due = True
+            path_report(path)
             free(record)
         elif kind == FT_PATH_ACK:
             free(record)

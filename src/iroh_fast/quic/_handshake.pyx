@@ -27,7 +27,7 @@ from iroh_fast.quic._parameters cimport (
     cid_equals, cid_set, parameters_decode, parameters_encode, parameters_honour, parameters_init, parameters_remember)
 from iroh_fast.quic._path_queries cimport find_path, pto_max
 from iroh_fast.quic._path_table cimport path_established, start_multipath
-from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS
+from iroh_fast.quic._paths cimport CID_LEN, Path, REMOTE_CIDS, path_report, remote_cid_token
 from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_readable, recvbuf_take
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_write_copy
 from iroh_fast.quic._stream_frames cimport got_peer_limits
@@ -170,8 +170,7 @@ cdef void adopt_parameters(Connection conn, Parameters* p):
     cdef bint gives = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery != 1
     cdef bint takes = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery >= 1
     if conn.is_client and p.present & HAS_RESET_TOKEN != 0 and path != NULL and path.cids.n_remote:
-        memcpy(path.cids.remote[0].token, p.reset_token, 16)
-        path.cids.remote[0].has_token = True
+        remote_cid_token(path.cids, p.reset_token)
         watch_reset(conn, path.cids)
     adopt_limits(conn, p)
     conn.agreed.peer_ack_exponent = <int>p.ack_delay_exponent
@@ -187,7 +186,7 @@ cdef void adopt_parameters(Connection conn, Parameters* p):
     conn.agreed.send_observed = conn.cfg.observed_send and takes
     conn.agreed.receive_observed = conn.cfg.observed_receive and gives
     if conn.agreed.send_observed and path != NULL:
-        path.observed_due = True
+        path_report(path)
 
 
 cdef void adopt_limits(Connection conn, Parameters* p):

@@ -74,6 +74,13 @@ cdef struct Opened:
 cdef void keys_init(KeyRing* ring) noexcept nogil
 cdef void keys_clear(KeyRing* ring) noexcept nogil
 
+cdef inline void keys_limit(KeyRing* ring, uint64_t update_at, uint64_t seal, uint64_t open) noexcept nogil:
+    """Use keys for other numbers of packets than RFC 9001 §6.6 allows; 0 leaves a limit as it is."""
+    ring.update_at = update_at if update_at else ring.update_at
+    ring.seal_limit = seal if seal else ring.seal_limit
+    ring.open_limit = open if open else ring.open_limit
+
+
 cdef inline bint keys_can_seal(const KeyRing* ring, int level) noexcept nogil:
     return ring.level[level].tx != NULL
 

@@ -33,6 +33,10 @@ cdef struct Mtud:
     uint16_t seen_size[4]
     int n_seen
 
+# The path leads elsewhere: nothing that was sent there answers for it.
+cdef inline void mtud_moved(Mtud* mtud) noexcept nogil:
+    mtud.in_flight = 0
+
 cdef void mtud_init(Mtud* m, uint16_t initial, uint16_t min_mtu, uint16_t upper_bound, int64_t interval,
                     int64_t cooldown, uint16_t min_change, bint enabled) noexcept nogil
 # Begin the search at `until` and not before, unless mtud_hurry is called.

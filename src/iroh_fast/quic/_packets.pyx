@@ -14,10 +14,11 @@ from iroh_fast._packet._varint cimport pn_length, put_varint
 from iroh_fast.quic._codes cimport AEAD_LIMIT_REACHED, INTERNAL_ERROR
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._keys cimport KEYS_LIMIT, LEVEL_0RTT, LEVEL_1RTT, LEVEL_INITIAL, keys_masks, keys_seal
-from iroh_fast.quic._paths cimport CID_LEN, MAX_CID_LEN, Path, RemoteCid, path_cwnd, path_generation, path_rtt
+from iroh_fast.quic._paths cimport (
+    CID_LEN, MAX_CID_LEN, Path, RemoteCid, path_asked, path_cwnd, path_generation, path_rtt)
 from iroh_fast.quic._recovery_state cimport recovery_on_sent
 from iroh_fast.quic._sent cimport MAX_QUIET, REC_ELICITING, REC_PHASE, SentRec, frame_recs_free, log_add
-from iroh_fast.quic._space cimport PnSpace, space_take_pn
+from iroh_fast.quic._space cimport PnSpace, space_next_pn, space_return_pn, space_take_pn
 from iroh_fast.quic._trace cimport log_packet
 
 cdef enum:
@@ -79,8 +80,7 @@ cdef uint8_t* long_header(Connection conn, Path* path, uint8_t* at, size_t room,
     if packet.level == LEVEL_0RTT:
         packet.pn = space_take_pn(space, conn.host.random)
     else:
-        packet.pn = space.next_pn
-        space.next_pn += 1
+        packet.pn = space_next_pn(space)
     packet.pn_len = pn_length(packet.pn, space.largest_acked)
     at[0] = <uint8_t>(first | (packet.pn_len - 1))
     at[1] = at[2] = at[3] = 0         # version 1
@@ -102,7 +102,7 @@ cdef uint8_t* long_header(Connection conn, Path* path, uint8_t* at, size_t room,
 
 cdef void drop_packet(Connection conn, Path* path, Packet* packet) noexcept nogil:
     """The packet stayed empty: its number is free again."""
-    space_of(conn, path, packet.level).next_pn = packet.pn
+    space_return_pn(space_of(conn, path, packet.level), packet.pn)
 
 
 cdef size_t seal_packet(Connection conn, Path* path, Packet* packet) noexcept nogil:
@@ -147,9 +147,7 @@ cdef size_t seal_packet(Connection conn, Path* path, Packet* packet) noexcept no
             frame_recs_free(packet.sent.frames)
             conn.fail(INTERNAL_ERROR, b"out of memory", 0)
             return 0
-        if path.permit_idle_reset:
-            path.permit_idle_reset = False
-            path.idle_from = conn.now
+        path_asked(path, conn.now)
     else:
         frame_recs_free(packet.sent.frames)
         log_add(&space.quiet, packet.pn, conn.now, conn.now - 2 * path_rtt(path) - QUIET_NS, MAX_QUIET)

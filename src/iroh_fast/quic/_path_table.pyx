@@ -372,8 +372,12 @@ cdef object path_stats(Path* path):
 cdef list read_path_log(Connection conn):
     """Take the events, complete."""
     cdef tuple events = conn.path_log
+    cdef list out = [read_event(event) for event in events]
     conn.path_log = None
-    return [read_event(event) for event in events]
+    if conn.paths.log_lost:
+        out.append(("lagged", conn.paths.log_lost))
+        conn.paths.log_lost = 0
+    return out
 
 
 cdef bytes addr_bytes(const UdpAddr* a):

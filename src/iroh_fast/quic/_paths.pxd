@@ -172,6 +172,18 @@ cdef struct PathTable:
 
 
 cdef void paths_free(PathTable* paths) noexcept nogil
+# The id of ours that the handshake uses is the first of path 0; as a number. MemoryError.
+cdef uint64_t paths_first_id(PathTable* paths, const uint8_t* id8) except? 0
+
+# The largest path id that we allow, which the peer is told now.
+cdef inline uint32_t paths_tell_max(PathTable* paths) noexcept nogil:
+    paths.sent_max = paths.local_max
+    return paths.sent_max
+
+# The number of the next OBSERVED_ADDRESS.
+cdef inline uint64_t paths_next_report(PathTable* paths) noexcept nogil:
+    paths.observed_seq += 1
+    return paths.observed_seq - 1
 
 
 # 1 added, 0 it was there, -1 out of memory.
@@ -184,6 +196,46 @@ cdef inline uint64_t ids_end(const IdRanges* ids) noexcept nogil:
 # Whether a PATH_CHALLENGE waits to be sent, or for its answer.
 cdef inline bint path_challenging(const Path* path) noexcept nogil:
     return path.challenge_due or timer_is_set(&path.timers, TIMER_CHALLENGE)
+
+# An authentic packet came on the path.
+cdef inline void path_heard(Path* path, int64_t now) noexcept nogil:
+    path.last_rx = path.idle_from = now
+    path.permit_idle_reset = True
+
+# A datagram came from the address that the path leads to.
+cdef inline void path_received(Path* path, uint64_t size) noexcept nogil:
+    path.route.received += size
+    path.stats.rx_datagrams += 1
+    path.stats.rx_bytes += size
+
+# Datagrams left on the path.
+cdef inline void path_sent(Path* path, uint64_t size, int datagrams, int64_t now) noexcept nogil:
+    path.route.sent += size
+    path.stats.tx_bytes += size
+    path.stats.tx_datagrams += datagrams
+    path.last_tx = now
+
+# ... and ask for an acknowledgement: the first one since the peer was heard puts off the idle timeout (RFC 9000 §10.1).
+cdef inline void path_asked(Path* path, int64_t now) noexcept nogil:
+    if path.permit_idle_reset:
+        path.permit_idle_reset = False
+        path.idle_from = now
+
+# A probe is due, if only to ask whether the peer may send (RFC 9002 §6.2.2.1).
+cdef inline void path_probed(Path* path, int64_t now) noexcept nogil:
+    path.last_tx = now
+
+cdef inline void path_spin(Path* path, bint bit) noexcept nogil:
+    path.spin = bit
+
+# Something is to be sent here and only here.
+cdef inline void path_ping(Path* path) noexcept nogil:
+    path.ping_due = True
+
+cdef inline void path_report(Path* path) noexcept nogil:
+    """Tell the peer which address we see it at."""
+    if not path.abandoned:
+        path.observed_due = True
 
 cdef inline int64_t path_rtt(const Path* path) noexcept nogil:
     return rtt_get(&path.route.flight.rtt)
@@ -216,11 +268,11 @@ cdef inline bint path_may_probe(const Path* path) noexcept nogil:
             and path.cids.active >= 0 and flight_has_room(&path.route.flight, 1500))
 
 cdef Path* path_new(uint32_t id) noexcept nogil
-cdef void path_free(Path* p) noexcept nogil
+cdef void path_free(Path* path) noexcept nogil
 # Add counters up.
 cdef void stats_add(PathStats* total, const PathStats* stats) noexcept nogil
 cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil
-cdef void cidset_free(CidSet* c) noexcept nogil
+cdef void cidset_free(CidSet* ids) noexcept nogil
 
 cdef inline bint same_ip(const UdpAddr* a, const UdpAddr* b) noexcept nogil:
     return memcmp(a.ip, b.ip, 16) == 0
@@ -235,13 +287,23 @@ cdef inline bint ip_known(const UdpAddr* a) noexcept nogil:
 
 # Peer's NEW_CONNECTION_ID. 0 stored, 1 duplicate or stale, 2 must be retired at once, -1 CONNECTION_ID_LIMIT_ERROR,
 # -2 contradicts an earlier frame, -3 out of memory. `n_retired` ids moved to `retired` because of retire_prior_to.
-cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
+cdef int remote_cid_add(CidSet* ids, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
                         const uint8_t* token, uint64_t* retired, int* n_retired) noexcept nogil
 # The id of the handshake, which is the only one so far.
-cdef void remote_cid_first(CidSet* c, const uint8_t* cid, size_t n) noexcept nogil
+cdef void remote_cid_first(CidSet* ids, const uint8_t* cid, size_t n) noexcept nogil
+# The stateless reset token of the handshake's id.
+cdef inline void remote_cid_token(CidSet* ids, const uint8_t* token16) noexcept nogil:
+    memcpy(ids.remote[0].token, token16, 16)
+    ids.remote[0].has_token = True
+
+# The id with this number is told to the peer now.
+cdef inline void local_cid_sent(CidSet* ids, uint64_t seq) noexcept nogil:
+    if ids.sent <= seq:
+        ids.sent = seq + 1
+
 # Move to another id. The old one's sequence number goes to `retired`. False: no other id.
-cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil
+cdef bint remote_cid_rotate(CidSet* ids, uint64_t* retired) noexcept nogil
 # Place for one more of ours, at the end of those there are; NULL: out of memory.
-cdef LocalCid* local_cid_add(CidSet* c) noexcept nogil
-cdef LocalCid* local_cid_find(CidSet* c, uint64_t seq) noexcept nogil
-cdef void local_cid_remove(CidSet* c, LocalCid* l) noexcept nogil
+cdef LocalCid* local_cid_add(CidSet* ids) noexcept nogil
+cdef LocalCid* local_cid_find(CidSet* ids, uint64_t seq) noexcept nogil
+cdef void local_cid_remove(CidSet* ids, LocalCid* local) noexcept nogil

@@ -47,21 +47,21 @@ cdef int ids_add(IdRanges* ids, uint32_t id) noexcept nogil:
 
 
 cdef Path* path_new(uint32_t id) noexcept nogil:
-    cdef Path* p = <Path*>calloc(1, sizeof(Path))
-    if p != NULL:
-        p.id = id
-        timers_clear(&p.timers)
-        p.remote_status_seq = -1
-        p.observed_seq = -1
-    return p
+    cdef Path* path = <Path*>calloc(1, sizeof(Path))
+    if path != NULL:
+        path.id = id
+        timers_clear(&path.timers)
+        path.remote_status_seq = -1
+        path.observed_seq = -1
+    return path
 
 
-cdef void path_free(Path* p) noexcept nogil:
-    if p == NULL:
+cdef void path_free(Path* path) noexcept nogil:
+    if path == NULL:
         return
-    space_free(&p.recovery.space)
-    free(p.previous)
-    free(p)
+    space_free(&path.recovery.space)
+    free(path.previous)
+    free(path)
 
 
 cdef void paths_free(PathTable* paths) noexcept nogil:
@@ -84,6 +84,22 @@ cdef void paths_free(PathTable* paths) noexcept nogil:
     free(paths.done)
 
 
+cdef uint64_t paths_first_id(PathTable* paths, const uint8_t* id8) except? 0:
+    cdef CidSet* ids = cidset_new(0)
+    cdef LocalCid* local
+    if ids == NULL:
+        raise MemoryError
+    ids.next = paths.cids
+    paths.cids = ids
+    local = local_cid_add(ids)
+    if local == NULL:
+        raise MemoryError
+    local.seq = 0
+    memcpy(&local.value, id8, CID_LEN)
+    ids.next_seq = ids.sent = 1
+    return local.value
+
+
 cdef void stats_add(PathStats* total, const PathStats* stats) noexcept nogil:
     cdef uint64_t* to = <uint64_t*>total
     cdef const uint64_t* of = <const uint64_t*>stats
@@ -93,138 +109,138 @@ cdef void stats_add(PathStats* total, const PathStats* stats) noexcept nogil:
 
 
 cdef CidSet* cidset_new(uint32_t path_id) noexcept nogil:
-    cdef CidSet* c = <CidSet*>calloc(1, sizeof(CidSet))
-    if c != NULL:
-        c.path_id = path_id
-        c.active = -1
-        c.local = c.few_local
-        c.remote = c.few_remote
-    return c
+    cdef CidSet* ids = <CidSet*>calloc(1, sizeof(CidSet))
+    if ids != NULL:
+        ids.path_id = path_id
+        ids.active = -1
+        ids.local = ids.few_local
+        ids.remote = ids.few_remote
+    return ids
 
 
-cdef void cidset_free(CidSet* c) noexcept nogil:
-    if c.local != c.few_local:
-        free(c.local)
-    if c.remote != c.few_remote:
-        free(c.remote)
-    free(c)
+cdef void cidset_free(CidSet* ids) noexcept nogil:
+    if ids.local != ids.few_local:
+        free(ids.local)
+    if ids.remote != ids.few_remote:
+        free(ids.remote)
+    free(ids)
 
 
-cdef bint make_remote_room(CidSet* c) noexcept nogil:
+cdef bint make_remote_room(CidSet* ids) noexcept nogil:
     cdef RemoteCid* grown
-    if c.n_remote < UNOPENED_CIDS or c.remote != c.few_remote:
+    if ids.n_remote < UNOPENED_CIDS or ids.remote != ids.few_remote:
         return True
     grown = <RemoteCid*>malloc(REMOTE_CIDS * sizeof(RemoteCid))
     if grown == NULL:
         return False
-    memcpy(grown, c.few_remote, c.n_remote * sizeof(RemoteCid))
-    c.remote = grown
+    memcpy(grown, ids.few_remote, ids.n_remote * sizeof(RemoteCid))
+    ids.remote = grown
     return True
 
 
-cdef int remote_cid_add(CidSet* c, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
+cdef int remote_cid_add(CidSet* ids, uint64_t seq, uint64_t retire_prior_to, const uint8_t* cid, uint8_t n,
                         const uint8_t* token, uint64_t* retired, int* n_retired) noexcept nogil:
     cdef int i, k
     cdef uint64_t active_seq = 0
-    cdef RemoteCid* r
+    cdef RemoteCid* remote
     n_retired[0] = 0
-    for i in range(c.n_remote):
-        if c.remote[i].seq == seq:
-            if c.remote[i].len != n or memcmp(c.remote[i].cid, cid, n) != 0:
+    for i in range(ids.n_remote):
+        if ids.remote[i].seq == seq:
+            if ids.remote[i].len != n or memcmp(ids.remote[i].cid, cid, n) != 0:
                 return -2
             return 1
     # Retired before, or arrived too late to matter. Ids that merely overtook each other are all kept.
-    if seq < c.retire_prior_to or seq < c.given_up:
+    if seq < ids.retire_prior_to or seq < ids.given_up:
         return 2
-    if retire_prior_to > c.retire_prior_to:
-        c.retire_prior_to = retire_prior_to
-        if c.active >= 0:
-            active_seq = c.remote[c.active].seq
+    if retire_prior_to > ids.retire_prior_to:
+        ids.retire_prior_to = retire_prior_to
+        if ids.active >= 0:
+            active_seq = ids.remote[ids.active].seq
         k = 0
-        for i in range(c.n_remote):
-            if c.remote[i].seq < retire_prior_to:
-                retired[n_retired[0]] = c.remote[i].seq
+        for i in range(ids.n_remote):
+            if ids.remote[i].seq < retire_prior_to:
+                retired[n_retired[0]] = ids.remote[i].seq
                 n_retired[0] += 1
             else:
-                c.remote[k] = c.remote[i]
+                ids.remote[k] = ids.remote[i]
                 k += 1
-        c.n_remote = k
-        if c.active >= 0:
-            c.active = -1
+        ids.n_remote = k
+        if ids.active >= 0:
+            ids.active = -1
             for i in range(k):
-                if c.remote[i].seq == active_seq:
-                    c.active = i
-    if c.n_remote == REMOTE_CIDS:
+                if ids.remote[i].seq == active_seq:
+                    ids.active = i
+    if ids.n_remote == REMOTE_CIDS:
         return -1
-    if not make_remote_room(c):
+    if not make_remote_room(ids):
         return -3
-    r = &c.remote[c.n_remote]
-    r.seq = seq
-    r.len = n
-    memcpy(r.cid, cid, n)
-    r.has_token = token != NULL
+    remote = &ids.remote[ids.n_remote]
+    remote.seq = seq
+    remote.len = n
+    memcpy(remote.cid, cid, n)
+    remote.has_token = token != NULL
     if token != NULL:
-        memcpy(r.token, token, 16)
-    c.n_remote += 1
-    if c.active < 0:
+        memcpy(remote.token, token, 16)
+    ids.n_remote += 1
+    if ids.active < 0:
         # the lowest sequence number first
-        c.active = 0
-        for i in range(1, c.n_remote):
-            if c.remote[i].seq < c.remote[c.active].seq:
-                c.active = i
+        ids.active = 0
+        for i in range(1, ids.n_remote):
+            if ids.remote[i].seq < ids.remote[ids.active].seq:
+                ids.active = i
     return 0
 
 
-cdef void remote_cid_first(CidSet* c, const uint8_t* cid, size_t n) noexcept nogil:
-    c.n_remote = 1
-    c.active = 0
-    memset(&c.remote[0], 0, sizeof(RemoteCid))
-    c.remote[0].len = <uint8_t>n
-    memcpy(c.remote[0].cid, cid, n)
+cdef void remote_cid_first(CidSet* ids, const uint8_t* cid, size_t n) noexcept nogil:
+    ids.n_remote = 1
+    ids.active = 0
+    memset(&ids.remote[0], 0, sizeof(RemoteCid))
+    ids.remote[0].len = <uint8_t>n
+    memcpy(ids.remote[0].cid, cid, n)
 
 
-cdef bint remote_cid_rotate(CidSet* c, uint64_t* retired) noexcept nogil:
+cdef bint remote_cid_rotate(CidSet* ids, uint64_t* retired) noexcept nogil:
     cdef int i, best = -1
-    if c.active < 0 or c.n_remote < 2:
+    if ids.active < 0 or ids.n_remote < 2:
         return False
-    for i in range(c.n_remote):
-        if i != c.active and (best < 0 or c.remote[i].seq < c.remote[best].seq):
+    for i in range(ids.n_remote):
+        if i != ids.active and (best < 0 or ids.remote[i].seq < ids.remote[best].seq):
             best = i
-    retired[0] = c.remote[c.active].seq
-    if c.given_up <= retired[0]:
-        c.given_up = retired[0] + 1
-    c.n_remote -= 1
-    if best == c.n_remote:
-        best = c.active           # the last entry moves into the hole
-    c.remote[c.active] = c.remote[c.n_remote]
-    c.active = best
+    retired[0] = ids.remote[ids.active].seq
+    if ids.given_up <= retired[0]:
+        ids.given_up = retired[0] + 1
+    ids.n_remote -= 1
+    if best == ids.n_remote:
+        best = ids.active           # the last entry moves into the hole
+    ids.remote[ids.active] = ids.remote[ids.n_remote]
+    ids.active = best
     return True
 
 
-cdef LocalCid* local_cid_add(CidSet* c) noexcept nogil:
+cdef LocalCid* local_cid_add(CidSet* ids) noexcept nogil:
     cdef LocalCid* grown
-    if c.n_local >= UNOPENED_CIDS and c.local == c.few_local:
+    if ids.n_local >= UNOPENED_CIDS and ids.local == ids.few_local:
         grown = <LocalCid*>malloc(LOCAL_CIDS * sizeof(LocalCid))
         if grown == NULL:
             return NULL
-        memcpy(grown, c.few_local, c.n_local * sizeof(LocalCid))
-        c.local = grown
-    c.n_local += 1
-    return &c.local[c.n_local - 1]
+        memcpy(grown, ids.few_local, ids.n_local * sizeof(LocalCid))
+        ids.local = grown
+    ids.n_local += 1
+    return &ids.local[ids.n_local - 1]
 
 
-cdef LocalCid* local_cid_find(CidSet* c, uint64_t seq) noexcept nogil:
+cdef LocalCid* local_cid_find(CidSet* ids, uint64_t seq) noexcept nogil:
     cdef int i
-    for i in range(c.n_local):
-        if c.local[i].seq == seq:
-            return &c.local[i]
+    for i in range(ids.n_local):
+        if ids.local[i].seq == seq:
+            return &ids.local[i]
     return NULL
 
 
-cdef void local_cid_remove(CidSet* c, LocalCid* l) noexcept nogil:
-    cdef long i = l - &c.local[0]
-    memmove(&c.local[i], &c.local[i + 1], (c.n_local - i - 1) * sizeof(LocalCid))
-    c.n_local -= 1
+cdef void local_cid_remove(CidSet* ids, LocalCid* local) noexcept nogil:
+    cdef long i = local - &ids.local[0]
+    memmove(&ids.local[i], &ids.local[i + 1], (ids.n_local - i - 1) * sizeof(LocalCid))
+    ids.n_local -= 1
 
 
 cdef class PathIds:

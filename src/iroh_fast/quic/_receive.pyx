@@ -26,7 +26,7 @@ from iroh_fast.quic._packets cimport space_of
 from iroh_fast.quic._path_queries cimport find_path
 from iroh_fast.quic._path_table cimport (
     add_path, addr_bytes, challenge_path, limit_draining, may_be_opened, path_established)
-from iroh_fast.quic._paths cimport CID_LEN, Path, ip_known, same_addr, same_ip
+from iroh_fast.quic._paths cimport CID_LEN, Path, ip_known, path_heard, path_received, path_spin, same_addr, same_ip
 from iroh_fast.quic._receive_buffer cimport recvbuf_readable
 from iroh_fast.quic._space cimport (
     PnSpace, space_ack_now, space_count_ecn, space_is_duplicate, space_mark_received, space_on_processed)
@@ -56,9 +56,7 @@ cdef void receive_datagram(Connection conn, uint8_t* data, size_t n, const UdpAd
     limit_draining(conn)
     path = find_path(conn, path_id)
     if path != NULL and same_addr(&path.route.remote, src):
-        path.route.received += n
-        path.stats.rx_datagrams += 1
-        path.stats.rx_bytes += n
+        path_received(path, n)
     arrival.src = src
     arrival.dst = dst
     arrival.ecn = ecn
@@ -201,8 +199,7 @@ cdef inline void note_received(Connection conn, Path* path, PnSpace* space, uint
     if ecn:
         acks_saw_ecn(&conn.acks)
         space_count_ecn(space, ecn)
-    path.last_rx = path.idle_from = conn.now
-    path.permit_idle_reset = True
+    path_heard(path, conn.now)
 
 
 # ---------------------------------------------------------------- short headers
@@ -250,9 +247,7 @@ cdef Path* open_path_of_peer(Connection conn, uint32_t path_id, size_t n, const 
     if path == NULL:
         conn.fail(INTERNAL_ERROR, b"out of memory", 0)
         return NULL
-    path.route.received = n
-    path.stats.rx_datagrams += 1
-    path.stats.rx_bytes += n
+    path_received(path, n)
     challenge_path(conn, path)
     if path.route.validated:
         path_established(conn, path)
@@ -266,7 +261,7 @@ cdef void process_short(Connection conn, Path* path, uint8_t first, size_t n, co
     cdef bint newest = <int64_t>packet.pn > before, moved = not same_addr(arrival.src, &path.route.remote)
     cdef bint eliciting = False, probing = True
     if conn.paths.spinning and newest:
-        path.spin = ((first & 0x20) != 0) != conn.is_client
+        path_spin(path, ((first & 0x20) != 0) != conn.is_client)
     note_received(conn, path, &path.recovery.space, packet.pn, arrival.ecn)
     if moved:
         address_received(conn, arrival.src, n)
@@ -276,7 +271,7 @@ cdef void process_short(Connection conn, Path* path, uint8_t first, size_t n, co
     space_on_processed(&path.recovery.space, packet.pn, eliciting, arrival.ecn == 3, conn.now, conn.acks.max_delay, conn.acks.threshold,
                        conn.acks.reorder, before)
     if path.abandoned and eliciting:
-        path.recovery.space.ack_now = True
+        space_ack_now(&path.recovery.space)
     if not same_addr(arrival.src, &path.route.remote):
         if (not conn.is_client and conn.handshake.confirmed and newest
                 and (not probing or (conn.agreed.multipath and not conn.agreed.nat)) and conn.state == ST_ESTABLISHED):

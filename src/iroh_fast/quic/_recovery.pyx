@@ -8,7 +8,7 @@ from iroh_fast.quic._handshake_state cimport Stage, level_at
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal
 from iroh_fast.quic._loss cimport declare_lost, detect_losses, forget_sent
 from iroh_fast.quic._path_queries cimport amplification_blocked, must_abandon_itself
-from iroh_fast.quic._paths cimport Path, path_pto, path_rtt
+from iroh_fast.quic._paths cimport Path, path_probed, path_pto, path_rtt
 from iroh_fast.quic._recovery_state cimport Flight
 from iroh_fast.quic._routing cimport probe_unanswered
 from iroh_fast.quic._space cimport PnSpace
@@ -134,7 +134,7 @@ cdef void recovery_on_probe_timer(Connection conn, Path* path) noexcept nogil:
     if level == LEVEL_1RTT:
         probe_unanswered(conn, path)
     if space.sent.outstanding == 0:
-        path.last_tx = conn.now
+        path_probed(path, conn.now)
     else:
         # The next expiry counts from the probe that goes out now, even if nothing can be sent.
         space.last_eliciting_at = conn.now

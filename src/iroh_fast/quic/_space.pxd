@@ -49,6 +49,15 @@ cdef inline uint64_t space_take_pn(PnSpace* space, RandomSource random) noexcept
     space.next_pn += 1
     return space.next_pn - 1
 
+# The same where none is left out: numbers of the handshake.
+cdef inline uint64_t space_next_pn(PnSpace* space) noexcept nogil:
+    space.next_pn += 1
+    return space.next_pn - 1
+
+# The packet was not sent: its number, the newest one, is free again.
+cdef inline void space_return_pn(PnSpace* space, uint64_t pn) noexcept nogil:
+    space.next_pn = pn
+
 # When a packet with a number above largest_acked was sent; -1: not known any more.
 cdef int64_t space_sent_time(PnSpace* space, uint64_t pn) noexcept nogil
 

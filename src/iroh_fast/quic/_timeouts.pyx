@@ -14,7 +14,7 @@ from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_drop, keys_drop_previous
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
 from iroh_fast.quic._path_queries cimport irreplaceable, open_paths, pto_max
 from iroh_fast.quic._path_table cimport abandon_path, challenge_path, discard_path
-from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe, path_pto
+from iroh_fast.quic._paths cimport Path, path_challenging, path_may_probe, path_ping, path_pto
 from iroh_fast.quic._recovery cimport recovery_on_loss_timer, recovery_on_probe_timer, recovery_timers
 from iroh_fast.quic._space cimport space_ack_at, space_ack_now, space_trim
 from iroh_fast.quic._time cimport MS, NEVER
@@ -220,7 +220,7 @@ cdef void expire(Connection conn, int which) noexcept:
 cdef void beat(Path* path) noexcept nogil:
     """Nothing happened for seconds: show that we are there, and keep only what such a path needs."""
     space_trim(&path.recovery.space)
-    path.ping_due = True
+    path_ping(path)
 
 
 cdef void expire_path_timers(Connection conn, Path* path) noexcept nogil:

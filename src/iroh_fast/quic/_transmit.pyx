@@ -27,7 +27,7 @@ from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
 from iroh_fast.quic._path_queries cimport LEAST_DATAGRAM, any_usable, find_path, path_allowance
-from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe, path_probing
+from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe, path_probing, path_sent
 from iroh_fast.quic._recovery cimport limit_records
 from iroh_fast.quic._recovery_state cimport flight_has_room, flight_wait, recovery_on_data, recovery_on_idle
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
@@ -45,13 +45,6 @@ cdef enum:
     LEAST_CLOSE = 32              # a CONNECTION_CLOSE without its reason
     MIN_COALESCE = 87             # room below which no further packet is started
     GSO_PAD = 32                  # a datagram shorter than the segment by at most this is padded up to it
-
-
-cdef void account(Connection conn, Path* path, size_t bytes, int datagrams) noexcept nogil:
-    path.route.sent += bytes
-    path.stats.tx_bytes += bytes
-    path.stats.tx_datagrams += datagrams
-    path.last_tx = conn.now
 
 
 cdef void fill(Path* path, Transmit* out, bint ecn) noexcept nogil:
@@ -199,7 +192,7 @@ cdef size_t send_handshake(Connection conn, Path* path, uint8_t* buf, Transmit* 
     fill(path, out, True)
     out.segment = total
     out.dialing = dialing(conn)
-    account(conn, path, total, 1)
+    path_sent(path, total, 1, conn.now)
     return total
 
 
@@ -260,7 +253,7 @@ cdef size_t send_data(Connection conn, Path* path, uint8_t* buf, size_t cap, int
         return 0
     fill(path, out, True)
     out.segment = segment
-    account(conn, path, total, n)
+    path_sent(path, total, n, conn.now)
     return total
 
 
@@ -368,7 +361,7 @@ cdef size_t send_mtu_probe(Connection conn, Path* path, uint8_t* buf, size_t cap
     mtud_on_probe_sent(&path.route.mtud, packet.pn, size)
     fill(path, out, True)
     out.segment = n
-    account(conn, path, n, 1)
+    path_sent(path, n, 1, conn.now)
     return n
 
 
@@ -449,7 +442,7 @@ cdef size_t send_close(Connection conn, uint8_t* buf, Transmit* out) noexcept no
         return 0
     fill(path, out, False)
     out.segment = total
-    account(conn, path, total, 1)
+    path_sent(path, total, 1, conn.now)
     return total
 
 

@@ -15,7 +15,7 @@ from iroh_fast._batch cimport UdpAddr, addr_is_v4
 from iroh_fast.quic._cids cimport reset_spin, rotate_id
 from iroh_fast.quic._codes cimport W_PATHS
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._mtud cimport mtud_peer_limit
+from iroh_fast.quic._mtud cimport mtud_moved, mtud_peer_limit
 from iroh_fast.quic._path_queries cimport path_allowance
 from iroh_fast.quic._path_table cimport challenge_path, init_route, path_established
 from iroh_fast.quic._paths cimport (
@@ -279,7 +279,7 @@ cdef int migrate(Connection conn, Path* path, const UdpAddr* src, const UdpAddr*
     if port_only:
         flight_continue(&fresh.flight, &path.route.flight)
         fresh.mtud = path.route.mtud
-        fresh.mtud.in_flight = 0      # nothing sent to the old address answers for the new one
+        mtud_moved(&fresh.mtud)
     else:
         mtud_peer_limit(&fresh.mtud, <uint16_t>conn.agreed.peer_udp)
     adopt_budget(conn, &fresh)

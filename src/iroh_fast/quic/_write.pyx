@@ -20,7 +20,7 @@ from iroh_fast.quic._datagrams cimport datagrams_unblock, queue_peek, queue_pop
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._ledger cimport control_waits
 from iroh_fast.quic._packets cimport Packet, has_room
-from iroh_fast.quic._paths cimport Path, PathStats
+from iroh_fast.quic._paths cimport Path, PathStats, paths_next_report
 from iroh_fast.quic._received cimport ReceivedSet, received_from
 from iroh_fast.quic._routing cimport carries_own_acks
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
@@ -116,8 +116,7 @@ cdef void write_path_frames(Connection conn, Path* path, Packet* packet, bint* w
     if path.observed_due and has_room(packet, MAX_CONTROL_FRAME):
         path.observed_due = False
         if conn.agreed.send_observed:
-            packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, conn.paths.observed_seq, path.route.remote.ip, path.route.remote.port)
-            conn.paths.observed_seq += 1
+            packet.at = put_address(packet.at, FT_OBSERVED_ADDR_V4, paths_next_report(&conn.paths), path.route.remote.ip, path.route.remote.port)
             frame_rec(&packet.sent.frames, FT_OBSERVED_ADDR_V4, path.id, 0, 0, 0)
             packet.sent.flags |= REC_ELICITING
             path.stats.tx_frames[IDX_OBSERVED_ADDR] += 1
