@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import platform
 import random
+import subprocess
 import sys
 import tracemalloc
 
@@ -742,6 +744,38 @@ def test_one_gap_is_one_gap_whatever_waits_behind_it() -> None:
     buffer.insert(0, packet)
     assert buffer.gaps == 0
     assert buffer.readable == n * 1200
+
+
+FAULTS = """
+import resource
+from iroh_fast.quic._buffers import ReceiveBufferModel
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def turn():
+    buffer.insert_packets(block, 1400)
+    kept = []
+    while chunk := buffer.take(len(block)):
+        kept.append(chunk)
+
+block, buffer = bytes(1 << 20), ReceiveBufferModel()
+for _ in range(10):
+    turn()
+before = faults()
+for _ in range(50):
+    turn()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about the allocator of glibc")
+def test_memory_of_chunks_is_used_again() -> None:
+    """Else the kernel takes 256 pages back for each MiB that is read, and clears them again."""
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 50 * 16
 
 
 @examples
