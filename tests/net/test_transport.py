@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from ipaddress import IPv6Address
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -50,6 +51,36 @@ class Wire:
         if self.other is not None:
             driver, source = self.other
             asyncio.get_running_loop().call_soon(driver.inject, source, data, segment)
+
+
+class Mixer(Wire):
+    """A transport whose batches arrive glued together, those of several connections in turns."""
+
+    max_segments = 16
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[tuple[int, bytes], list[bytes]] = {}
+        self.mixed = 0
+
+    def send(self, ip16: bytes, ecn: int, segment: int, data: bytes) -> None:
+        if not self.waiting:
+            asyncio.get_running_loop().call_later(0.005, self.deliver)
+        size = segment or len(data)
+        for at in range(0, len(data), size):
+            packet = data[at : at + size]
+            self.waiting.setdefault((len(packet), packet[1:9]), []).append(packet)
+
+    def deliver(self) -> None:
+        waiting, self.waiting = self.waiting, {}
+        assert self.other is not None
+        driver, source = self.other
+        for size in {size for size, _ in waiting}:
+            queues = [queue for (n, _), queue in waiting.items() if n == size]
+            self.mixed += len(queues) > 1
+            packets = [packet for turn in zip_longest(*queues) for packet in turn if packet]
+            for at in range(0, len(packets), 40):
+                driver.inject(source, b"".join(packets[at : at + 40]), size)
 
 
 def test_route_has_one_address() -> None:
@@ -142,6 +173,57 @@ async def test_endpoints_talk_over_a_transport_of_their_own() -> None:
             assert ip16.startswith(PRIVATE_PREFIX + LINK)
             assert len(data) <= 3 * (segment or 1500) and (segment == 0 or segment < len(data))
         assert any(segment for _, _, segment, _ in there.sent)
+    finally:
+        client.stop()
+        server.stop()
+
+
+async def test_glued_datagrams_of_several_connections_are_all_read() -> None:
+    here = [BindAddr("127.0.0.1")]
+    server = Driver.bind(here, identity=Identity(bytes([1]) * 32))
+    client = Driver.bind(here, identity=Identity(bytes([2]) * 32))
+    try:
+        there, back = Mixer(), Wire()
+        client.add_transport(there)
+        server.add_transport(back)
+        to_server = there.route(RelayAddr(URL), bytes([1]) * 32)
+        to_client = back.route(RelayAddr(URL), bytes([2]) * 32)
+        assert to_server is not None and to_client is not None
+        there.other = (server, IPv6Address(to_client[0]).packed)
+        back.other = (client, IPv6Address(to_server[0]).packed)
+        config = QuicTransportConfig()
+        dialed: list[Any] = []
+        accepted: list[Any] = []
+        readers: dict[int, Any] = {}
+        async with asyncio.timeout(60):
+            for _ in range(3):
+                dialed.append(
+                    client.connect(
+                        [to_server],
+                        expected_peer=server.endpoint.identity.public_key,
+                        alpns=[b"t"],
+                        transport=config,
+                    )
+                )
+                attempt = await server.wait_incoming()
+                assert attempt is not None
+                accepted.append(attempt.accept([b"t"], config))
+            while not all(conn.handshake_confirmed for conn in dialed + accepted):
+                await asyncio.sleep(0.01)
+            streams = [conn.open_stream(False) for conn in dialed]
+            for stream in streams:
+                assert stream.write(bytes(200_000)) == 200_000
+                stream.finish()
+            got = [0] * len(accepted)
+            while min(got) < 200_000:
+                await asyncio.sleep(0.01)
+                for i, conn in enumerate(accepted):
+                    remote = readers[i] = readers.get(i) or conn.accept_stream(False)
+                    while remote is not None and (chunk := remote.read(1 << 20)):
+                        got[i] += len(chunk)
+        assert got == [200_000] * 3
+        assert there.mixed > 10
+        assert [conn.stats()["lost_packets"] for conn in dialed] == [0] * 3
     finally:
         client.stop()
         server.stop()

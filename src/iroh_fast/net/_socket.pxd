@@ -14,6 +14,7 @@ cdef class DriverCore(Waker):
     cdef readonly object loop
     cdef Outbox outbox
     cdef RxMessage messages[16]
+    cdef uint8_t masks[1024]      # of the packets of one message: MAX_MASKS * 16
     cdef list dirty, held
     cdef Deadlines deadlines
     cdef object run_soon

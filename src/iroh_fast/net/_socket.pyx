@@ -21,6 +21,8 @@ from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._endpoint cimport QuicEndpoint, Waker
 from iroh_fast.quic._first_flight cimport dial_at, dial_refused, dial_window
 from iroh_fast.quic._codes cimport ST_DRAINED
+from iroh_fast.quic._keys cimport keys_look_ahead, keys_look_back
+from iroh_fast.quic._paths cimport CID_LEN
 from iroh_fast.quic._timeouts cimport handle_timeout, next_wake
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
@@ -206,7 +208,7 @@ cdef class DriverCore(Waker):
         """Give the datagrams of a message to their connections. Their number, 1 for an empty one."""
         cdef uint32_t at = 0, size
         cdef int n = 0
-        cdef QuicConnection conn
+        cdef QuicConnection conn, first = None
         while at < message.len:
             size = message.len - at if message.len - at < message.stride else message.stride
             conn = self.endpoint.datagram(message.data + at, size, &message.src, &message.dst, message.ecn, now)
@@ -214,6 +216,12 @@ cdef class DriverCore(Waker):
                 self.mark(conn)
             at += size
             n += 1
+            if n == 1 and at < message.len and conn is not None:
+                # What came glued together is nearly always for the same connection.
+                first = conn
+                keys_look_ahead(&first.keys, message.data + at, size, (message.len - at) // size, 1 + CID_LEN, self.masks)
+        if first is not None:
+            keys_look_back(&first.keys)
         self.rx_datagrams += n
         return n if n else 1
 

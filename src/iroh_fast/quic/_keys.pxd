@@ -15,6 +15,7 @@ cdef enum:
     N_LEVELS = 4
 
     MAX_MASKS = 64                # packets whose headers are protected in one call
+    AHEAD_LEAST = 4               # packets from which on it pays to make their masks together
     HEADER_SAMPLE = 4 + 16        # bytes after the packet number's place that removing header protection needs
 
     # what a call gives instead of 0
@@ -60,6 +61,11 @@ cdef struct KeyRing:
     uint64_t update_at            # packets after which we begin the next phase ourselves
     uint64_t failed_opens         # under all keys
     uint64_t open_limit
+    # masks made ahead, see `keys_look_ahead`: of the packet at `ahead` and so many behind it
+    const uint8_t* ahead
+    const uint8_t* ahead_masks
+    uint32_t ahead_step
+    uint32_t ahead_left
 
 
 # One received packet between the steps of removing its protection.
@@ -117,16 +123,31 @@ cdef inline int keys_masks(KeyRing* ring, int level, const uint8_t** samples, in
         return KEYS_FAILED
     return 0
 
+# Make the masks of `count` short packets that follow each other in memory, `step` bytes apart, in one call, as far as
+# `masks` (MAX_MASKS * 16 bytes) has room. Both stay where they are until keys_look_back.
+cdef void keys_look_ahead(KeyRing* ring, const uint8_t* first, uint32_t step, uint32_t count, size_t pn_offset,
+                          uint8_t* masks) noexcept nogil
+cdef inline void keys_look_back(KeyRing* ring) noexcept nogil:
+    ring.ahead_left = 0
+
 # Remove header protection: first byte, packet number. `expected`: one above the largest number received. 0, KEYS_FAILED.
 cdef inline int keys_unmask(KeyRing* ring, int level, uint8_t* packet, size_t n, size_t pn_offset, uint64_t expected,
                      Opened* out) noexcept nogil:  # hot
     cdef HeaderKey* key = ring.level[level].rx_header
     cdef const uint8_t* sample = packet + pn_offset + 4
-    cdef uint8_t mask[16]
+    cdef uint8_t own[16]
+    cdef const uint8_t* mask = own
     cdef uint8_t* at = packet + pn_offset
     cdef uint64_t truncated = 0
     cdef int i
-    if key == NULL or n < pn_offset + HEADER_SAMPLE or hp_masks(key, &sample, 1, mask) < 0:
+    if key == NULL or n < pn_offset + HEADER_SAMPLE:
+        return KEYS_FAILED
+    if level == LEVEL_1RTT and ring.ahead_left and packet == ring.ahead:
+        mask = ring.ahead_masks
+        ring.ahead += ring.ahead_step
+        ring.ahead_masks += 16
+        ring.ahead_left -= 1
+    elif hp_masks(key, &sample, 1, own) < 0:
         return KEYS_FAILED
     packet[0] ^= mask[0] & (0x1f if level == LEVEL_1RTT else 0x0f)
     out.pn_len = (packet[0] & 3) + 1

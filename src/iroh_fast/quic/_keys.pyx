@@ -126,6 +126,25 @@ cdef void keys_drop(KeyRing* ring, int level) noexcept nogil:
     free_level(&ring.level[level])
 
 
+cdef void keys_look_ahead(KeyRing* ring, const uint8_t* first, uint32_t step, uint32_t count, size_t pn_offset,
+                          uint8_t* masks) noexcept nogil:
+    cdef const uint8_t* samples[MAX_MASKS]
+    cdef uint32_t i
+    ring.ahead_left = 0
+    if count > MAX_MASKS:
+        count = MAX_MASKS
+    if count < AHEAD_LEAST or step < pn_offset + HEADER_SAMPLE or ring.level[LEVEL_1RTT].rx_header == NULL:
+        return
+    for i in range(count):
+        samples[i] = first + <size_t>i * step + pn_offset + 4
+    if hp_masks(ring.level[LEVEL_1RTT].rx_header, samples, <int>count, masks) < 0:
+        return
+    ring.ahead = first
+    ring.ahead_masks = masks
+    ring.ahead_step = step
+    ring.ahead_left = count
+
+
 cdef void keys_drop_previous(KeyRing* ring) noexcept nogil:
     aead_free(ring.rx_previous)
     ring.rx_previous = NULL
