@@ -14,11 +14,11 @@ from iroh_fast.errors import (
     DatagramTooLarge,
     DatagramUnsupported,
     LocallyClosed,
+    WatcherEnded,
     ZeroRttRejected,
 )
 from iroh_fast.paths import PathEvents
 from iroh_fast.stats import PathClosed, PathsLagged
-from iroh_fast.watcher import WatcherEnded
 
 from .conftest import ALPN, Bind, Pair, connect
 

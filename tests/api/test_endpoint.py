@@ -48,10 +48,10 @@ from iroh_fast.errors import (
     LocallyRejected,
     NoAddress,
     SelfConnect,
+    WatcherEnded,
     WrongIdentity,
     WrongThread,
 )
-from iroh_fast.watcher import WatcherEnded
 
 from .conftest import ALPN, ENV, LOOPBACK, Bind, Pair, connect
 

@@ -26,7 +26,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("web",), True),
     (("net_report", "portmapper", "relay", "lookup"), True),
     (("buildinfo", "metrics", "stats"), False),
-    (("events", "paths", "streams", "watcher"), False),
+    (("events", "paths", "streams"), False),
     (("connection",), False),
     (("hooks",), False),
     (("config",), False),
