@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._later import Later
 from .addr import EndpointAddr, IpAddr, SocketAddr
+from .aio.once import Once
 from .aio.owner import Owner
 from .config import EndpointConfig
 from .keys import EndpointId, PublicKey
@@ -39,6 +40,7 @@ class Context:
         "alpns",
         "closing",
         "driver",
+        "ending",
         "events",
         "followed",
         "hooks",
@@ -75,6 +77,7 @@ class Context:
         self.events = _events.EventHub(owner, id)
         self.followed: dict[int, object] = {}  # connection -> its paths, as last told
         self.closing = False
+        self.ending = Once()  # the endpoint is being closed
         # Connections that ended and that somebody still holds.
         self.over: weakref.WeakSet[QuicConnection] = weakref.WeakSet()
         # Converts an address of the driver. Bound once, for all connections.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ._context import Context
 from ._later import Later
 from .addr import EndpointAddr
+from .aio.unless import Unless
 from .errors import (
     ConnectError,
     EndpointClosed,
@@ -65,7 +66,9 @@ async def _ways(context: Context, target: EndpointAddr, alpn: bytes) -> list[Soc
     remote = f"{target.id:short}"
     what = f"connect to {remote} (alpn {alpn!r})"
     if context.hooks:
-        reject = await run_before_connect(context.hooks, target, alpn)
+        reject = None
+        async with Unless(context.ending.waiter()):
+            reject = await run_before_connect(context.hooks, target, alpn)
         if context.closing:
             raise EndpointClosed()
         if reject is not None:

@@ -7,16 +7,21 @@ from typing import Any
 
 from ._context import Context
 from .aio._waiters import wait
+from .aio.unless import Unless
 from .connection import Connection
 from .errors import EndpointClosed, IrohError, LocallyRejected
 from .hooks import run_after_handshake
 from .keys import EndpointId
 from .net.transport import is_private
-from .quic._connection import WAIT_ALPN, WAIT_HANDSHAKE, QuicConnection
+from .quic._connection import WAIT_ALPN, WAIT_CLOSED, WAIT_HANDSHAKE, QuicConnection
 
 __all__ = ["Handshaking"]
 
 HOOK_FAILED = 1  # the code a connection is closed with when a hook raised or was cancelled
+
+
+def _closed_here(q: QuicConnection) -> bool:
+    return q.close_reason is not None and q.close_reason.kind == "locally_closed"
 
 
 class Handshaking:
@@ -95,8 +100,13 @@ class Handshaking:
         context = self._context
         if context.hooks:
             q = conn._q
+            reject = None
             try:
-                reject = await run_after_handshake(context.hooks, conn)
+                # A hook that closes the connection goes on to its end.
+                async with Unless(
+                    wait(q, WAIT_CLOSED), lambda: context.closing or not _closed_here(q)
+                ):
+                    reject = await run_after_handshake(context.hooks, conn)
             except BaseException as error:
                 q.close(HOOK_FAILED, b"")
                 if isinstance(error, Exception):

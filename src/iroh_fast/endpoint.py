@@ -503,6 +503,7 @@ class Endpoint:
         task = self._close_task
         if task is None:
             self._context.closing = True
+            self._context.ending.set()
             task = self._close_task = self._owner.loop.create_task(
                 _ending.end(self._inside, code, self._closed)
             )

@@ -6,8 +6,15 @@ import asyncio
 
 import pytest
 
-from iroh_fast import Connection, EndpointAddr, EndpointHooks, HookOutcome, Reject
-from iroh_fast.errors import ApplicationClosed, LocallyRejected
+from iroh_fast import (
+    Connection,
+    EndpointAddr,
+    EndpointHooks,
+    HookOutcome,
+    Incoming,
+    Reject,
+)
+from iroh_fast.errors import ApplicationClosed, EndpointClosed, LocallyClosed, LocallyRejected
 
 from .conftest import ALPN, Bind, connect
 
@@ -126,3 +133,66 @@ async def test_hooks_may_be_plain_methods(bind: Bind) -> None:
     with pytest.raises(LocallyRejected):
         await incoming
     assert (await (await dial).wait_closed()).code == 7
+
+
+@pytest.mark.parametrize("ended_by", ["peer", "endpoint"])
+async def test_hook_that_thinks_for_ever_ends_with_its_connection(
+    bind: Bind, ended_by: str
+) -> None:
+    gate = Gate()
+    server = await bind(alpns=[ALPN], hooks=[gate])
+    client = await bind()
+    dial = asyncio.create_task(client.connect(server.addr, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    accepting = asyncio.create_task(_wait(incoming))
+    await gate.asked.wait()
+    conn = await dial
+    if ended_by == "peer":
+        conn.close(9)
+        with pytest.raises(ApplicationClosed):
+            await accepting
+    else:
+        await server.close()
+        with pytest.raises(LocallyClosed):
+            await accepting
+    assert not gate.answer.is_set()
+
+
+async def test_connect_ends_with_the_endpoint_while_a_hook_thinks(bind: Bind) -> None:
+    class Slow(EndpointHooks):
+        async def before_connect(self, addr: EndpointAddr, alpn: bytes) -> HookOutcome:
+            asked.set()
+            await asyncio.Event().wait()
+
+    asked = asyncio.Event()
+    ep = await bind(hooks=[Slow()])
+    dial = asyncio.create_task(ep.connect((await bind(alpns=[ALPN])).addr, ALPN))
+    await asked.wait()
+    await ep.close()
+    with pytest.raises(EndpointClosed):
+        await dial
+
+
+async def test_hook_that_closes_by_itself_runs_to_its_end(bind: Bind) -> None:
+    ends: list[int] = []
+
+    class Strict(EndpointHooks):
+        async def after_handshake(self, conn: Connection) -> HookOutcome:
+            conn.close(8, b"not you")
+            for _ in range(10):
+                await asyncio.sleep(0)
+            ends.append(1)
+            return Reject(7)
+
+    server, client = await bind(alpns=[ALPN], hooks=[Strict()]), await bind()
+    dial = asyncio.create_task(client.connect(server.addr, ALPN))
+    incoming = await server.accept()
+    assert incoming is not None
+    with pytest.raises(LocallyRejected):
+        await incoming
+    assert ends == [1] and (await (await dial).wait_closed()).code == 8
+
+
+async def _wait(incoming: Incoming) -> Connection:
+    return await incoming

@@ -13,6 +13,7 @@ import uvloop
 
 from iroh_fast.aio._waiters import Handoff, Turn, WaitQueue
 from iroh_fast.aio.once import Once, Room, see_through
+from iroh_fast.aio.unless import Unless
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 
@@ -329,5 +330,41 @@ def test_once_can_be_awaited_before_and_after_it_happened(run: Callable[[Main], 
         await asyncio.wait(tasks)
         await once
         assert once.happened and [task.cancelled() for task in tasks] == [False, True, False]
+
+    run(main)
+
+
+def test_a_block_ends_when_something_else_happens(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        once, log = Once(), []
+
+        async def work(counts: bool = True) -> None:
+            async with Unless(once.waiter(), lambda: counts) as unless:
+                if counts:
+                    await asyncio.sleep(100)
+                await turns()
+                log.append("end of block")
+            log.append(unless.happened)
+            await asyncio.sleep(0)  # nothing of it is left
+
+        for ends in (lambda task: once.set(), lambda task: task.cancel()):
+            task = asyncio.ensure_future(work())
+            await turns()
+            ends(task)
+            await turns()
+            log.append((task.done(), task.cancelled(), task.cancelling()))
+        both = asyncio.ensure_future(work())
+        await turns()
+        once.set()
+        both.cancel()
+        await turns()
+        log.append(both.cancelled())
+        going_on = asyncio.ensure_future(work(False))
+        await turns()
+        once.set()
+        await going_on
+        assert log == [
+            True, (True, False, 0), (True, True, 1), True, "end of block", False
+        ]  # fmt: skip
 
     run(main)

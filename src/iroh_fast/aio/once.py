@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import Any
 
-from ._waiters import WaitQueue
+from ._waiters import Waiter, WaitQueue
 
 __all__ = ["Once", "Room", "see_through"]
 
@@ -28,6 +28,10 @@ class Once:
         """It happened: wake everybody."""
         self.happened = True
         self._waiters.wake_all()
+
+    def waiter(self) -> Waiter[None]:
+        """The next time that it is set: for those who need a callback."""
+        return self._waiters.wait()
 
     async def wait(self) -> None:
         """Return when it has happened.  Cancel-safe."""

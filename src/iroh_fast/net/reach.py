@@ -76,13 +76,14 @@ def _no_way(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
 def _is_own(bound: SocketAddr, target: tuple[Any, ...]) -> bool:
     """Whether the socket at `bound` is itself who gets what is sent to `target`."""
     if not bound.ip.is_unspecified:
-        return bool(str(bound.ip) == target[0])
+        return str(bound.ip) == str(target[0])
     family = socket.AF_INET if bound.ip.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect(target)
             # To an address of this machine the system sends from that address.
-            return bool(probe.getsockname()[0].partition("%")[0] == target[0])
+            source: str = probe.getsockname()[0]
+            return source.partition("%")[0] == str(target[0])
     except OSError:
         return False
 
