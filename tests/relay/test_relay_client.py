@@ -1329,6 +1329,45 @@ def test_short_connections_do_not_lead_to_a_storm(virtual: Run, established: boo
     assert pool.stats.relay_conns_closed == len(dials.at)
 
 
+def test_outage_of_a_relay_that_was_good_is_tried_often_and_then_less(virtual: Run) -> None:
+    def outcome(index: int) -> Any:
+        return FakeConnection(lives=5.0, established=True) if index == 0 else refused(index)
+
+    dials = Dials(outcome)
+    virtual(session(dials, 200))
+    soon = [gap for at, gap in zip(dials.at, dials.gaps) if 6 < at < 20]
+    assert set(soon) == {0.375}
+    # Who comes back after half a minute is found soon, after some minutes within the usual time.
+    later = [gap for at, gap in zip(dials.at, dials.gaps) if 20 <= at < 40]
+    assert max(later) < 16 and max(dials.gaps) == 24.0
+
+
+def test_short_connection_that_brought_datagrams_was_a_good_one(virtual: Run) -> None:
+    """A relay that is restarted again and again is found again and again."""
+
+    async def main() -> None:
+        up = True
+
+        def outcome(_: int) -> Any:
+            return FakeConnection(lives=None, established=True) if up else refused(0)
+
+        dials = Dials(outcome)
+        async with pool_of(A, Inbox(), connector=dials, uniform=lambda: 0.5) as pool:
+            pool.set_home(HOME)
+            await asyncio.sleep(0.01)
+            for _ in range(10):
+                owner = pool._active[HOME]
+                owner.on_datagrams(bytes(32), 0, 0, b"x")
+                up = False
+                dials.connections[-1].fail("closed", "restarted")
+                await asyncio.sleep(3)
+                up, count = True, len(dials.connections)
+                await asyncio.sleep(0.4)
+                assert len(dials.connections) == count + 1
+
+    virtual(main())
+
+
 def test_connection_that_never_answered_counts_as_failed_however_long(virtual: Run) -> None:
     dials = Dials(lambda _: FakeConnection(lives=5.0, established=False))
     virtual(session(dials, 21))

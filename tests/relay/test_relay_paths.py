@@ -545,6 +545,29 @@ async def test_connection_survives_a_restart_of_its_relay(net: Net) -> None:
         await pair.server_ep.close()
 
 
+async def test_peer_that_is_back_later_than_we_gets_at_once_what_waits(net: Net) -> None:
+    """What was sent before the peer was back is lost: its first packet calls for it again."""
+    async with RelayServer() as relay:
+        port = relay.addresses["http"][1]
+        pair = await net.relayed_pair(relay.url)
+        await both_ways(pair, 10_000)
+        transport = pair.client_ep._context.relay
+        driver = pair.client_ep._context.driver
+        probed: list[list[bytes]] = []
+        probe, driver.probe = driver.probe, lambda ips: probed.append(list(ips)) or probe(ips)
+        await relay.stop()
+    async with RelayServer(RelayServerConfig.dev(port=port)):
+        await both_ways(pair, 10_000)
+        await eventually(lambda: len(probed) >= 2)
+        # One call when the relay was back, one for the peer; nothing later.
+        assert len(probed) == 2 and probed[1] and set(probed[1]) <= set(probed[0])
+        assert not transport._unheard & set(probed[1])
+        await both_ways(pair, 10_000)
+        assert len(probed) == 2
+        await pair.client_ep.close()
+        await pair.server_ep.close()
+
+
 async def test_connection_is_lost_only_when_the_relay_stays_away(net: Net) -> None:
     transport = QuicTransportConfig(max_idle_timeout=3.0)
     async with RelayServer() as relay:

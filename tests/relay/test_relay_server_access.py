@@ -185,6 +185,16 @@ async def test_rules_that_fail_deny():
         assert await admitted(server) == "not authorized"
 
 
+@pytest.mark.parametrize("answer", [True, None, "yes", Decision])
+async def test_rules_with_an_impossible_answer_deny(caplog, answer):
+    rules = Rules()
+    rules.answer = answer
+    async with RelayServer(config(access=rules)) as server:
+        assert await admitted(server) == "not authorized"
+        assert server.metrics()["access_denied"] == 1
+    assert "which is no Decision" in caplog.text
+
+
 async def ask(client: RawClient) -> None:
     client.send_message(ClientHandshake(client.secret).feed(await client.receive_payload()))
 

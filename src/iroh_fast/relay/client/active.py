@@ -23,7 +23,7 @@ QUEUE_ITEMS: Final = 64
 QUEUE_BYTES: Final = 1024 * 1024
 INACTIVE_S: Final = 60.0
 STALE_S: Final = 3.0
-ESTABLISHED_S: Final = 1.0  # a connection that lived shorter counts as a failed attempt
+ESTABLISHED_S: Final = 1.0  # one that lived shorter and brought nothing counts as failed
 MAX_PRESENT: Final = 4096  # endpoints remembered per relay
 # Limits to what a relay may ask for when it announces a restart, and to our pace meanwhile.
 RESTART_WAIT_S: Final = 32.0
@@ -130,7 +130,8 @@ class ActiveRelay:
         self.superseded = False
         self.since = self.loop.time()  # tried first, or connected last
         self.was_connected = False
-        self.good_until = float("-inf")  # end of the last connection that lasted
+        self.good_until = float("-inf")  # end of the last connection that was good for something
+        self.useful = False  # a datagram came over this connection
         self.name = Target.of(url).host_header if url.host else str(url.scheme)
         self._idle_handle: asyncio.TimerHandle | None = None
         self._stale_handle: asyncio.TimerHandle | None = None
@@ -171,6 +172,7 @@ class ActiveRelay:
             stats.send_relay_frames += 1
 
     def on_datagrams(self, src: bytes, ecn: int, segment_size: int, payload: bytes) -> None:
+        self.useful = True
         present = self.present
         if src not in present:
             if len(present) >= MAX_PRESENT:
@@ -236,6 +238,7 @@ class ActiveRelay:
             self._stale_handle = None
             self.pool.stats.relay_conns_success += 1
             self.was_connected = True
+            self.useful = False
             self.superseded = False
             log.info("relay %s: connected from %s", self.name, connection.local_ip)
             self.set_state("connected", None)
@@ -251,7 +254,9 @@ class ActiveRelay:
             log.info("relay %s: disconnected: %s", self.name, connection.error or "closed")
             self.set_state("disconnected", connection.error)
 
-            lasted = connection.established and self.loop.time() - since >= ESTABLISHED_S
+            lasted = connection.established and (
+                self.useful or self.loop.time() - since >= ESTABLISHED_S
+            )
             if lasted:
                 self.backoff.reset()
                 self.good_until = self.since
@@ -266,10 +271,9 @@ class ActiveRelay:
 
     def next_delay(self) -> float:
         """Seconds until the next attempt; few while a relay that was good may be restarting."""
-        delay = self.backoff.next()
         if self.loop.time() < self.good_until + OUTAGE_S:
-            delay = min(delay, OUTAGE_PAUSE_S * (1 + self.pool.uniform()))
-        return delay
+            return self.backoff.next(OUTAGE_PAUSE_S * (1 + self.pool.uniform()))
+        return self.backoff.next()
 
     async def pause(self, delay: float) -> None:
         """Wait, unless the network or the settings change."""

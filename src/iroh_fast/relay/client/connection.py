@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 import random
 from collections.abc import Callable
@@ -114,11 +115,14 @@ class Backoff:
         self._random = uniform
         self._base = BACKOFF_S[0]
 
-    def next(self) -> float:
-        """The next pause, seconds."""
+    def next(self, most: float = math.inf) -> float:
+        """The next pause, seconds; it does not grow beyond `most`."""
         base = self._base
+        pause = base + base * self._random()
+        if pause >= most:
+            return most
         self._base = min(2 * base, BACKOFF_S[1])
-        return base + base * self._random()
+        return pause
 
     def reset(self) -> None:
         """Begin with the shortest again."""

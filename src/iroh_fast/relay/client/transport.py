@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RelayTransport"]
 
+HEARD_PAUSE_S = 0.02  # peers that are back are gathered so long
+
+
 class RelayRoute(NamedTuple):
     """An endpoint as reached over one relay."""
 
@@ -74,6 +77,8 @@ class RelayTransport:
         self.status: RelayStatus | None = None
         self._context: ServiceContext | None = None
         self._addrs: PrivateAddrs[RelayRoute] = PrivateAddrs(RELAY_SUBNET)
+        self._unheard: set[bytes] = set()  # of whom nothing came since their relay is back
+        self._heard: set[bytes] = set()
         self.statuses = statuses
         self._on_status = on_status
         self.pool = RelayPool(
@@ -123,7 +128,22 @@ class RelayTransport:
     def _connected(self, url: RelayUrl) -> None:
         """What waits for a relay need not wait for its next probe."""
         if self._context is not None:
-            self._context.driver.probe(self._addrs.ips(lambda route: route.url == url))
+            ips = self._addrs.ips(lambda route: route.url == url)
+            self._context.driver.probe(ips)
+            known = filter(self._addrs.route_of, self._unheard)
+            self._unheard = {*known, *ips}
+
+    def _heard_of(self, ip: bytes) -> None:
+        """A peer is back behind a relay, perhaps after us: what we sent it before is lost."""
+        self._unheard.discard(ip)
+        if not self._heard and self._context is not None:
+            self._context.owner.loop.call_later(HEARD_PAUSE_S, self._probe_heard)
+        self._heard.add(ip)
+
+    def _probe_heard(self) -> None:
+        heard, self._heard = self._heard, set()
+        if self._context is not None:
+            self._context.driver.probe(heard)
 
     # --- as a transport of the engine
     def route(self, addr: TransportAddr, peer: bytes) -> SockAddr | None:
@@ -145,9 +165,10 @@ class RelayTransport:
 
     def _receive(self, url: RelayUrl, key: bytes, ecn: int, segment: int, payload: bytes) -> None:
         if self._context is not None:
-            self._context.driver.inject(
-                self._addrs.ip_of(RelayRoute(url, key)), payload, segment
-            )
+            ip = self._addrs.ip_of(RelayRoute(url, key))
+            self._context.driver.inject(ip, payload, segment)
+            if self._unheard and ip in self._unheard:
+                self._heard_of(ip)
 
     def insert(self, config: RelayConfig) -> RelayConfig | None:
         """Add or replace a relay; the previous configuration is returned."""

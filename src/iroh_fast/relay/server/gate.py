@@ -213,9 +213,12 @@ class Gate:
         connection: RelayConnection,
         pending: _Pending,
         asked: AccessRequest,
-        decision: Decision,
+        decision: object,
     ) -> None:
         short = asked.endpoint_id.fmt_short()
+        if not isinstance(decision, Decision):
+            logger.error("access control gave %.100r, which is no Decision: denied", decision)
+            decision = Decision(False)
         if not decision.allowed:
             self.counters.access_denied += 1
             logger.debug("client %s at %s denied: %.200r", short, pending.ip, decision.reason)
