@@ -18,15 +18,22 @@ log = logging.getLogger("iroh_fast.endpoint")
 CLOSE_TIMEOUT_S = 3.0  # how long to wait for peers that do not answer
 
 
-async def delivered(driver: Driver, linger: float | None) -> None:
-    """Wait until what was finished on any connection is acknowledged, or lost, or it is late."""
+async def delivered(driver: Driver, linger: float | None, name: str) -> None:
+    """Wait until what was finished on any connection is acknowledged, or lost, or it is late.
+
+    Parameters
+    ----------
+    name : of the endpoint, for the log.
+    """
     try:
         async with asyncio.timeout(linger):
             for q in list(driver.endpoint.connections.values()):
                 while q.unconfirmed_streams and q.close_reason is None:
                     await wait(q, WAIT_FINISHED)
     except TimeoutError:
-        log.warning("closing: some finished streams were not acknowledged within %g s", linger)
+        log.warning(
+            "%s: closing: some finished streams were not acknowledged within %g s", name, linger
+        )
 
 
 async def _peers_told(driver: Driver) -> None:
@@ -61,7 +68,7 @@ async def end(inside: Inside, code: int, closed: Once) -> None:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await _peers_told(driver)
         except TimeoutError:
-            log.debug("closing: some peers did not answer")
+            log.debug("%s: closing: some peers did not answer", f"{context.id:short}")
         await inside.services.close()
     finally:
         context.remotes.stop()

@@ -479,8 +479,9 @@ async def _linger(q: QuicConnection, seconds: float | None) -> None:
             await finished(q)
     except TimeoutError:
         log.warning(
-            "connection %d: %d finished streams were not acknowledged within %g s",
+            "connection %d with %s: %d finished streams were not acknowledged within %g s",
             q.stable_id,
+            q.peer_id[:5].hex() if q.peer_id else "?",
             q.unconfirmed_streams,
             seconds,
         )

@@ -371,7 +371,7 @@ class Endpoint:
         """Replace the protocols to accept; open connections are not affected."""
         self._owner.check_loop()
         if self._context.closing:
-            log.warning("set_alpns on a closed endpoint is ignored")
+            log.warning("%s: set_alpns on a closed endpoint is ignored", f"{self.id:short}")
             return
         self._context.alpns = check_alpns(alpns)
         self._told_no_alpns = True  # whoever calls this knows of them
@@ -516,7 +516,9 @@ class Endpoint:
         clean = False
         try:
             if kind is None:
-                await _ending.delivered(self._driver, self._context.linger)
+                await _ending.delivered(
+                    self._driver, self._context.linger, f"{self.id:short}"
+                )
                 clean = True
         finally:
             await self._end(0 if clean else _connection.ABORTED)

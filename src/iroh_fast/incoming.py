@@ -245,11 +245,15 @@ class Crew:
         except EndpointClosed:
             pass
         except ConnectionLost as error:  # a garbage packet, or it ended while a hook was thinking
-            log.debug("ignoring a connection attempt: %s", error)
+            log.debug("%s: ignoring an attempt: %s", f"{self.context.id:short}", error)
         except IrohError:  # told already
             pass
         except Exception:
-            log.exception("a hook failed; the connection from %s is closed", accepting.remote_addr)
+            log.exception(
+                "%s: a hook failed; the connection from %s is closed",
+                f"{self.context.id:short}",
+                accepting.remote_addr,
+            )
         finally:
             if conn is None:
                 self._room.leave()
