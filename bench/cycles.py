@@ -114,7 +114,10 @@ def grown(name: str, runner: Runner, cycles: int) -> bool:
         f"per cycle {blocks / cycles:+.2f} blocks, {used:+.0f} bytes"
     )
     return (
-        descriptors > 0 or objects > OBJECTS or blocks > BLOCKS_PER_CYCLE or used > BYTES_PER_CYCLE
+        descriptors > 0
+        or objects > OBJECTS
+        or blocks > BLOCKS + BLOCKS_PER_CYCLE * cycles
+        or used > BYTES_PER_CYCLE
     )
 
 
