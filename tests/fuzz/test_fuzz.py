@@ -159,7 +159,7 @@ def run(script: Path, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=170,
     )
 
 
