@@ -108,6 +108,22 @@ async def test_close_twice_keeps_the_first_reason(pair: Pair) -> None:
     assert await pair.server.wait_closed() == CloseReason("application", 5, b"first", True)
 
 
+async def test_weak_connection_waits_for_the_end_and_gives_the_last_counters(pair: Pair) -> None:
+    weak = pair.client.weak()
+    waiting = [asyncio.create_task(weak.closed()) for _ in range(2)]
+    send, _ = await pair.client.open_bi()
+    await send.write_all(b"something")
+    assert weak.stable_id == pair.client.stable_id and weak.upgrade() is pair.client
+    pair.client.close(7, b"enough")
+    for closed in await asyncio.gather(*waiting):
+        assert closed.reason.kind == "locally_closed"
+        assert closed.stats.udp_tx.datagrams > 0
+        assert [path.udp_tx.datagrams > 0 for path in closed.path_stats] == [True]
+    # When the core has let go of the connection, too.
+    await pair.client_ep.close()
+    assert (await weak.closed()).reason.kind == "locally_closed"
+
+
 async def test_close_reason_is_cut_to_one_packet(pair: Pair) -> None:
     pair.client.close(5, b"r" * 5000)
     reason = (await pair.server.wait_closed()).reason

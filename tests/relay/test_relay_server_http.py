@@ -308,6 +308,20 @@ async def test_unauthenticated_connections_are_bounded():
         assert server.metrics()["connections_refused"] == 1
 
 
+@pytest.mark.parametrize("total", [2, 1000])
+async def test_connections_that_were_let_in_are_bounded(total):
+    limits = config(connections=total, connections_per_ip=2)
+    async with RelayServer(limits) as server:
+        async with connected(server):
+            async with connected(server) as second:
+                assert await refused(server)
+                await second.ping()
+            await until(lambda: server.metrics()["connections"] == 1)
+            async with connected(server) as third:
+                await third.ping()
+        assert server.metrics()["connections_refused"] == 1
+
+
 async def test_rate_of_connections_is_bounded():
     async with RelayServer(config(accept_rate=0.001, accept_burst=2)) as server:
         assert (await request(server, head("/ping"))).status == 200
