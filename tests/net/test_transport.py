@@ -210,8 +210,9 @@ async def test_glued_datagrams_of_several_connections_are_all_read() -> None:
                 accepted.append(attempt.accept([b"t"], config))
             while not all(conn.handshake_confirmed for conn in dialed + accepted):
                 await asyncio.sleep(0.01)
-            streams = [conn.open_stream(False) for conn in dialed]
-            for stream in streams:
+            for conn in dialed:
+                stream = conn.open_stream(False)
+                assert stream is not None
                 assert stream.write(bytes(200_000)) == 200_000
                 stream.finish()
             got = [0] * len(accepted)
