@@ -206,16 +206,17 @@ cdef Piece* piece_new(RecvBuf* b, int k, uint64_t start, const uint8_t* p, uint6
 cdef void piece_delete(RecvBuf* b, int k) noexcept nogil:
     cdef Piece** index = b.index + b.index_head
     cdef Piece* x = index[k]
-    b.n_gaps -= gap_before(x) + gap_before(x.next)
+    b.n_gaps -= gap_before(x)
     if x.prev != NULL:
         x.prev.next = x.next
     else:
         b.pieces = x.next
     if x.next != NULL:
+        b.n_gaps -= gap_before(x.next)
         x.next.prev = x.prev
+        b.n_gaps += gap_before(x.next)
     else:
         b.pieces_last = x.prev
-    b.n_gaps += gap_before(x.next)
     b.n_pieces -= 1
     b.covered -= x.len
     if k == 0:
@@ -284,8 +285,8 @@ cdef int piece_put(RecvBuf* b, int* at, uint64_t start, const uint8_t* p, uint64
         x = piece_new(b, k, start, p, n)
         if x == NULL:
             return -1
-    if k + 1 < b.n_pieces:
-        after = piece_at(b, k + 1)
+    after = x.next
+    if after != NULL:
         if (
             after.data != NULL and after.start == x.start + x.len
             and after.len <= PIECE_MERGE and x.len + after.len <= PIECE_MAX
