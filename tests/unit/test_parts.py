@@ -212,6 +212,7 @@ ALSO: dict[tuple[str, str], str] = {
     ("Connection", "early_data_accepted"): "_handshake",
     ("Connection", "early_datagrams"): "_receive",
     ("Connection", "path_log"): "_path_table",
+    ("Connection", "path_log_off"): "_path_table",
     ("Connection", "peer_id"): "_handshake",
     ("Connection", "reset_tokens"): "_cids",
     # the state of the whole: a handshake completes, a connection ends

@@ -23,7 +23,8 @@ from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal, keys_limit
 from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
 from iroh_fast.quic._path_queries cimport find_ids, find_path, last_open, path_mtu
 from iroh_fast.quic._path_table cimport (
-    abandon_path, add_path, challenge_path, next_path_id, path_stats, read_path_log, set_path_status, try_again)
+    abandon_path, add_path, challenge_path, next_path_id, path_stats, read_path_log, record_path_log, set_path_status,
+    try_again)
 from iroh_fast.quic._paths cimport (
     CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_cwnd, path_in_flight, path_ping,
     path_rtt, stats_add)
@@ -336,10 +337,7 @@ cdef class QuicConnection(Connection):
 
     def record_paths(self, bint on):
         """Whether to keep events for `path_events`, as at first. Off: those that wait are forgotten."""
-        self.path_log_off = not on
-        if not on:
-            self.path_log = None
-            self.paths.log_lost = 0
+        record_path_log(self, on)
 
     def open_path(self, remote, local=None, bint backup=False):
         """Client: start another path. Its id; IrohError when ids or connection ids ran out."""

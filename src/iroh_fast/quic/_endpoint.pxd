@@ -12,9 +12,9 @@ from iroh_fast.quic._id_table cimport IdTable
 
 cdef class Waker:
     """Driver side: told when a connection has something to send."""
-    cdef void wake(self, QuicConnection c) noexcept
+    cdef void wake(self, QuicConnection conn) noexcept
     cdef void wake_endpoint(self) noexcept
-    cdef void drained(self, QuicConnection c) noexcept      # it goes: keep nothing of it
+    cdef void drained(self, QuicConnection conn) noexcept      # it goes: keep nothing of it
     cdef int64_t clock_ns(self) noexcept nogil
 
 
@@ -43,6 +43,6 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef bint reset_received(self, uint8_t* data, size_t n, int64_t now)
     cdef void maybe_send_reset(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int64_t now)
     cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now)
-    cdef void open_qlog(self, QuicConnection c, object transport, bytes parameters)
-    cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1
-    cdef int start_server(self, QuicConnection c, QuicIncoming i, alpns, transport) except -1
+    cdef void open_qlog(self, QuicConnection conn, object transport, bytes parameters)
+    cdef int start_client(self, QuicConnection conn, remotes, expected_peer, alpns, transport, bint resume, tls) except -1
+    cdef int start_server(self, QuicConnection conn, QuicIncoming attempt, alpns, transport) except -1

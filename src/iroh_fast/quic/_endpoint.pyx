@@ -48,13 +48,13 @@ MAX_OUTGOING = 256                # endpoint replies waiting; more are dropped
 
 
 cdef class Waker:
-    cdef void wake(self, QuicConnection c) noexcept:
+    cdef void wake(self, QuicConnection conn) noexcept:
         pass
 
     cdef void wake_endpoint(self) noexcept:
         pass
 
-    cdef void drained(self, QuicConnection c) noexcept:
+    cdef void drained(self, QuicConnection conn) noexcept:
         pass
 
     cdef int64_t clock_ns(self) noexcept nogil:
@@ -196,8 +196,8 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                             int64_t now):  # hot
         cdef uint64_t cid
-        cdef IdEntry* e
-        cdef QuicConnection c
+        cdef IdEntry* entry
+        cdef QuicConnection conn
         if n < 21:
             return None
         if not data[0] & 0x80:
@@ -206,24 +206,24 @@ cdef class QuicEndpoint(AdmissionHost):
                 return None
             memcpy(&cid, data + 1, 8)
             if self.last_conn != NULL and cid == self.last_cid:
-                c = <QuicConnection>self.last_conn
-                receive_datagram(c, data, n, src, dst, ecn, now, self.last_path, True)
-                return c
-            e = self.ids.find(cid)
-            if e != NULL:
-                c = <QuicConnection>e.conn
+                conn = <QuicConnection>self.last_conn
+                receive_datagram(conn, data, n, src, dst, ecn, now, self.last_path, True)
+                return conn
+            entry = self.ids.find(cid)
+            if entry != NULL:
+                conn = <QuicConnection>entry.conn
                 self.last_cid = cid
-                self.last_conn = e.conn
-                self.last_path = e.path_id
-                receive_datagram(c, data, n, src, dst, ecn, now, e.path_id, True)
-                return c
+                self.last_conn = entry.conn
+                self.last_path = entry.path_id
+                receive_datagram(conn, data, n, src, dst, ecn, now, entry.path_id, True)
+                return conn
         elif n >= 15 and data[5] == CID_LEN:
             memcpy(&cid, data + 6, 8)
-            e = self.ids.find(cid)
-            if e != NULL:
-                c = <QuicConnection>e.conn
-                receive_datagram(c, data, n, src, dst, ecn, now, e.path_id, True)
-                return c
+            entry = self.ids.find(cid)
+            if entry != NULL:
+                conn = <QuicConnection>entry.conn
+                receive_datagram(conn, data, n, src, dst, ecn, now, entry.path_id, True)
+                return conn
         try:
             return self.unknown(data, n, src, dst, ecn, now)
         except Exception:
@@ -261,12 +261,12 @@ cdef class QuicEndpoint(AdmissionHost):
 
     cdef bint reset_received(self, uint8_t* data, size_t n, int64_t now):
         """RFC 9000 §10.3.1: the last 16 bytes may be a token of a connection that the peer lost."""
-        cdef QuicConnection c = self.reset_tokens.get(PyBytes_FromStringAndSize(<char*>data + n - 16, 16))
-        if c is None:
+        cdef QuicConnection conn = self.reset_tokens.get(PyBytes_FromStringAndSize(<char*>data + n - 16, 16))
+        if conn is None:
             return False
-        c.now = now
-        on_stateless_reset(c)
-        self.wake(c)
+        conn.now = now
+        on_stateless_reset(conn)
+        self.wake(conn)
         return True
 
     cdef void maybe_send_reset(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int64_t now):
@@ -282,7 +282,7 @@ cdef class QuicEndpoint(AdmissionHost):
 
     # ------------------------------------------------------------- connections
     cdef QuicConnection new_connection(self, bint is_client, object transport, int64_t now):
-        cdef QuicConnection c = QuicConnection.__new__(QuicConnection)
+        cdef QuicConnection conn = QuicConnection.__new__(QuicConnection)
         cdef Config* config
         self.next_id += 1
         if transport is not self.config_of:        # frozen: the same object means the same values
@@ -290,27 +290,27 @@ cdef class QuicEndpoint(AdmissionHost):
             config_release(self.config)
             self.config = config
             self.config_of = transport
-        c.host_random = self.random_source
-        c.compose(self, self.config, is_client, self.next_id, now)
-        self.connections[c.stable_id] = c
-        return c
+        conn.host_random = self.random_source
+        conn.compose(self, self.config, is_client, self.next_id, now)
+        self.connections[conn.stable_id] = conn
+        return conn
 
-    cdef void open_qlog(self, QuicConnection c, object transport, bytes parameters):
+    cdef void open_qlog(self, QuicConnection conn, object transport, bytes parameters):
         """Start the log of a connection whose first path is known."""
         if not transport.qlog_dir:
             return
         from iroh_fast.quic.qlog import QlogWriter
-        c.qlog = QlogWriter.open(
-            transport.qlog_dir, transport.qlog_prefix, c.is_client,
-            PyBytes_FromStringAndSize(<char*>c.handshake.original.bytes, c.handshake.original.len), c.now, self.wall_clock())
-        if c.qlog is None:
+        conn.qlog = QlogWriter.open(
+            transport.qlog_dir, transport.qlog_prefix, conn.is_client,
+            PyBytes_FromStringAndSize(<char*>conn.handshake.original.bytes, conn.handshake.original.len), conn.now, self.wall_clock())
+        if conn.qlog is None:
             return
-        c.qlog.started(c.now, addr_to_tuple(&c.paths.first.route.remote),
-                       addr_to_tuple(&c.paths.first.route.local) if ip_known(&c.paths.first.route.local) else None,
-                       PyBytes_FromStringAndSize(<char*>c.handshake.ours, CID_LEN),
-                       PyBytes_FromStringAndSize(<char*>c.handshake.theirs.bytes, c.handshake.theirs.len))
-        log_tuple(c, c.paths.first)
-        c.qlog.parameters(c.now, True, parameters)
+        conn.qlog.started(conn.now, addr_to_tuple(&conn.paths.first.route.remote),
+                       addr_to_tuple(&conn.paths.first.route.local) if ip_known(&conn.paths.first.route.local) else None,
+                       PyBytes_FromStringAndSize(<char*>conn.handshake.ours, CID_LEN),
+                       PyBytes_FromStringAndSize(<char*>conn.handshake.theirs.bytes, conn.handshake.theirs.len))
+        log_tuple(conn, conn.paths.first)
+        conn.qlog.parameters(conn.now, True, parameters)
 
     def connect(self, remotes, *, bytes expected_peer=None, alpns, transport, int64_t now=0, bint resume=True,
                 tls=None):
@@ -318,68 +318,68 @@ cdef class QuicEndpoint(AdmissionHost):
 
         `tls` authenticates this connection by other means than the key `expected_peer`, without resumption.
         """
-        cdef QuicConnection c
+        cdef QuicConnection conn
         if not remotes:
             raise ValueError("no address to dial")
         if expected_peer is None and tls is None:
             raise ValueError("expected_peer is needed: the key the server must prove")
         if now == 0:
             now = self.clock_ns()
-        c = self.new_connection(True, transport, now)
+        conn = self.new_connection(True, transport, now)
         try:
             # Tickets are kept by key: other means of authentication resume nothing.
-            self.start_client(c, remotes, expected_peer, alpns, transport, resume and tls is None, tls)
+            self.start_client(conn, remotes, expected_peer, alpns, transport, resume and tls is None, tls)
         except BaseException:
-            finish_drained(c, CloseReason("locally_closed"))
+            finish_drained(conn, CloseReason("locally_closed"))
             raise
-        return c
+        return conn
 
-    cdef int start_client(self, QuicConnection c, remotes, expected_peer, alpns, transport, bint resume, tls) except -1:
+    cdef int start_client(self, QuicConnection conn, remotes, expected_peer, alpns, transport, bint resume, tls) except -1:
         """The rest of `connect`; after an exception nothing of the connection stays."""
         cdef object ticket = None, token = None
-        begin_client(c, list(remotes))
+        begin_client(conn, list(remotes))
         if self.session_cache is not None and resume:
             ticket = self.session_cache.take_ticket(expected_peer, self.wall_clock(), alpns)
             token = self.session_cache.take_token(expected_peer)
-            c.on_address_token = self.put_token
-        c.address_token = token
-        parameters = own_parameters(c, NULL)
-        self.open_qlog(c, transport, parameters)
-        c.tls = (tls or self.tls_class).client(
+            conn.on_address_token = self.put_token
+        conn.address_token = token
+        parameters = own_parameters(conn, NULL)
+        self.open_qlog(conn, transport, parameters)
+        conn.tls = (tls or self.tls_class).client(
             self.identity, expected_peer=expected_peer, alpns=alpns, transport_parameters=parameters,
             ticket=ticket, random=self.random_take,
             on_ticket=self.put_ticket if tls is None else None,
             keylog=self.keylog,
             now=self.wall_clock)
-        c.tls.start()
+        conn.tls.start()
         if ticket is not None:
-            remember_parameters(c, ticket.transport_parameters)
-        tls_drain(c)
+            remember_parameters(conn, ticket.transport_parameters)
+        tls_drain(conn)
         self.counters["outgoing_handshakes"] += 1
-        self.wake(c)
+        self.wake(conn)
 
     cdef QuicConnection begin(self, QuicIncoming attempt, object alpns, object transport, int64_t now):
-        cdef QuicConnection c = self.new_connection(False, transport, now)
+        cdef QuicConnection conn = self.new_connection(False, transport, now)
         try:
-            self.start_server(c, attempt, alpns, transport)
+            self.start_server(conn, attempt, alpns, transport)
         except BaseException:
-            finish_drained(c, CloseReason("locally_closed"))
+            finish_drained(conn, CloseReason("locally_closed"))
             raise
-        return c
+        return conn
 
-    cdef int start_server(self, QuicConnection c, QuicIncoming i, alpns, transport) except -1:
+    cdef int start_server(self, QuicConnection conn, QuicIncoming attempt, alpns, transport) except -1:
         """The rest of `begin`; after an exception nothing of the connection stays."""
         cdef uint8_t token[16]
-        begin_server(c, i.odcid, i.retry_scid, i.client_id, i.dcid, &i.src, &i.dst, i.validated)
-        self.token_for(c.handshake.ours, token)
-        parameters = own_parameters(c, token)
-        self.open_qlog(c, transport, parameters)
-        c.tls = self.tls_class.server(
+        begin_server(conn, attempt.odcid, attempt.retry_scid, attempt.client_id, attempt.dcid, &attempt.src, &attempt.dst, attempt.validated)
+        self.token_for(conn.handshake.ours, token)
+        parameters = own_parameters(conn, token)
+        self.open_qlog(conn, transport, parameters)
+        conn.tls = self.tls_class.server(
             self.identity, alpns=alpns,
             transport_parameters=parameters,
             ticket_store=self.server_tickets, random=self.random_take, keylog=self.keylog, now=self.wall_clock)
-        self.initial_ids[i.dcid] = c
-        id_set(&c.handshake.first, <const uint8_t*>PyBytes_AS_STRING(i.dcid), <size_t>PyBytes_GET_SIZE(i.dcid))
+        self.initial_ids[attempt.dcid] = conn
+        id_set(&conn.handshake.first, <const uint8_t*>PyBytes_AS_STRING(attempt.dcid), <size_t>PyBytes_GET_SIZE(attempt.dcid))
         self.counters["accepted_handshakes"] += 1
 
     # ------------------------------------------------------------- sans-IO interface for simulations
@@ -393,23 +393,23 @@ cdef class QuicEndpoint(AdmissionHost):
             addr_from_tuple(local, &dst)
         self.datagram(<uint8_t*><char*>copy, len(copy), &src, &dst, ecn, now)
 
-    def transmit(self, QuicConnection c, int64_t now, int max_segments=1):
+    def transmit(self, QuicConnection conn, int64_t now, int max_segments=1):
         """The next datagrams of a connection, or None: (remote, local, ecn, segment, data, extra remotes)."""
-        cdef Transmit t
+        cdef Transmit out
         cdef bytearray buf = bytearray(65536)
         cdef int at = 0, count = 0
-        cdef size_t n = poll_transmit(c, now, <uint8_t*><char*>buf, 65536, max_segments, &t)
-        if c.failed:
-            end_failed(c)
+        cdef size_t n = poll_transmit(conn, now, <uint8_t*><char*>buf, 65536, max_segments, &out)
+        if conn.failed:
+            end_failed(conn)
         if n == 0:
-            c.deadline = next_deadline(c)
+            conn.deadline = next_deadline(conn)
             return None
         extra = []
-        if t.dialing:
-            dial_window(c, &at, &count)
-            t.remote = dial_at(c, at)[0]
-            extra = [addr_to_tuple(dial_at(c, at + k)) for k in range(1, count)]
-        return (addr_to_tuple(&t.remote), addr_to_tuple(&t.local) if ip_known(&t.local) else None, t.ecn, t.segment,
+        if out.dialing:
+            dial_window(conn, &at, &count)
+            out.remote = dial_at(conn, at)[0]
+            extra = [addr_to_tuple(dial_at(conn, at + k)) for k in range(1, count)]
+        return (addr_to_tuple(&out.remote), addr_to_tuple(&out.local) if ip_known(&out.local) else None, out.ecn, out.segment,
                 bytes(buf[:n]), extra)
 
     def take_replies(self):
@@ -418,14 +418,14 @@ cdef class QuicEndpoint(AdmissionHost):
         self.outgoing.clear()
         return out
 
-    def timeout(self, QuicConnection c):
+    def timeout(self, QuicConnection conn):
         """When `handle_timeout` is due for the connection, or None."""
-        c.deadline = next_deadline(c)
-        return c.deadline or None
+        conn.deadline = next_deadline(conn)
+        return conn.deadline or None
 
-    def handle_timeout(self, QuicConnection c, int64_t now):
+    def handle_timeout(self, QuicConnection conn, int64_t now):
         """Let time pass for one connection."""
-        handle_timeout(c, now)
+        handle_timeout(conn, now)
 
     def known_ids(self):
         """Number of ids that are routed (leak checks)."""

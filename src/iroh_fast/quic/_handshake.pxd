@@ -14,7 +14,7 @@ cdef void discard_keys_later(Connection conn) noexcept nogil
 cdef int tls_feed(Connection conn, int level) noexcept
 cdef void tls_drain(Connection conn)
 cdef void install_keys(Connection conn, bint write, int level, int suite, bytes secret)
-cdef void adopt_limits(Connection conn, Parameters* p)
+cdef void adopt_limits(Connection conn, Parameters* params)
 cdef int remember_parameters(Connection conn, bytes data) except? -1
 cdef void complete_handshake(Connection conn)
 cdef void drop_0rtt(Connection conn, Path* path)

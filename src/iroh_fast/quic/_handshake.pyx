@@ -129,21 +129,21 @@ cdef void install_keys(Connection conn, bint write, int level, int suite, bytes 
 
 cdef int receive_parameters(Connection conn, bytes data) except? -1:
     """Check and adopt the peer's transport parameters (RFC 9000 §7.4); -1 when the connection failed."""
-    cdef Parameters* p = <Parameters*>malloc(sizeof(Parameters))
+    cdef Parameters* params = <Parameters*>malloc(sizeof(Parameters))
     cdef int result
-    if p == NULL:
+    if params == NULL:
         return conn.fail(INTERNAL_ERROR, b"out of memory", 0)
-    result = parameters_decode(<const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), conn.is_client, p)
-    if result < 0 or not right_ids(conn, p):
-        free(p)
+    result = parameters_decode(<const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), conn.is_client, params)
+    if result < 0 or not right_ids(conn, params):
+        free(params)
         conn.close_text = ("malformed" if result == PARAMETERS_MALFORMED else
                            "illegal value" if result < 0 else "CID authentication failure")
         return conn.fail(TRANSPORT_PARAMETER_ERROR, NULL, 0)
-    conn.handshake.peer_parameters = p
+    conn.handshake.peer_parameters = params
     if conn.qlog is not None:
         from iroh_fast.quic.parameters import TransportParameters
         conn.qlog.parameters(conn.now, False, TransportParameters.decode(data, from_server=conn.is_client))
-    adopt_parameters(conn, p)
+    adopt_parameters(conn, params)
     return 0
 
 
@@ -151,34 +151,34 @@ cdef inline bint names(const ParameterCid* told, const HandshakeId* id) noexcept
     return cid_equals(told, id.bytes, id.len)
 
 
-cdef bint right_ids(Connection conn, Parameters* p) noexcept nogil:
+cdef bint right_ids(Connection conn, Parameters* params) noexcept nogil:
     """RFC 9000 §7.3: the parameters name the ids that the handshake's packets had."""
-    if p.present & HAS_INITIAL_SCID == 0 or not names(&p.initial_scid, &conn.handshake.theirs):
+    if params.present & HAS_INITIAL_SCID == 0 or not names(&params.initial_scid, &conn.handshake.theirs):
         return False
     if not conn.is_client:
         return True
-    if p.present & HAS_ORIGINAL_DCID == 0 or not names(&p.original_dcid, &conn.handshake.original):
+    if params.present & HAS_ORIGINAL_DCID == 0 or not names(&params.original_dcid, &conn.handshake.original):
         return False
     if not conn.handshake.retried:
-        return p.present & HAS_RETRY_SCID == 0
-    return p.present & HAS_RETRY_SCID != 0 and names(&p.retry_scid, &conn.handshake.retry)
+        return params.present & HAS_RETRY_SCID == 0
+    return params.present & HAS_RETRY_SCID != 0 and names(&params.retry_scid, &conn.handshake.retry)
 
 
-cdef void adopt_parameters(Connection conn, Parameters* p):
+cdef void adopt_parameters(Connection conn, Parameters* params):
     cdef Path* path = find_path(conn, 0)
-    cdef int64_t idle = ns_from_ms(p.max_idle_timeout_ms)
-    cdef bint gives = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery != 1
-    cdef bint takes = p.present & HAS_ADDRESS_DISCOVERY != 0 and p.address_discovery >= 1
-    if conn.is_client and p.present & HAS_RESET_TOKEN != 0 and path != NULL and path.cids.n_remote:
-        remote_cid_token(path.cids, p.reset_token)
+    cdef int64_t idle = ns_from_ms(params.max_idle_timeout_ms)
+    cdef bint gives = params.present & HAS_ADDRESS_DISCOVERY != 0 and params.address_discovery != 1
+    cdef bint takes = params.present & HAS_ADDRESS_DISCOVERY != 0 and params.address_discovery >= 1
+    if conn.is_client and params.present & HAS_RESET_TOKEN != 0 and path != NULL and path.cids.n_remote:
+        remote_cid_token(path.cids, params.reset_token)
         watch_reset(conn, path.cids)
-    adopt_limits(conn, p)
-    conn.agreed.peer_ack_exponent = <int>p.ack_delay_exponent
-    conn.agreed.peer_max_ack_delay = ns_from_ms(p.max_ack_delay_ms)
-    conn.agreed.peer_cid_limit = p.active_connection_id_limit
-    conn.agreed.peer_ack_frequency = p.present & HAS_MIN_ACK_DELAY != 0
-    conn.agreed.peer_min_ack_delay_us = p.min_ack_delay_us
-    conn.agreed.peer_udp = <uint32_t>(p.max_udp_payload_size if p.max_udp_payload_size < 65527 else 65527)
+    adopt_limits(conn, params)
+    conn.agreed.peer_ack_exponent = <int>params.ack_delay_exponent
+    conn.agreed.peer_max_ack_delay = ns_from_ms(params.max_ack_delay_ms)
+    conn.agreed.peer_cid_limit = params.active_connection_id_limit
+    conn.agreed.peer_ack_frequency = params.present & HAS_MIN_ACK_DELAY != 0
+    conn.agreed.peer_min_ack_delay_us = params.min_ack_delay_us
+    conn.agreed.peer_udp = <uint32_t>(params.max_udp_payload_size if params.max_udp_payload_size < 65527 else 65527)
     if path != NULL:
         mtud_peer_limit(&path.route.mtud, <uint16_t>conn.agreed.peer_udp)
     if idle and (conn.agreed.idle_timeout == 0 or idle < conn.agreed.idle_timeout):
@@ -189,11 +189,11 @@ cdef void adopt_parameters(Connection conn, Parameters* p):
         path_report(path)
 
 
-cdef void adopt_limits(Connection conn, Parameters* p):
-    got_peer_limits(&conn.streams.table, p.initial_max_data, p.initial_max_stream_data_bidi_local,
-                                 p.initial_max_stream_data_bidi_remote, p.initial_max_stream_data_uni,
-                                 p.initial_max_streams_bidi, p.initial_max_streams_uni)
-    conn.agreed.peer_datagram = p.max_datagram_frame_size
+cdef void adopt_limits(Connection conn, Parameters* params):
+    got_peer_limits(&conn.streams.table, params.initial_max_data, params.initial_max_stream_data_bidi_local,
+                                 params.initial_max_stream_data_bidi_remote, params.initial_max_stream_data_uni,
+                                 params.initial_max_streams_bidi, params.initial_max_streams_uni)
+    conn.agreed.peer_datagram = params.max_datagram_frame_size
 
 
 cdef void complete_handshake(Connection conn):
@@ -271,54 +271,54 @@ cdef void confirm_handshake(Connection conn):
 
 cdef int remember_parameters(Connection conn, bytes data) except? -1:
     """Go by the parameters `data` of an earlier connection, for 0-RTT."""
-    cdef Parameters* p = <Parameters*>malloc(sizeof(Parameters))
-    if p == NULL:
+    cdef Parameters* params = <Parameters*>malloc(sizeof(Parameters))
+    if params == NULL:
         raise MemoryError
-    if parameters_decode(<const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), True, p) < 0:
-        free(p)
+    if parameters_decode(<const uint8_t*>PyBytes_AS_STRING(data), <size_t>PyBytes_GET_SIZE(data), True, params) < 0:
+        free(params)
         raise ValueError("a ticket without usable transport parameters")
-    parameters_remember(p)
-    conn.handshake.remembered = p
-    adopt_limits(conn, p)
+    parameters_remember(params)
+    conn.handshake.remembered = params
+    adopt_limits(conn, params)
     return 0
 
 
 cdef bytes own_parameters(Connection conn, const uint8_t* reset_token):
     """Our transport parameters, encoded; `reset_token`: 16 bytes, of a server."""
     cdef Config* config = conn.cfg
-    cdef Parameters p
+    cdef Parameters params
     cdef uint8_t noise[PARAMETERS_NOISE]
     cdef uint8_t out[PARAMETERS_BYTES]
-    parameters_init(&p)
-    p.present = HAS_INITIAL_SCID | HAS_MIN_ACK_DELAY
+    parameters_init(&params)
+    params.present = HAS_INITIAL_SCID | HAS_MIN_ACK_DELAY
     if not conn.is_client:
-        p.present |= HAS_ORIGINAL_DCID | HAS_RESET_TOKEN
-        cid_set(&p.original_dcid, conn.handshake.original.bytes, conn.handshake.original.len)
-        memcpy(p.reset_token, reset_token, 16)
+        params.present |= HAS_ORIGINAL_DCID | HAS_RESET_TOKEN
+        cid_set(&params.original_dcid, conn.handshake.original.bytes, conn.handshake.original.len)
+        memcpy(params.reset_token, reset_token, 16)
         if conn.handshake.retried:
-            p.present |= HAS_RETRY_SCID
-            cid_set(&p.retry_scid, conn.handshake.retry.bytes, conn.handshake.retry.len)
-    p.max_idle_timeout_ms = <uint64_t>((config.idle_timeout + MS - 1) // MS)
-    p.max_udp_payload_size = 1472 if config.mtu_bound <= 1472 else config.mtu_bound
-    p.initial_max_data = config.receive_window
-    p.initial_max_stream_data_bidi_local = config.stream_window
-    p.initial_max_stream_data_bidi_remote = config.stream_window
-    p.initial_max_stream_data_uni = config.stream_window
-    p.initial_max_streams_bidi = config.max_bidi
-    p.initial_max_streams_uni = config.max_uni
-    p.active_connection_id_limit = REMOTE_CIDS
-    cid_set(&p.initial_scid, conn.handshake.ours, CID_LEN)
+            params.present |= HAS_RETRY_SCID
+            cid_set(&params.retry_scid, conn.handshake.retry.bytes, conn.handshake.retry.len)
+    params.max_idle_timeout_ms = <uint64_t>((config.idle_timeout + MS - 1) // MS)
+    params.max_udp_payload_size = 1472 if config.mtu_bound <= 1472 else config.mtu_bound
+    params.initial_max_data = config.receive_window
+    params.initial_max_stream_data_bidi_local = config.stream_window
+    params.initial_max_stream_data_bidi_remote = config.stream_window
+    params.initial_max_stream_data_uni = config.stream_window
+    params.initial_max_streams_bidi = config.max_bidi
+    params.initial_max_streams_uni = config.max_uni
+    params.active_connection_id_limit = REMOTE_CIDS
+    cid_set(&params.initial_scid, conn.handshake.ours, CID_LEN)
     if config.datagrams:
-        p.max_datagram_frame_size = 65535 if config.datagram_rx > 65535 else config.datagram_rx
-    p.min_ack_delay_us = 1000
+        params.max_datagram_frame_size = 65535 if config.datagram_rx > 65535 else config.datagram_rx
+    params.min_ack_delay_us = 1000
     if config.max_paths:
-        p.present |= HAS_MAX_PATH_ID
-        p.initial_max_path_id = config.max_paths - 1
+        params.present |= HAS_MAX_PATH_ID
+        params.initial_max_path_id = config.max_paths - 1
         if config.max_nat:
-            p.present |= HAS_NAT_TRAVERSAL
-            p.n0_nat_traversal = <uint8_t>config.max_nat
+            params.present |= HAS_NAT_TRAVERSAL
+            params.n0_nat_traversal = <uint8_t>config.max_nat
     if config.observed_send or config.observed_receive:
-        p.present |= HAS_ADDRESS_DISCOVERY
-        p.address_discovery = 2 if config.observed_send and config.observed_receive else 0 if config.observed_send else 1
+        params.present |= HAS_ADDRESS_DISCOVERY
+        params.address_discovery = 2 if config.observed_send and config.observed_receive else 0 if config.observed_send else 1
     conn.host.random.fill(noise, PARAMETERS_NOISE)
-    return PyBytes_FromStringAndSize(<char*>out, <Py_ssize_t>parameters_encode(&p, noise, out))
+    return PyBytes_FromStringAndSize(<char*>out, <Py_ssize_t>parameters_encode(&params, noise, out))

@@ -23,6 +23,7 @@ cdef object path_stats(Path* path)
 # A snapshot, for log_path.
 cdef object path_statistics(Path* path)
 cdef list read_path_log(Connection conn)
+cdef void record_path_log(Connection conn, bint on)
 cdef bytes addr_bytes(const UdpAddr* a)
 cdef void discard_path(Connection conn, Path* path) noexcept nogil
 cdef void discard_oldest(Connection conn) noexcept nogil

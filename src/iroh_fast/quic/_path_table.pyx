@@ -223,15 +223,15 @@ cdef class PathStatistics:
     cdef uint16_t mtu
 
     def as_dict(self):
-        cdef PathStats* s = &self.counted
+        cdef PathStats* counted = &self.counted
         cdef int i
         return {
-            "udp_tx": {"datagrams": s.tx_datagrams, "bytes": s.tx_bytes},
-            "udp_rx": {"datagrams": s.rx_datagrams, "bytes": s.rx_bytes},
-            "frame_tx": {name: s.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
-            "frame_rx": {name: s.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
-            "rtt": self.rtt, "cwnd": self.cwnd, "congestion_events": s.congestion_events,
-            "spurious_congestion_events": s.spurious, "lost_packets": s.lost_packets, "lost_bytes": s.lost_bytes,
+            "udp_tx": {"datagrams": counted.tx_datagrams, "bytes": counted.tx_bytes},
+            "udp_rx": {"datagrams": counted.rx_datagrams, "bytes": counted.rx_bytes},
+            "frame_tx": {name: counted.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
+            "frame_rx": {name: counted.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
+            "rtt": self.rtt, "cwnd": self.cwnd, "congestion_events": counted.congestion_events,
+            "spurious_congestion_events": counted.spurious, "lost_packets": counted.lost_packets, "lost_bytes": counted.lost_bytes,
             "sent_plpmtud_probes": self.probes_sent, "lost_plpmtud_probes": self.probes_lost,
             "black_holes_detected": self.black_holes, "current_mtu": self.mtu}
 
@@ -378,6 +378,14 @@ cdef list read_path_log(Connection conn):
         out.append(("lagged", conn.paths.log_lost))
         conn.paths.log_lost = 0
     return out
+
+
+cdef void record_path_log(Connection conn, bint on):
+    """Whether to keep events. Off: those that wait are forgotten."""
+    conn.path_log_off = not on
+    if not on:
+        conn.path_log = None
+        conn.paths.log_lost = 0
 
 
 cdef bytes addr_bytes(const UdpAddr* a):
