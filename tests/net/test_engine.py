@@ -151,7 +151,7 @@ def test_deadlines_are_taken_in_order_and_move(steps: list[tuple[str, int, int]]
         )
         for _ in range(20)
     ]
-    heap = Deadlines()
+    heap = Deadlines([], endpoint.connections)
     due: dict[int, int] = {}
     for step, which, at in steps:
         if step == "put":

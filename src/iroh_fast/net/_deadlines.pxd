@@ -1,20 +1,14 @@
 """When connections want to be looked at: a heap in which each of them has one place."""
 
-from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint32_t
 
 from iroh_fast.quic._connection cimport QuicConnection
 
 
-cdef struct Deadline:
-    int64_t at
-    PyObject* conn                # borrowed: it leaves before it goes
-
-
 cdef class Deadlines:
-    cdef Deadline* entries        # the earliest first, the children of `i` at 4 i + 1 to 4 i + 4
-    cdef uint32_t n, capacity
-    cdef void place(self, uint32_t at, const Deadline* entry) noexcept
+    cdef list entries             # (time, stable id): the earliest first, the children of `i` at 4 i + 1 to 4 i + 4
+    cdef dict connections         # all of the endpoint, by stable id
+    cdef void place(self, uint32_t at, tuple entry) noexcept
     cdef void rise(self, uint32_t at) noexcept
     cdef void sink(self, uint32_t at) noexcept
     # Add a connection, or move it.
@@ -25,5 +19,4 @@ cdef class Deadlines:
     cpdef QuicConnection take_due(self, int64_t now)
     cpdef void clear(self) noexcept
     # The earliest, 0 when there is none.
-    cdef inline int64_t earliest(self) noexcept nogil:
-        return self.entries[0].at if self.n else 0
+    cdef int64_t earliest(self) noexcept

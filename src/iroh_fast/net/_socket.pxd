@@ -16,6 +16,7 @@ cdef class DriverCore(Waker):
     cdef RxMessage messages[16]
     cdef uint8_t masks[1024]      # of the packets of one message: MAX_MASKS * 16
     cdef list dirty, held
+    cdef list timers              # what the deadlines hold
     cdef Deadlines deadlines
     cdef object run_soon
     cdef uint8_t* injected

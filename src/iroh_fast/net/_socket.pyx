@@ -85,7 +85,8 @@ cdef class DriverCore(Waker):
         self.loop = loop
         self.dirty = []
         self.held = []
-        self.deadlines = Deadlines()
+        self.timers = []
+        self.deadlines = Deadlines(self.timers, endpoint.connections)
         self.timer_fd = -1
         self.outbox = Outbox(Sender(self), loop)
         self.timer_fd = timer_open()
@@ -404,7 +405,7 @@ cdef class DriverCore(Waker):
     @property
     def timer_entries(self):
         """How many connections have a deadline."""
-        return len(self.deadlines)
+        return len(self.timers)
 
     @property
     def parked_batches(self):
