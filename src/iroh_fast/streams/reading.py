@@ -308,6 +308,14 @@ class Reading(Half):
             raise TypeError(f"limit is an integer, the number of bytes, not {kind_of(limit)}")
         if limit < 0:
             raise ValueError("the limit is a number of bytes, not negative")
+        turn = self._turn
+        if not self._kept and not self._ended and (turn is None or not turn.taken):
+            # Mostly all of it is there at once: that needs no turn.
+            data = self._q.read(limit + 1 if limit < 1048576 else 1048576)
+            if data is not None:
+                if self._q.recv_finished and len(data) <= limit:
+                    return data
+                self._kept = deque((data,))
         turn = self._turns()
         if not turn.take():
             await turn.wait()
@@ -315,7 +323,6 @@ class Reading(Half):
             kept = self._kept
             q = self._q
             if not kept and not self._ended:
-                # Mostly all of it is there at once.
                 room = limit + 1
                 while (data := q.read(room if room < 1048576 else 1048576)) is None:
                     await wait_read(q)
