@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ log = logging.getLogger("iroh_fast.endpoint")
 
 USER = "user"  # the source of the addresses that the user gives
 
+# What an endpoint with relays needs besides, in steps of a few milliseconds.
+_RELAY_ROOMS = (".web.resolver", ".web.dial", ".relay.wire", ".relay.client.transport")
+
 
 @dataclass(slots=True, eq=False)
 class Inside:
@@ -68,7 +72,7 @@ async def assemble(config: EndpointConfig) -> Inside:
     driver = _open_driver(config, secret_key, loop)
     try:
         inside = _inside(config, secret_key, driver, Owner(loop))
-        await inside.services.start(_services(config, inside))
+        await inside.services.start(await _services(config, inside))
     except BaseException:
         driver.stop()
         raise
@@ -112,25 +116,33 @@ def _inside(
     )
 
 
-def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
+async def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
     """The background work that the options ask for, in the order of its start."""
     chosen: list[EndpointService] = [Interfaces()]
     if isinstance(config.relays, RelayMap):  # what check() made of it
+        await _load_relay_rooms()
         relay = inside.context.relay = _relay_transport(config, config.relays, inside)
         chosen.append(relay)
     return chosen
 
 
+async def _load_relay_rooms() -> None:
+    """Load what only relays need; the loop goes on in between."""
+    try:
+        for name in _RELAY_ROOMS:
+            importlib.import_module(name, __package__)
+            await asyncio.sleep(0)
+    except ImportError as error:
+        raise ConfigError(f"relays need {error.name}: pip install 'iroh-fast[relay]'") from error
+
+
 def _relay_transport(
     config: EndpointConfig, relay_map: RelayMap, inside: Inside
 ) -> RelayTransport:
-    """The way over relays; its modules load only now."""
+    """The way over relays."""
+    from .relay.client.transport import RelayTransport
     from .web.proxy import proxy_from_env
 
-    try:
-        from .relay.client.transport import RelayTransport
-    except ImportError as error:
-        raise ConfigError(f"relays need {error.name}: pip install 'iroh-fast[relay]'") from error
     events = inside.context.events
 
     def changed(status: RelayStatus | None) -> None:
