@@ -36,7 +36,10 @@ ROOT = Path(__file__).parent
 SRC = ROOT / "src"
 # Structures of the core as Python objects, for tests and benchmarks: part of builds in place alone (also those of
 # `pip install -e`), and of no wheel. They are modules of the package so that they link to its compiled interfaces.
-MODELS = {f"iroh_fast.quic.{path.stem}": path for path in sorted((ROOT / "tests" / "models").glob("*.pyx"))}
+MODELS = {
+    f"iroh_fast.quic.{path.stem}": path
+    for path in sorted((ROOT / "tests" / "models").glob("*.pyx"))
+}
 CRYPTO = "iroh_fast._crypto"
 WINDOWS = sys.platform == "win32"
 MACOS = sys.platform == "darwin"
@@ -70,16 +73,18 @@ if not DEBUG:
     MACROS.append(("CYTHON_WITHOUT_ASSERTIONS", "1"))
 if TRACE:
     # Line tracing of Cython needs the classic tracer; sys.monitoring sees no nogil code.
-    MACROS += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+    MACROS += [
+        ("CYTHON_TRACE", "1"),
+        ("CYTHON_TRACE_NOGIL", "1"),
+        ("CYTHON_USE_SYS_MONITORING", "0"),
+    ]
 
 NO_COMPILER = (
     "iroh_fast needs a C compiler: install gcc and libc6-dev (Debian/Ubuntu), gcc (Fedora), "
     "the Xcode command line tools (macOS) or the Visual Studio Build Tools (Windows), "
     "or set CC to a working one"
 )
-NO_PYTHON = (
-    "iroh_fast needs the Python headers: install python3-dev (Debian/Ubuntu) or python3-devel (Fedora)"
-)
+NO_PYTHON = "iroh_fast needs the Python headers: install python3-dev (Debian/Ubuntu) or python3-devel (Fedora)"
 NO_OPENSSL = (
     "iroh_fast needs the OpenSSL headers and libcrypto, 3.0 or later: install libssl-dev (Debian/Ubuntu), "
     "openssl-devel (Fedora) or openssl@3 (Homebrew), or set OPENSSL_DIR"
@@ -142,7 +147,10 @@ def prefix_dirs(variable: str, guesses: list[str]) -> tuple[list[str], list[str]
 def extensions() -> list[Extension]:
     compile_args, link_args = compile_flags()
     found = []
-    sources = {".".join(pyx.relative_to(SRC).with_suffix("").parts): pyx for pyx in sorted(SRC.rglob("*.pyx"))}
+    sources = {
+        ".".join(pyx.relative_to(SRC).with_suffix("").parts): pyx
+        for pyx in sorted(SRC.rglob("*.pyx"))
+    }
     for name, pyx in {**sources, **MODELS}.items():
         if ONLY and name.removeprefix("iroh_fast.") not in ONLY:
             continue
@@ -160,7 +168,9 @@ def extensions() -> list[Extension]:
         )
     missing = set(ONLY) - {ext.name.removeprefix("iroh_fast.") for ext in found}
     if missing:
-        raise SystemExit(f"IROH_FAST_ONLY names no extension of this tree: {', '.join(sorted(missing))}")
+        raise SystemExit(
+            f"IROH_FAST_ONLY names no extension of this tree: {', '.join(sorted(missing))}"
+        )
     return found
 
 
@@ -197,6 +207,10 @@ class BuildExt(build_ext):
             forget_gone_modules()
         else:
             self.extensions = [ext for ext in self.extensions if ext.name not in MODELS]
+            # A build in place leaves its modules here, and a wheel takes what it finds.
+            for name in MODELS:
+                for old in Path(self.build_lib).glob(f"{name.replace('.', '/')}.*"):
+                    old.unlink()
         super().run()
 
     def build_extensions(self) -> None:
@@ -251,7 +265,9 @@ class BuildExt(build_ext):
             guesses = ["C:/Program Files/OpenSSL", "C:/Program Files/OpenSSL-Win64"]
         libraries = ["libcrypto" if WINDOWS else "crypto"]
         include, libs = prefix_dirs("OPENSSL_DIR", guesses)
-        if not self.works(OPENSSL_PROBE, include_dirs=include, library_dirs=libs, libraries=libraries):
+        if not self.works(
+            OPENSSL_PROBE, include_dirs=include, library_dirs=libs, libraries=libraries
+        ):
             raise SetupError(NO_OPENSSL)
         ext.include_dirs += include
         ext.library_dirs += libs
@@ -262,7 +278,9 @@ class BuildExt(build_ext):
         if not NO_IPSEC_MB and platform.machine() in ("x86_64", "AMD64") and sys.maxsize > 2**32:
             libraries = ["libIPSec_MB" if WINDOWS else "IPSec_MB"]
             include, libs = prefix_dirs("IPSEC_MB_DIR", [])
-            if self.works(IPSEC_MB_PROBE, include_dirs=include, library_dirs=libs, libraries=libraries):
+            if self.works(
+                IPSEC_MB_PROBE, include_dirs=include, library_dirs=libs, libraries=libraries
+            ):
                 ext.include_dirs += include
                 ext.library_dirs += libs
                 ext.libraries += libraries
@@ -304,7 +322,13 @@ class BuildExt(build_ext):
     def forget_other_switches(self, ext: Extension) -> None:
         """Delete generated C made with other switches: time stamps alone would keep it."""
         state = json.dumps(
-            [Cython.__version__, DIRECTIVES, ext.define_macros, ext.extra_compile_args, ext.libraries],
+            [
+                Cython.__version__,
+                DIRECTIVES,
+                ext.define_macros,
+                ext.extra_compile_args,
+                ext.libraries,
+            ],
             sort_keys=True,
         )
         stamp = ROOT / "build" / "switches" / f"{ext.name}.json"

@@ -119,7 +119,7 @@ MODELS = {"iroh_fast.quic._buffers", "iroh_fast.quic._congestion", "iroh_fast.qu
 
 @pytest.mark.source_tree
 def test_models_of_the_core_are_built_in_place_and_in_no_wheel(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("Cython", reason="what builds the package is not in every test environment")
     from setuptools import Distribution
@@ -132,19 +132,25 @@ def test_models_of_the_core_are_built_in_place_and_in_no_wheel(
     spec.loader.exec_module(build)
     monkeypatch.setattr(build_ext, "run", lambda self: None)
 
+    # What builds in place have left in the folder that wheels are made of.
+    left = tmp_path / "iroh_fast" / "quic" / "_models.abi.so"
+    left.parent.mkdir(parents=True)
+    left.touch()
+
     def built(**options: bool) -> set[str]:
         command = build.BuildExt(Distribution({"name": "x", "ext_modules": build.extensions()}))
         for name, value in options.items():
             setattr(command, name, value)
+        command.build_lib = str(tmp_path)
         command.ensure_finalized()
         command.run()
         return {extension.name for extension in command.extensions or ()}
 
     assert set(build.MODELS) == MODELS
     for options in ({"inplace": True}, {"editable_mode": True}):
-        assert MODELS < built(**options)
+        assert MODELS < built(**options) and left.exists()
     assert "iroh_fast.quic._core" in built()
-    assert not MODELS & built()
+    assert not MODELS & built() and not left.exists()
 
 
 @pytest.mark.source_tree
