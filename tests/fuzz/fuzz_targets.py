@@ -128,7 +128,8 @@ def single_frames() -> list[bytes]:
 def frame_seeds() -> list[bytes]:
     frames = single_frames()
     many_ranges = b"\x02" + varint(5000) + b"\0" + varint(1000) + b"\0" + b"\0\0" * 1000
-    return [*frames, b"".join(frames[: len(frames) // 2]), b"".join(frames), many_ranges, bytes(300)]
+    mapped = bytes.fromhex("803d7f910100000000000000000000ffffffffffffffff")
+    return [*frames, mapped, b"".join(frames[: len(frames) // 2]), b"".join(frames), many_ranges, bytes(300)]
 
 
 def run_frames(data: bytes) -> None:
@@ -144,6 +145,9 @@ def run_frames(data: bytes) -> None:
     assert list(plain(decode_frames(encoded))) == list(plain(frames))
 
 
+ADDRESSES = (0x3D7F90, 0x3D7F91, 0x3D7F92, 0x3D7F93, 0x9F81A6, 0x9F81A7)
+
+
 def plain(frames: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Remove what encoding changes: which optional fields are there, how padding is cut up."""
     for kind, group in itertools.groupby(frames, lambda frame: frame["type"]):
@@ -153,6 +157,8 @@ def plain(frames: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             yield from (frame | {"type": kind & ~6} for frame in group)
         elif kind in (0x30, 0x31):
             yield from (frame | {"type": 0x30} for frame in group)
+        elif kind in ADDRESSES:  # IPv4 within IPv6 is IPv4
+            yield from (frame | {"type": kind & ~1} for frame in group)
         else:
             yield from group
 
