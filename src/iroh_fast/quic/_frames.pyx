@@ -166,7 +166,7 @@ cdef int on_crypto(Connection conn, int level, Frame* frame) noexcept nogil:
 
 cdef int control_frame(Connection conn, Path* path, int level, Frame* frame, const UdpAddr* src,
                        const UdpAddr* dst) noexcept nogil:
-    """Everything that is not on the fast paths."""
+    """Everything that is not on the fast paths: one arm for each type, which compiles to a switch."""
     cdef uint64_t kind = frame.type
     cdef int rc = 0
     cdef Path* other
