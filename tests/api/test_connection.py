@@ -146,7 +146,8 @@ async def test_idle_timeout_ends_both_sides(make_pair: MakePair) -> None:
     config = QuicTransportConfig(max_idle_timeout=0.2, keep_alive_interval=None)
     pair = await make_pair(transport=config)
     assert (await pair.client.wait_closed()).kind == "timed_out"
-    assert (await pair.server.wait_closed()).kind == "timed_out"
+    # A server that is late on a busy machine may still send, and hear that the client knows it no more.
+    assert (await pair.server.wait_closed()).kind in ("timed_out", "reset")
     with pytest.raises(TimeoutError):
         await pair.client.open_bi()
 
