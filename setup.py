@@ -34,12 +34,14 @@ from setuptools.errors import CompileError, ExecError, LinkError, PlatformError,
 
 ROOT = Path(__file__).parent
 SRC = ROOT / "src"
-# Structures of the core as Python objects, for tests and benchmarks: part of builds in place alone (also those of
-# `pip install -e`), and of no wheel. They are modules of the package so that they link to its compiled interfaces.
+# Structures of the core as Python objects, for tests and benchmarks: part of what a checkout installs, in place or not,
+# and of no release. They are modules of the package so that they link to its compiled interfaces.
 MODELS = {
     f"iroh_fast.quic.{path.stem}": path
     for path in sorted((ROOT / "tests" / "models").glob("*.pyx"))
 }
+# Wheels of a release are made by cibuildwheel, or from the source distribution, which alone has this file.
+RELEASE = "CIBUILDWHEEL" in os.environ or (ROOT / "PKG-INFO").exists()
 CRYPTO = "iroh_fast._crypto"
 WINDOWS = sys.platform == "win32"
 MACOS = sys.platform == "darwin"
@@ -205,7 +207,7 @@ class BuildExt(build_ext):
     def run(self) -> None:
         if self.inplace or self.editable_mode:
             forget_gone_modules()
-        else:
+        elif RELEASE:
             self.extensions = [ext for ext in self.extensions if ext.name not in MODELS]
             # A build in place leaves its modules here, and a wheel takes what it finds.
             for name in MODELS:

@@ -118,7 +118,7 @@ MODELS = {"iroh_fast.quic._buffers", "iroh_fast.quic._congestion", "iroh_fast.qu
 
 
 @pytest.mark.source_tree
-def test_models_of_the_core_are_built_in_place_and_in_no_wheel(
+def test_models_of_the_core_are_built_by_a_checkout_and_for_no_release(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pytest.importorskip("Cython", reason="what builds the package is not in every test environment")
@@ -147,6 +147,9 @@ def test_models_of_the_core_are_built_in_place_and_in_no_wheel(
         return {extension.name for extension in command.extensions or ()}
 
     assert set(build.MODELS) == MODELS
+    monkeypatch.setattr(build, "RELEASE", False)
+    assert MODELS < built() and left.exists()
+    monkeypatch.setattr(build, "RELEASE", True)
     for options in ({"inplace": True}, {"editable_mode": True}):
         assert MODELS < built(**options) and left.exists()
     assert "iroh_fast.quic._core" in built()
