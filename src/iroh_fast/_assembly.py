@@ -72,7 +72,9 @@ async def assemble(config: EndpointConfig) -> Inside:
     driver = _open_driver(config, secret_key, loop)
     try:
         inside = _inside(config, secret_key, driver, Owner(loop))
-        await inside.services.start(await _services(config, inside))
+        if isinstance(config.relays, RelayMap):
+            await _load_relay_rooms()
+        await inside.services.start(_services(config, inside))
     except BaseException:
         driver.stop()
         raise
@@ -116,11 +118,10 @@ def _inside(
     )
 
 
-async def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
+def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
     """The background work that the options ask for, in the order of its start."""
     chosen: list[EndpointService] = [Interfaces()]
     if isinstance(config.relays, RelayMap):  # what check() made of it
-        await _load_relay_rooms()
         relay = inside.context.relay = _relay_transport(config, config.relays, inside)
         chosen.append(relay)
     return chosen
