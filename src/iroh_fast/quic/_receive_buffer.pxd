@@ -39,34 +39,34 @@ cdef struct RecvBuf:
     Piece** index                 # the same pieces as an array from index_head on, for binary search
     int index_head, index_cap
 
-cdef inline uint64_t recvbuf_readable(const RecvBuf* b) noexcept nogil:
-    return b.tail - b.read
+cdef inline uint64_t recvbuf_readable(const RecvBuf* buffer) noexcept nogil:
+    return buffer.tail - buffer.read
 
-cdef inline uint32_t recvbuf_thin_gaps(const RecvBuf* b) noexcept nogil:
+cdef inline uint32_t recvbuf_thin_gaps(const RecvBuf* buffer) noexcept nogil:
     """Gaps beyond those that the bytes behind the first one explain."""
-    cdef uint64_t explained = b.covered // RECVBUF_GAP_BYTES
-    return <uint32_t>(b.n_gaps - explained) if <uint64_t>b.n_gaps > explained else 0
+    cdef uint64_t explained = buffer.covered // RECVBUF_GAP_BYTES
+    return <uint32_t>(buffer.n_gaps - explained) if <uint64_t>buffer.n_gaps > explained else 0
 
-cdef void recvbuf_init(RecvBuf* b) noexcept nogil
-cdef void recvbuf_free(RecvBuf* b) noexcept nogil                      # takes the GIL itself
-cdef bytes recvbuf_take(RecvBuf* b, size_t maximum)                    # b"" when nothing is readable; whole chunks without a copy
-cdef size_t recvbuf_read_into(RecvBuf* b, uint8_t* dst, size_t n) noexcept nogil
-cdef object recvbuf_take_unordered(RecvBuf* b, size_t maximum)         # (offset, bytes) or None
-cdef void recvbuf_discard(RecvBuf* b) noexcept nogil                   # drop all data, keep offsets
+cdef void recvbuf_init(RecvBuf* buffer) noexcept nogil
+cdef void recvbuf_free(RecvBuf* buffer) noexcept nogil                      # takes the GIL itself
+cdef bytes recvbuf_take(RecvBuf* buffer, size_t maximum)                    # b"" when nothing is readable; whole chunks without a copy
+cdef size_t recvbuf_read_into(RecvBuf* buffer, uint8_t* dst, size_t n) noexcept nogil
+cdef object recvbuf_take_unordered(RecvBuf* buffer, size_t maximum)         # (offset, bytes) or None
+cdef void recvbuf_discard(RecvBuf* buffer) noexcept nogil                   # drop all data, keep offsets
 
-cdef int recvbuf_insert_rest(RecvBuf* b, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil
+cdef int recvbuf_insert_rest(RecvBuf* buffer, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil
 
-cdef inline int recvbuf_insert(RecvBuf* b, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil:  # hot
+cdef inline int recvbuf_insert(RecvBuf* buffer, uint64_t offset, const uint8_t* p, size_t n) noexcept nogil:  # hot
     """Store received bytes; what is already there wins over what comes later.
 
     The caller has checked flow control (RFC 9000 §4.1).  0; -1 out of memory or sizes no
     frame can have; -2 too many gaps.  After an error the
     buffer is consistent and holds a part of the bytes.
     """
-    cdef Chunk* chunk = b.last
-    if b.pieces == NULL and offset == b.tail and chunk != NULL and n <= chunk.cap - chunk.wr:
+    cdef Chunk* chunk = buffer.last
+    if buffer.pieces == NULL and offset == buffer.tail and chunk != NULL and n <= chunk.cap - chunk.wr:
         memcpy(chunk.base + chunk.wr, p, n)
         chunk.wr += <uint32_t>n
-        b.tail += n
+        buffer.tail += n
         return 0
-    return recvbuf_insert_rest(b, offset, p, n)
+    return recvbuf_insert_rest(buffer, offset, p, n)

@@ -24,64 +24,64 @@ cdef struct SendBuf:
     uint32_t cursor               # ring index of the segment last read, a hint
     uint32_t steps                # segments looked at while searching; tests bound the work with it
 
-cdef inline uint64_t sendbuf_unacked(const SendBuf* b) noexcept nogil:
-    return b.end - b.acked
+cdef inline uint64_t sendbuf_unacked(const SendBuf* buffer) noexcept nogil:
+    return buffer.end - buffer.acked
 
-cdef inline bint sendbuf_has_pending(const SendBuf* b) noexcept nogil:
-    return b.next < b.end or b.lost.n > 0
+cdef inline bint sendbuf_has_pending(const SendBuf* buffer) noexcept nogil:
+    return buffer.next < buffer.end or buffer.lost.n > 0
 
-cdef void sendbuf_init(SendBuf* b) noexcept nogil
-cdef void sendbuf_free(SendBuf* b) noexcept nogil                      # takes the GIL itself when it must drop references
-cdef int sendbuf_write_ref(SendBuf* b, object owner, const uint8_t* p, size_t n) except -1   # keeps a reference
-cdef int sendbuf_write_copy(SendBuf* b, const uint8_t* p, size_t n) noexcept nogil           # 0, -1 out of memory
-cdef int sendbuf_lost(SendBuf* b, uint64_t offset, uint64_t n) noexcept nogil                # already acked parts are ignored
-cdef void sendbuf_rewind(SendBuf* b) noexcept nogil                    # 0-RTT rejected or Retry: send all unacked again
+cdef void sendbuf_init(SendBuf* buffer) noexcept nogil
+cdef void sendbuf_free(SendBuf* buffer) noexcept nogil                      # takes the GIL itself when it must drop references
+cdef int sendbuf_write_ref(SendBuf* buffer, object owner, const uint8_t* p, size_t n) except -1   # keeps a reference
+cdef int sendbuf_write_copy(SendBuf* buffer, const uint8_t* p, size_t n) noexcept nogil           # 0, -1 out of memory
+cdef int sendbuf_lost(SendBuf* buffer, uint64_t offset, uint64_t n) noexcept nogil                # already acked parts are ignored
+cdef void sendbuf_rewind(SendBuf* buffer) noexcept nogil                    # 0-RTT rejected or Retry: send all unacked again
 
 # --- what each packet does: inline while nothing was lost or came out of order
-cdef bint sendbuf_poll_rest(SendBuf* b, size_t maximum, uint64_t* offset, size_t* n, bint* again) noexcept nogil
-cdef void sendbuf_copy_rest(SendBuf* b, uint64_t offset, size_t n, uint8_t* dst) noexcept nogil
-cdef int sendbuf_ack_rest(SendBuf* b, uint64_t offset, uint64_t n) noexcept nogil
-cdef void sendbuf_let_go(SendBuf* b) noexcept nogil
+cdef bint sendbuf_poll_rest(SendBuf* buffer, size_t maximum, uint64_t* offset, size_t* n, bint* again) noexcept nogil
+cdef void sendbuf_copy_rest(SendBuf* buffer, uint64_t offset, size_t n, uint8_t* dst) noexcept nogil
+cdef int sendbuf_ack_rest(SendBuf* buffer, uint64_t offset, uint64_t n) noexcept nogil
+cdef void sendbuf_let_go(SendBuf* buffer) noexcept nogil
 
-cdef inline bint sendbuf_poll(SendBuf* b, size_t maximum, uint64_t* offset, size_t* n, bint* again) noexcept nogil:  # hot
+cdef inline bint sendbuf_poll(SendBuf* buffer, size_t maximum, uint64_t* offset, size_t* n, bint* again) noexcept nogil:  # hot
     """The next range to send, at most `maximum` bytes, lost ranges first. Marks it sent. False: nothing."""
-    cdef uint64_t size = b.end - b.next
-    if b.lost.n or b.acked_ranges.n:
-        return sendbuf_poll_rest(b, maximum, offset, n, again)
+    cdef uint64_t size = buffer.end - buffer.next
+    if buffer.lost.n or buffer.acked_ranges.n:
+        return sendbuf_poll_rest(buffer, maximum, offset, n, again)
     if size > maximum:
         size = maximum
     if size == 0:
         return False
-    offset[0] = b.next
+    offset[0] = buffer.next
     n[0] = <size_t>size
     again[0] = False
-    b.next += size
+    buffer.next += size
     return True
 
-cdef inline void sendbuf_copy(SendBuf* b, uint64_t offset, size_t n, uint8_t* dst) noexcept nogil:  # hot
+cdef inline void sendbuf_copy(SendBuf* buffer, uint64_t offset, size_t n, uint8_t* dst) noexcept nogil:  # hot
     """Copy [offset, offset+n), a range from sendbuf_poll, to `dst`.
 
     Bytes no longer or not yet held are written as zeros: a caller's mistake must not leak
     old memory to the wire.
     """
     cdef Segment* segment
-    if ((b.cursor - b.head) & b.mask) < b.count:
-        segment = &b.segs[b.cursor]
+    if ((buffer.cursor - buffer.head) & buffer.mask) < buffer.count:
+        segment = &buffer.segs[buffer.cursor]
         # below its start the difference is huge
         if offset - segment.start < segment.len and n <= segment.len - (offset - segment.start):
-            b.steps += 1
+            buffer.steps += 1
             memcpy(dst, segment.base + (offset - segment.start), n)
             return
-    sendbuf_copy_rest(b, offset, n, dst)
+    sendbuf_copy_rest(buffer, offset, n, dst)
 
-cdef inline int sendbuf_ack(SendBuf* b, uint64_t offset, uint64_t n) noexcept nogil:  # hot
+cdef inline int sendbuf_ack(SendBuf* buffer, uint64_t offset, uint64_t n) noexcept nogil:  # hot
     """Mark [offset, offset+n) acknowledged; bytes below the first gap are let go.
 
     0, or -1 out of memory: then at worst the range is sent once more.
     """
-    if offset != b.acked or n > b.next - offset or b.acked_ranges.n or b.lost.n:
-        return sendbuf_ack_rest(b, offset, n)
-    b.acked += n
-    if b.count and b.segs[b.head].start + b.segs[b.head].len <= b.acked:
-        sendbuf_let_go(b)
+    if offset != buffer.acked or n > buffer.next - offset or buffer.acked_ranges.n or buffer.lost.n:
+        return sendbuf_ack_rest(buffer, offset, n)
+    buffer.acked += n
+    if buffer.count and buffer.segs[buffer.head].start + buffer.segs[buffer.head].len <= buffer.acked:
+        sendbuf_let_go(buffer)
     return 0

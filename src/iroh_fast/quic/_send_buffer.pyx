@@ -29,201 +29,201 @@ cdef void drop_object(PyObject* o) noexcept with gil:
     raw_decref(o)
 
 
-cdef void sendbuf_init(SendBuf* b) noexcept nogil:
-    memset(b, 0, sizeof(SendBuf))
+cdef void sendbuf_init(SendBuf* buffer) noexcept nogil:
+    memset(buffer, 0, sizeof(SendBuf))
 
 
-cdef void drop_head(SendBuf* b) noexcept nogil:
+cdef void drop_head(SendBuf* buffer) noexcept nogil:
     """Forget the oldest segment.
 
     The ring is put right before the reference goes: dropping it may run foreign code.
     """
-    cdef Segment* s = &b.segs[b.head]
-    cdef PyObject* owner = s.owner
-    cdef uint8_t* base = s.base
-    b.head = (b.head + 1) & b.mask
-    b.count -= 1
+    cdef Segment* segment = &buffer.segs[buffer.head]
+    cdef PyObject* owner = segment.owner
+    cdef uint8_t* base = segment.base
+    buffer.head = (buffer.head + 1) & buffer.mask
+    buffer.count -= 1
     if owner != NULL:
         drop_object(owner)
     else:
         PyMem_RawFree(base)
 
 
-cdef void sendbuf_release_memory(SendBuf* b) noexcept nogil:
+cdef void sendbuf_release_memory(SendBuf* buffer) noexcept nogil:
     """Give back the tables of a buffer without segments; offsets stay."""
-    PyMem_RawFree(b.segs)
-    b.segs = NULL
-    b.head = b.mask = b.cursor = 0
-    ranges_free(&b.acked_ranges)
-    ranges_free(&b.lost)
+    PyMem_RawFree(buffer.segs)
+    buffer.segs = NULL
+    buffer.head = buffer.mask = buffer.cursor = 0
+    ranges_free(&buffer.acked_ranges)
+    ranges_free(&buffer.lost)
 
 
-cdef void sendbuf_free(SendBuf* b) noexcept nogil:
-    while b.count > 0:
-        drop_head(b)
-    sendbuf_release_memory(b)
-    sendbuf_init(b)
+cdef void sendbuf_free(SendBuf* buffer) noexcept nogil:
+    while buffer.count > 0:
+        drop_head(buffer)
+    sendbuf_release_memory(buffer)
+    sendbuf_init(buffer)
 
 
-cdef Segment* sendbuf_slot(SendBuf* b) noexcept nogil:
+cdef Segment* sendbuf_slot(SendBuf* buffer) noexcept nogil:
     """The free slot behind the newest segment, growing the ring; NULL: out of memory."""
     cdef Segment* segs
     cdef uint32_t cap, first
-    if b.segs == NULL or b.count > b.mask:
-        cap = <uint32_t>(4 if b.segs == NULL else (b.mask + 1) * 2)
+    if buffer.segs == NULL or buffer.count > buffer.mask:
+        cap = <uint32_t>(4 if buffer.segs == NULL else (buffer.mask + 1) * 2)
         if cap > RING_MAX:
             return NULL
         segs = <Segment*>PyMem_RawMalloc(<size_t>cap * sizeof(Segment))
         if segs == NULL:
             return NULL
-        if b.count > 0:                      # full: all slots, starting at head
-            first = b.mask + 1 - b.head
-            memcpy(segs, b.segs + b.head, <size_t>first * sizeof(Segment))
-            memcpy(segs + first, b.segs, <size_t>b.head * sizeof(Segment))
-        PyMem_RawFree(b.segs)
-        b.segs = segs
-        b.mask = cap - 1
-        b.head = b.cursor = 0
-    return &b.segs[(b.head + b.count) & b.mask]
+        if buffer.count > 0:                      # full: all slots, starting at head
+            first = buffer.mask + 1 - buffer.head
+            memcpy(segs, buffer.segs + buffer.head, <size_t>first * sizeof(Segment))
+            memcpy(segs + first, buffer.segs, <size_t>buffer.head * sizeof(Segment))
+        PyMem_RawFree(buffer.segs)
+        buffer.segs = segs
+        buffer.mask = cap - 1
+        buffer.head = buffer.cursor = 0
+    return &buffer.segs[(buffer.head + buffer.count) & buffer.mask]
 
 
-cdef int sendbuf_write_ref(SendBuf* b, object owner, const uint8_t* p, size_t n) except -1:
+cdef int sendbuf_write_ref(SendBuf* buffer, object owner, const uint8_t* p, size_t n) except -1:
     """Append `n` bytes at `p` without copying; keeps a reference to `owner` until acked.
 
     The memory must not change while `owner` lives.  Raises MemoryError, or OverflowError
     past the largest stream offset; nothing is accepted then.
     """
-    cdef Segment* s
+    cdef Segment* segment
     if n == 0:
         return 0
-    if n > OFFSET_END - b.end:
+    if n > OFFSET_END - buffer.end:
         raise OverflowError("stream offset above 2**62")
-    s = sendbuf_slot(b)
-    if s == NULL:
+    segment = sendbuf_slot(buffer)
+    if segment == NULL:
         raise MemoryError
     raw_incref(<PyObject*>owner)
-    s.owner = <PyObject*>owner
-    s.base = <uint8_t*>p
-    s.start = b.end
-    s.len = n
-    s.cap = n
-    b.count += 1
-    b.end += n
+    segment.owner = <PyObject*>owner
+    segment.base = <uint8_t*>p
+    segment.start = buffer.end
+    segment.len = n
+    segment.cap = n
+    buffer.count += 1
+    buffer.end += n
     return 0
 
 
-cdef int sendbuf_write_copy(SendBuf* b, const uint8_t* p, size_t n) noexcept nogil:
+cdef int sendbuf_write_copy(SendBuf* buffer, const uint8_t* p, size_t n) noexcept nogil:
     """Append a copy of `n` bytes. All or nothing: 0, or -1 out of memory."""
     cdef Segment* tail = NULL
-    cdef Segment* s
+    cdef Segment* segment
     cdef uint8_t* base
     cdef size_t room = 0, cap = TAIL_FIRST
     if n == 0:
         return 0
-    if n > OFFSET_END - b.end:
+    if n > OFFSET_END - buffer.end:
         return -1
-    if b.count > 0:
-        tail = &b.segs[(b.head + b.count - 1) & b.mask]
+    if buffer.count > 0:
+        tail = &buffer.segs[(buffer.head + buffer.count - 1) & buffer.mask]
         if tail.owner == NULL:
             room = tail.cap - tail.len
             if n <= room:
                 memcpy(tail.base + tail.len, p, n)
                 tail.len += n
-                b.end += n
+                buffer.end += n
                 return 0
             cap = min(tail.cap * 2, <size_t>TAIL_MAX)
     cap = max(cap, n - room)
-    s = sendbuf_slot(b)
-    if s == NULL:
+    segment = sendbuf_slot(buffer)
+    if segment == NULL:
         return -1
     base = <uint8_t*>PyMem_RawMalloc(cap)
     if base == NULL:
-        if b.count == 0:
-            sendbuf_release_memory(b)
+        if buffer.count == 0:
+            sendbuf_release_memory(buffer)
         return -1
     if room > 0:
-        tail = &b.segs[(b.head + b.count - 1) & b.mask]      # the ring may have moved
+        tail = &buffer.segs[(buffer.head + buffer.count - 1) & buffer.mask]      # the ring may have moved
         memcpy(tail.base + tail.len, p, room)
         tail.len += room
     memcpy(base, p + room, n - room)
-    s.owner = NULL
-    s.base = base
-    s.start = b.end + room
-    s.len = n - room
-    s.cap = cap
-    b.count += 1
-    b.end += n
+    segment.owner = NULL
+    segment.base = base
+    segment.start = buffer.end + room
+    segment.len = n - room
+    segment.cap = cap
+    buffer.count += 1
+    buffer.end += n
     return 0
 
 
-cdef inline void sendbuf_skip_acked(SendBuf* b) noexcept nogil:
+cdef inline void sendbuf_skip_acked(SendBuf* buffer) noexcept nogil:
     """Keep `next` outside acked_ranges; only a rewind can have put it below one."""
-    cdef RangeSet* r = &b.acked_ranges
+    cdef RangeSet* ranges = &buffer.acked_ranges
     cdef int i
-    if r.n > 0 and r.v[2 * r.n - 1] > b.next:
-        i = ranges_at(r, b.next + 1)
-        if r.v[2 * i] <= b.next:
-            b.next = r.v[2 * i + 1]
+    if ranges.n > 0 and ranges.v[2 * ranges.n - 1] > buffer.next:
+        i = ranges_at(ranges, buffer.next + 1)
+        if ranges.v[2 * i] <= buffer.next:
+            buffer.next = ranges.v[2 * i + 1]
 
 
-cdef bint sendbuf_poll_rest(SendBuf* b, size_t maximum, uint64_t* offset, size_t* n, bint* again) noexcept nogil:
-    cdef RangeSet* r = &b.lost
+cdef bint sendbuf_poll_rest(SendBuf* buffer, size_t maximum, uint64_t* offset, size_t* n, bint* again) noexcept nogil:
+    cdef RangeSet* ranges = &buffer.lost
     cdef uint64_t size
     if maximum == 0:
         return False
-    if r.n > 0:
-        size = r.v[1] - r.v[0]
-        offset[0] = r.v[0]
+    if ranges.n > 0:
+        size = ranges.v[1] - ranges.v[0]
+        offset[0] = ranges.v[0]
         if size > maximum:
             size = maximum
-            r.v[0] += size
+            ranges.v[0] += size
         else:
-            ranges_delete(r, 0, 1)
+            ranges_delete(ranges, 0, 1)
         n[0] = <size_t>size
         again[0] = True
         return True
-    if b.next >= b.end:
+    if buffer.next >= buffer.end:
         return False
-    size = min(b.end - b.next, <uint64_t>maximum)
-    r = &b.acked_ranges
-    if r.n > 0 and r.v[2 * r.n - 1] > b.next:
-        size = min(size, r.v[2 * ranges_at(r, b.next + 1)] - b.next)
-    offset[0] = b.next
+    size = min(buffer.end - buffer.next, <uint64_t>maximum)
+    ranges = &buffer.acked_ranges
+    if ranges.n > 0 and ranges.v[2 * ranges.n - 1] > buffer.next:
+        size = min(size, ranges.v[2 * ranges_at(ranges, buffer.next + 1)] - buffer.next)
+    offset[0] = buffer.next
     n[0] = <size_t>size
     again[0] = False
-    b.next += size
-    sendbuf_skip_acked(b)
+    buffer.next += size
+    sendbuf_skip_acked(buffer)
     return True
 
 
-cdef inline bint sendbuf_locate(SendBuf* b, uint64_t offset, uint32_t* at) noexcept nogil:
+cdef inline bint sendbuf_locate(SendBuf* buffer, uint64_t offset, uint32_t* at) noexcept nogil:
     """Find the segment that holds `offset`: at the cursor or just behind it, else bisect.
 
     `at` is counted from the oldest segment.
     """
-    cdef uint32_t lo = (b.cursor - b.head) & b.mask, hi = b.count, mid
-    cdef Segment* s
+    cdef uint32_t lo = (buffer.cursor - buffer.head) & buffer.mask, hi = buffer.count, mid
+    cdef Segment* segment
     if lo < hi:
-        b.steps += 1
-        s = &b.segs[b.cursor]
-        if s.start <= offset:
-            if offset - s.start < s.len:
+        buffer.steps += 1
+        segment = &buffer.segs[buffer.cursor]
+        if segment.start <= offset:
+            if offset - segment.start < segment.len:
                 at[0] = lo
                 return True
             if lo + 1 < hi:
-                b.steps += 1
-                s = &b.segs[(b.cursor + 1) & b.mask]
-                if offset - s.start < s.len:
+                buffer.steps += 1
+                segment = &buffer.segs[(buffer.cursor + 1) & buffer.mask]
+                if offset - segment.start < segment.len:
                     at[0] = lo + 1
                     return True
     lo = 0
     while lo < hi:
-        b.steps += 1
+        buffer.steps += 1
         mid = (lo + hi) >> 1
-        s = &b.segs[(b.head + mid) & b.mask]
-        if offset < s.start:
+        segment = &buffer.segs[(buffer.head + mid) & buffer.mask]
+        if offset < segment.start:
             hi = mid
-        elif offset - s.start < s.len:
+        elif offset - segment.start < segment.len:
             at[0] = mid
             return True
         else:
@@ -231,92 +231,92 @@ cdef inline bint sendbuf_locate(SendBuf* b, uint64_t offset, uint32_t* at) noexc
     return False
 
 
-cdef void sendbuf_copy_rest(SendBuf* b, uint64_t offset, size_t n, uint8_t* dst) noexcept nogil:
+cdef void sendbuf_copy_rest(SendBuf* buffer, uint64_t offset, size_t n, uint8_t* dst) noexcept nogil:
     cdef uint32_t i
-    cdef Segment* s
+    cdef Segment* segment
     cdef size_t skip, part
-    if b.count == 0 or not sendbuf_locate(b, offset, &i):
+    if buffer.count == 0 or not sendbuf_locate(buffer, offset, &i):
         memset(dst, 0, n)
         return
     while True:
-        b.cursor = (b.head + i) & b.mask
-        s = &b.segs[b.cursor]
-        skip = <size_t>(offset - s.start)
-        part = min(n, s.len - skip)
-        memcpy(dst, s.base + skip, part)
+        buffer.cursor = (buffer.head + i) & buffer.mask
+        segment = &buffer.segs[buffer.cursor]
+        skip = <size_t>(offset - segment.start)
+        part = min(n, segment.len - skip)
+        memcpy(dst, segment.base + skip, part)
         n -= part
         if n == 0:
             return
         dst += part
         offset += part
         i += 1
-        if i >= b.count:
+        if i >= buffer.count:
             memset(dst, 0, n)
             return
 
 
-cdef void sendbuf_let_go(SendBuf* b) noexcept nogil:
+cdef void sendbuf_let_go(SendBuf* buffer) noexcept nogil:
     """Forget the segments that were acknowledged whole."""
-    cdef Segment* s
-    while b.count > 0:
-        s = &b.segs[b.head]
-        if s.start + s.len > b.acked:
+    cdef Segment* segment
+    while buffer.count > 0:
+        segment = &buffer.segs[buffer.head]
+        if segment.start + segment.len > buffer.acked:
             return
-        drop_head(b)
-    sendbuf_release_memory(b)
+        drop_head(buffer)
+    sendbuf_release_memory(buffer)
 
 
-cdef int sendbuf_ack_rest(SendBuf* b, uint64_t offset, uint64_t n) noexcept nogil:
-    cdef RangeSet* r = &b.acked_ranges
-    cdef uint64_t stop = b.end
+cdef int sendbuf_ack_rest(SendBuf* buffer, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef RangeSet* ranges = &buffer.acked_ranges
+    cdef uint64_t stop = buffer.end
     cdef int i = 0, rc = 0
     if offset < stop and n < stop - offset:
         stop = offset + n
-    if stop <= b.acked or offset >= stop:
+    if stop <= buffer.acked or offset >= stop:
         return 0
-    if offset > b.acked:
-        if ranges_add(r, offset, stop) < 0:
+    if offset > buffer.acked:
+        if ranges_add(ranges, offset, stop) < 0:
             return -1
-        if b.lost.n > 0:
-            rc = ranges_remove(&b.lost, offset, stop)
-        sendbuf_skip_acked(b)
+        if buffer.lost.n > 0:
+            rc = ranges_remove(&buffer.lost, offset, stop)
+        sendbuf_skip_acked(buffer)
         return rc
-    while i < r.n and r.v[2 * i] <= stop:
-        stop = max(stop, r.v[2 * i + 1])
+    while i < ranges.n and ranges.v[2 * i] <= stop:
+        stop = max(stop, ranges.v[2 * i + 1])
         i += 1
-    ranges_delete(r, 0, i)
-    b.acked = stop
-    if b.lost.n > 0:
-        ranges_remove(&b.lost, 0, stop)          # a prefix: cannot split, cannot fail
-    if b.next < stop:
-        b.next = stop
-    sendbuf_let_go(b)
+    ranges_delete(ranges, 0, i)
+    buffer.acked = stop
+    if buffer.lost.n > 0:
+        ranges_remove(&buffer.lost, 0, stop)          # a prefix: cannot split, cannot fail
+    if buffer.next < stop:
+        buffer.next = stop
+    sendbuf_let_go(buffer)
     return 0
 
 
-cdef int sendbuf_lost(SendBuf* b, uint64_t offset, uint64_t n) noexcept nogil:
+cdef int sendbuf_lost(SendBuf* buffer, uint64_t offset, uint64_t n) noexcept nogil:
     """Queue the unacknowledged parts of [offset, offset+n) to be sent again.
 
     Bytes at or above `next` are skipped, they will be sent anyway.  0, or -1 out of memory.
     """
-    cdef RangeSet* r = &b.acked_ranges
-    cdef uint64_t stop = b.next
+    cdef RangeSet* ranges = &buffer.acked_ranges
+    cdef uint64_t stop = buffer.next
     cdef int i
     if offset < stop and n < stop - offset:
         stop = offset + n
-    if offset < b.acked:
-        offset = b.acked
+    if offset < buffer.acked:
+        offset = buffer.acked
     if offset >= stop:
         return 0
-    i = ranges_at(r, offset + 1)
-    while i < r.n and r.v[2 * i] < stop:
-        if ranges_add(&b.lost, offset, r.v[2 * i]) < 0:
+    i = ranges_at(ranges, offset + 1)
+    while i < ranges.n and ranges.v[2 * i] < stop:
+        if ranges_add(&buffer.lost, offset, ranges.v[2 * i]) < 0:
             return -1
-        offset = r.v[2 * i + 1]
+        offset = ranges.v[2 * i + 1]
         i += 1
-    return ranges_add(&b.lost, offset, stop)
+    return ranges_add(&buffer.lost, offset, stop)
 
 
-cdef void sendbuf_rewind(SendBuf* b) noexcept nogil:
-    b.lost.n = 0
-    b.next = b.acked
+cdef void sendbuf_rewind(SendBuf* buffer) noexcept nogil:
+    buffer.lost.n = 0
+    buffer.next = buffer.acked
