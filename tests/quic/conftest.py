@@ -12,8 +12,8 @@ from sim import Pair
 
 from iroh_fast.quic._connection import QuicConnection
 
-# These drive the core's structures through models, which are part of builds in place alone: a checkout has them, a wheel
-# under test has not.
+# These drive the core's structures through models, which a checkout installs and a release does not: the wheel under
+# test has none.
 if (
     importlib.util.find_spec("iroh_fast.quic._models") is None
     and not (Path(__file__).parents[2] / "setup.py").exists()
