@@ -97,7 +97,7 @@ cdef class CongestionController:
         """Whether it was a new event."""
         cdef Lost lost
         if ecn:
-            return cc_on_ecn(&self.c, now, sent_at)
+            return cc_on_ecn(&self.c, now, sent_at, 1, 1)
         lost.now = now
         lost.sent_at = sent_at
         lost.size = self.c.mtu

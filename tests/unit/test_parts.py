@@ -178,7 +178,11 @@ PARTS: dict[str, Part] = {
     "Rtt": Part("_rtt", "first_sample_at has_sample latest min smoothed var"),
     "Reordering": Part("_reordering", "seen"),
     "Pacer": Part("_pacer"),
-    "Congestion": Part("_controller _controllers _cubic _newreno", "cwnd recovery_start ssthresh"),
+    "Congestion": Part(
+        "_controller _controllers _cubic _newreno",
+        "cwnd delivery mtu recovery_start ssthresh",
+    ),
+    "Delivery": Part("_delivery _controllers"),
     "Cubic": Part("_cubic"),
     "NewReno": Part("_newreno"),
     # streams
@@ -244,6 +248,9 @@ ALSO: dict[tuple[str, str], str] = {
 RECORDS = (
     *(
         "Acked",
+        "LostPacket",
+        "RateSample",
+        "Snapshot",
         "Arrival",
         "ClientKeys",
         "Config",

@@ -6,8 +6,9 @@ from libc.string cimport memset
 from iroh_fast._packet._frames cimport Frame, next_ack_range
 from iroh_fast.quic._codes cimport PROTOCOL_VIOLATION
 from iroh_fast.quic._controller cimport Acked
-from iroh_fast.quic._controllers cimport cc_on_acked, cc_on_ecn, cc_on_mtu, cc_on_spurious
+from iroh_fast.quic._controllers cimport cc_on_acked, cc_on_ecn, cc_on_mtu, cc_on_settled, cc_on_spurious, cc_samples
 from iroh_fast.quic._core cimport Connection
+from iroh_fast.quic._delivery cimport Snapshot, delivery_on_acked
 from iroh_fast.quic._fates cimport ack_seen, frames_acked
 from iroh_fast.quic._flow cimport flow_follow
 from iroh_fast.quic._handshake_state cimport handshake_validated
@@ -21,7 +22,7 @@ from iroh_fast.quic._routing cimport carries_own_acks, path_answered
 from iroh_fast.quic._rtt cimport rtt_sample
 from iroh_fast.quic._sent cimport (
     FrameRec, REC_ACK, REC_ACKED, REC_FIN, REC_PHASE, REC_STREAM, REC_USED, SentRec, lost_arrived, sent_at, sent_from,
-    sent_remove)
+    sent_remove, snapshot_at)
 from iroh_fast.quic._space cimport PnSpace, space_sent_time
 from iroh_fast.quic._stream_packets cimport stream_acked
 from iroh_fast.quic._time cimport ns_from_us, times
@@ -37,6 +38,7 @@ cdef struct StreamRun:
 # What an acknowledgement newly acknowledges.
 cdef struct News:
     Acked acked                   # on the present route
+    uint64_t newest               # position of the newest of them
     bint any, eliciting
     StreamRun run
     uint32_t arrived              # packets that had been declared lost
@@ -76,6 +78,8 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
         # flight keeps the pacer from being the limit.
         news.acked.app_limited = path.recovery.app_limited or 4 * (path.route.flight.in_flight + news.acked.size) < path.route.flight.cc.cwnd
         news.acked.rtt = &path.route.flight.rtt
+        if cc_samples(&path.route.flight.cc):
+            take_sample(path, space, &news)
         cc_on_acked(&path.route.flight.cc, &news.acked)
     if news.arrived:
         reordering_on_spurious(&path.route.flight.reordering, news.newest_arrived, space.next_pn)
@@ -85,6 +89,9 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
     if news.any:
         check_ecn(conn, path, space, frame, raised)
     detect_losses(conn, path, space, level, frame)
+    if news.acked.size:
+        news.acked.in_flight = path.route.flight.in_flight
+        cc_on_settled(&path.route.flight.cc, &news.acked)
     if alive and (not conn.is_client or conn.handshake.peer_validated_us):
         path.recovery.pto_count = 0
         path_answered(path)
@@ -167,8 +174,9 @@ cdef inline void take_acked(Connection conn, Path* path, PnSpace* space, int lev
         news.acked.size += sent.size
         if sent.sent_at > path.route.flight.cc.recovery_start:
             news.acked.fresh += sent.size
-        if sent.sent_at > news.acked.sent_at:
+        if sent.sent_at > news.acked.sent_at or (sent.sent_at == news.acked.sent_at and position > news.newest):
             news.acked.sent_at = sent.sent_at
+            news.newest = position
         if level == LEVEL_1RTT and mtud_on_acked(&path.route.mtud, conn.now, sent.pn, sent.size):
             cc_on_mtu(&path.route.flight.cc, path.route.mtud.current)
     elif path.previous != NULL and sent.generation == path.previous.flight.generation:
@@ -179,6 +187,13 @@ cdef inline void take_acked(Connection conn, Path* path, PnSpace* space, int lev
     if records != NULL:
         end_run(conn, &news.run)
         frames_acked(conn, records, level)
+
+
+cdef inline void take_sample(Path* path, PnSpace* space, News* news) noexcept nogil:
+    cdef const Snapshot* snapshot = snapshot_at(&space.sent, news.newest)
+    if snapshot != NULL:
+        delivery_on_acked(&path.route.flight.cc.delivery, snapshot, news.acked.sent_at, news.acked.now, news.acked.size,
+                          path.route.flight.rtt.min, &news.acked.sample)
 
 
 cdef void take_rtt(Connection conn, Path* path, int level, const Frame* frame, int64_t sent_time) noexcept nogil:
@@ -204,7 +219,8 @@ cdef void check_ecn(Connection conn, Path* path, PnSpace* space, Frame* frame, b
         path.route.ecn = False
         return
     if frame.ce > space.peer_ce:
-        if cc_on_ecn(&path.route.flight.cc, conn.now, space.largest_acked_at):
+        if cc_on_ecn(&path.route.flight.cc, conn.now, space.largest_acked_at, frame.ce - space.peer_ce,
+                     frame.ect0 + frame.ce - space.peer_ect0 - space.peer_ce):
             path.stats.congestion_events += 1
     space.peer_ect0 = frame.ect0
     space.peer_ect1 = frame.ect1

@@ -6,6 +6,7 @@ sizes bytes of QUIC packets.
 
 from libc.stdint cimport uint64_t, int64_t
 
+from iroh_fast.quic._delivery cimport Delivery, RateSample, Snapshot
 from iroh_fast.quic._rtt cimport Rtt
 
 
@@ -22,7 +23,7 @@ cdef extern from *:
 
 
 cdef enum:
-    STATE_WORDS = 18              # of 8 bytes, for the controller's own state
+    STATE_WORDS = 64              # of 8 bytes, for the controller's own state
 
 
 # One acknowledgement, as far as it is about packets sent on the present route.
@@ -34,6 +35,7 @@ cdef struct Acked:
     uint64_t in_flight            # after it
     bint app_limited              # the window was not what kept us from sending
     const Rtt* rtt
+    RateSample sample             # where the controller wants samples
 
 
 # A batch of packets declared lost together.
@@ -52,20 +54,35 @@ cdef struct Congestion:
     uint64_t mtu
     int64_t recovery_start        # what was sent up to here belongs to an event that was answered; -1: none
     uint64_t events, spurious_events
-    uint64_t state[18]
+    uint64_t quantum              # bytes that may leave at a time; 0: that is the pacer's to say
+    bint window_full              # it kept a packet back; a controller that wants to know resets it
+    Delivery delivery             # of the path, where the controller wants samples
+    uint64_t state[64]            # STATE_WORDS
+
+
+# One packet declared lost, whose size is in cc.delivery.lost already.
+cdef struct LostPacket:
+    int64_t now, sent_at
+    uint64_t size
+    const Snapshot* snapshot      # as of its leaving
 
 
 # Functions that a controller has no use for are NULL, but for on_acked, on_lost and pacing_rate.
 cdef struct Controller:
     const char* name
+    bint samples                  # packets remember what was delivered when they left, acknowledgements carry a sample
     void (*init)(Congestion* cc, int64_t now) noexcept nogil
     # `in_flight`: before the packet
     void (*on_sent)(Congestion* cc, int64_t now, uint64_t size, uint64_t in_flight) noexcept nogil
     void (*on_acked)(Congestion* cc, const Acked* acked) noexcept nogil
+    # the same acknowledgement, after what it shows to be lost was told
+    void (*on_settled)(Congestion* cc, const Acked* acked) noexcept nogil
+    # each packet, before `on_lost` tells them all; only where samples are wanted
+    void (*on_packet_lost)(Congestion* cc, const LostPacket* lost) noexcept nogil
     # True: it answers a new congestion event, not one of the present recovery period
     bint (*on_lost)(Congestion* cc, const Lost* lost) noexcept nogil
-    # the peer saw CE marks on packets up to the one sent at `sent_at`; the result as of on_lost
-    bint (*on_ecn)(Congestion* cc, int64_t now, int64_t sent_at) noexcept nogil
+    # the peer saw CE marks on `marked` of `total` packets more, up to the one sent at `sent_at`; the result as of on_lost
+    bint (*on_ecn)(Congestion* cc, int64_t now, int64_t sent_at, uint64_t marked, uint64_t total) noexcept nogil
     # everything that was lost in the last event arrived after all
     void (*on_spurious)(Congestion* cc) noexcept nogil
     void (*on_app_limited)(Congestion* cc, int64_t now) noexcept nogil

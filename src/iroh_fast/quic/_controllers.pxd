@@ -2,7 +2,8 @@
 
 from libc.stdint cimport uint64_t, int64_t
 
-from iroh_fast.quic._controller cimport Acked, Congestion, Controller, Lost
+from iroh_fast.quic._controller cimport Acked, Congestion, Controller, Lost, LostPacket
+from iroh_fast.quic._delivery cimport Snapshot
 from iroh_fast.quic._rtt cimport Rtt
 
 
@@ -22,11 +23,35 @@ cdef inline void cc_on_sent(Congestion* cc, int64_t now, uint64_t size, uint64_t
 cdef inline void cc_on_acked(Congestion* cc, const Acked* acked) noexcept nogil:
     cc.controller.on_acked(cc, acked)
 
+# Once per acknowledgement, after `cc_on_lost`.
+cdef inline void cc_on_settled(Congestion* cc, const Acked* acked) noexcept nogil:
+    if cc.controller.on_settled != NULL:
+        cc.controller.on_settled(cc, acked)
+
+cdef inline bint cc_samples(const Congestion* cc) noexcept nogil:
+    return cc.controller.samples
+
+# `snapshot`: of the packet, NULL where there are none.
+cdef inline void cc_on_packet_lost(Congestion* cc, int64_t now, int64_t sent_at, uint64_t size, const Snapshot* snapshot) noexcept nogil:
+    cdef LostPacket lost
+    if not cc.controller.samples or snapshot == NULL:
+        return
+    cc.delivery.lost += size
+    lost.now = now
+    lost.sent_at = sent_at
+    lost.size = size
+    lost.snapshot = snapshot
+    cc.controller.on_packet_lost(cc, &lost)
+
+# A packet waits for the window alone.
+cdef inline void cc_on_window_full(Congestion* cc) noexcept nogil:
+    cc.window_full = True
+
 cdef inline bint cc_on_lost(Congestion* cc, const Lost* lost) noexcept nogil:
     return cc.controller.on_lost(cc, lost)
 
-cdef inline bint cc_on_ecn(Congestion* cc, int64_t now, int64_t sent_at) noexcept nogil:
-    return cc.controller.on_ecn != NULL and cc.controller.on_ecn(cc, now, sent_at)
+cdef inline bint cc_on_ecn(Congestion* cc, int64_t now, int64_t sent_at, uint64_t marked, uint64_t total) noexcept nogil:
+    return cc.controller.on_ecn != NULL and cc.controller.on_ecn(cc, now, sent_at, marked, total)
 
 cdef inline void cc_on_spurious(Congestion* cc) noexcept nogil:
     cc.spurious_events += 1
@@ -36,6 +61,10 @@ cdef inline void cc_on_spurious(Congestion* cc) noexcept nogil:
 cdef inline void cc_on_app_limited(Congestion* cc, int64_t now) noexcept nogil:
     if cc.controller.on_app_limited != NULL:
         cc.controller.on_app_limited(cc, now)
+
+# Bytes that may leave at a time; 0: as the pacer likes.
+cdef inline uint64_t cc_quantum(const Congestion* cc) noexcept nogil:
+    return cc.quantum
 
 # Bytes per ns; 0: unpaced.
 cdef inline double cc_pacing_rate(const Congestion* cc, const Rtt* rtt) noexcept nogil:

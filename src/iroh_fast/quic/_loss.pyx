@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from iroh_fast._packet._frames cimport Frame, next_ack_range
 from iroh_fast.quic._codes cimport W_DATAGRAM_SPACE
 from iroh_fast.quic._controller cimport Lost
-from iroh_fast.quic._controllers cimport cc_on_lost, cc_on_mtu
+from iroh_fast.quic._controllers cimport cc_on_lost, cc_on_mtu, cc_on_packet_lost
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._datagrams cimport queue_empty, queue_peek, queue_pop
 from iroh_fast.quic._fates cimport release_frames
@@ -15,7 +15,8 @@ from iroh_fast.quic._path_queries cimport path_mtu
 from iroh_fast.quic._paths cimport MAX_CID_LEN, Path, path_pto
 from iroh_fast.quic._reordering cimport reordering_delay, reordering_on_event
 from iroh_fast.quic._sent cimport (
-    REC_ACKED, REC_MTU_PROBE, REC_USED, SentRec, frame_recs_free, lost_add, lost_event, sent_at, sent_remove)
+    REC_ACKED, REC_MTU_PROBE, REC_USED, SentRec, frame_recs_free, lost_add, lost_event, sent_at, sent_remove,
+    snapshot_at)
 from iroh_fast.quic._space cimport PnSpace, space_free
 from iroh_fast.quic._time cimport times
 
@@ -100,6 +101,7 @@ cdef void take_lost(Connection conn, Path* path, PnSpace* space, int level, uint
                 lost.size += sent.size
                 lost.sent_at = sent.sent_at
                 lost_add(&space.lost, sent.pn, sent.sent_at, keep_from)
+                cc_on_packet_lost(&path.route.flight.cc, conn.now, sent.sent_at, sent.size, snapshot_at(&space.sent, position))
                 if level == LEVEL_1RTT:
                     mtud_on_lost(&path.route.mtud, sent.pn, sent.size)
         declare_lost(conn, path, space, position, level)

@@ -53,7 +53,7 @@ cdef bint on_lost(Congestion* cc, const Lost* lost) noexcept nogil:
     return True
 
 
-cdef bint on_ecn(Congestion* cc, int64_t now, int64_t sent_at) noexcept nogil:
+cdef bint on_ecn(Congestion* cc, int64_t now, int64_t sent_at, uint64_t marked, uint64_t total) noexcept nogil:
     if in_recovery(cc, sent_at):
         return False
     # A mark is never spurious: going back to before it would cancel a true signal.

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 
+from iroh_fast.quic._delivery cimport Snapshot
+
 
 cdef enum:
     # SentRec.flags
@@ -46,6 +48,7 @@ cdef struct SentRec:
 # flight, whatever numbers lie between.
 cdef struct SentTable:
     SentRec* ring
+    Snapshot* snapshots           # beside the ring, where the controller wants samples
     uint32_t mask
     uint32_t outstanding          # in flight
     uint64_t head, tail           # the packet at head is in flight, if there is any
@@ -113,6 +116,14 @@ cdef inline int sent_insert(SentTable* table, const SentRec* sent, uint16_t size
     table.tail += 1
     table.outstanding += 1
     return 0
+
+# Where to note what is known while the newest packet leaves; NULL: out of memory.
+cdef Snapshot* sent_watch(SentTable* table) noexcept nogil
+cdef inline Snapshot* sent_snapshot(SentTable* table) noexcept nogil:  # hot
+    return &table.snapshots[(table.tail - 1) & table.mask] if table.snapshots != NULL else sent_watch(table)
+# NULL: there is none.
+cdef inline const Snapshot* snapshot_at(const SentTable* table, uint64_t position) noexcept nogil:
+    return &table.snapshots[position & table.mask] if table.snapshots != NULL else NULL
 
 # A log of zeros is empty.
 cdef void log_free(PnLog* log) noexcept nogil

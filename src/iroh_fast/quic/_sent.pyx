@@ -4,6 +4,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
+from iroh_fast.quic._delivery cimport Snapshot
+
 
 cdef enum:
     FIRST_SENT = 4                # packets that the smallest table holds
@@ -42,6 +44,7 @@ cdef void sent_free(SentTable* table) noexcept nogil:
             frame_recs_free(sent_at(table, position).frames)
         position += 1
     free(table.ring)
+    free(table.snapshots)
     memset(table, 0, sizeof(SentTable))
 
 
@@ -49,18 +52,32 @@ cdef int sent_grow(SentTable* table) noexcept nogil:
     cdef uint32_t room = 2 * (table.mask + 1) if table.ring != NULL else FIRST_SENT
     cdef uint64_t position = table.head
     cdef SentRec* ring
+    cdef Snapshot* snapshots = NULL
     if room > MAX_SENT:
         return -1
     ring = <SentRec*>malloc(room * sizeof(SentRec))
-    if ring == NULL:
+    if table.snapshots != NULL:
+        snapshots = <Snapshot*>malloc(room * sizeof(Snapshot))
+    if ring == NULL or (snapshots == NULL and table.snapshots != NULL):
+        free(ring)
+        free(snapshots)
         return -1
     while position < table.tail:
         ring[position & (room - 1)] = sent_at(table, position)[0]
+        if snapshots != NULL:
+            snapshots[position & (room - 1)] = table.snapshots[position & table.mask]
         position += 1
     free(table.ring)
+    free(table.snapshots)
     table.ring = ring
+    table.snapshots = snapshots
     table.mask = room - 1
     return 0
+
+
+cdef Snapshot* sent_watch(SentTable* table) noexcept nogil:
+    table.snapshots = <Snapshot*>calloc(table.mask + 1, sizeof(Snapshot))
+    return &table.snapshots[(table.tail - 1) & table.mask] if table.snapshots != NULL else NULL
 
 
 cdef uint64_t sent_from(const SentTable* table, uint64_t pn) noexcept nogil:  # hot

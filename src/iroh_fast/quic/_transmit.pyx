@@ -29,7 +29,7 @@ from iroh_fast.quic._packets cimport (
 from iroh_fast.quic._path_queries cimport LEAST_DATAGRAM, any_usable, find_path, path_allowance
 from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe, path_probing, path_sent
 from iroh_fast.quic._recovery cimport limit_records
-from iroh_fast.quic._recovery_state cimport flight_has_room, flight_wait, recovery_on_data, recovery_on_idle
+from iroh_fast.quic._recovery_state cimport flight_full, flight_has_room, flight_wait, recovery_on_data, recovery_on_idle
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
 from iroh_fast.quic._send_buffer cimport sendbuf_has_pending
 from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
@@ -297,6 +297,7 @@ cdef inline bint window_is_open(Connection conn, Path* path, Plan* plan, size_t 
     """Whether congestion control and the pacer let a full packet go now."""
     cdef int64_t wait
     if not flight_has_room(&path.route.flight, mtu):
+        flight_full(&path.route.flight)
         return False
     wait = flight_wait(&path.route.flight, conn.now, mtu, &plan.rate)
     if wait > 0:
