@@ -40,6 +40,8 @@ MODELS = {
     f"iroh_fast.quic.{path.stem}": path
     for path in sorted((ROOT / "tests" / "models").glob("*.pyx"))
 }
+# The emulated links of the tests: built beside their sources by what builds in place, and part of no package.
+LAB = {f"tests.lab.{path.stem}": path for path in sorted((ROOT / "tests" / "lab").glob("*.pyx"))}
 # Wheels of a release are made by cibuildwheel, or from the source distribution, which alone has this file.
 RELEASE = "CIBUILDWHEEL" in os.environ or (ROOT / "PKG-INFO").exists()
 CRYPTO = "iroh_fast._crypto"
@@ -153,7 +155,7 @@ def extensions() -> list[Extension]:
         ".".join(pyx.relative_to(SRC).with_suffix("").parts): pyx
         for pyx in sorted(SRC.rglob("*.pyx"))
     }
-    for name, pyx in {**sources, **MODELS}.items():
+    for name, pyx in {**sources, **MODELS, **LAB}.items():
         if ONLY and name.removeprefix("iroh_fast.") not in ONLY:
             continue
         found.append(
@@ -207,10 +209,14 @@ class BuildExt(build_ext):
     def run(self) -> None:
         if self.inplace or self.editable_mode:
             forget_gone_modules()
-        elif RELEASE:
-            self.extensions = [ext for ext in self.extensions if ext.name not in MODELS]
+            # For this command alone: the package consists of what is below src.
+            places = self.get_finalized_command("build_py")
+            places.package_dir = {**places.package_dir, "tests": "tests"}
+        else:
+            left_out = {*MODELS, *LAB} if RELEASE else {*LAB}
+            self.extensions = [ext for ext in self.extensions if ext.name not in left_out]
             # A build in place leaves its modules here, and a wheel takes what it finds.
-            for name in MODELS:
+            for name in left_out:
                 for old in Path(self.build_lib).glob(f"{name.replace('.', '/')}.*"):
                     old.unlink()
         super().run()
@@ -304,7 +310,7 @@ class BuildExt(build_ext):
             self.forget_other_switches(ext)
         translated = cythonize(
             [Extension(ext.name, list(ext.sources)) for ext in self.extensions],
-            include_path=["src"],
+            include_path=["src", "."],
             annotate=ANNOTATE,
             # worker processes are cheap only where they are forked
             nthreads=min(self.parallel or 1, len(self.extensions)) if not (WINDOWS or MACOS) else 0,
@@ -343,9 +349,12 @@ class BuildExt(build_ext):
 
 def forget_gone_modules() -> None:
     """Delete what was built in place from sources that are no longer there: it could be imported."""
-    for built in (*SRC.rglob("*.so"), *SRC.rglob("*.pyd")):
+    lab = ROOT / "tests" / "lab"
+    for built in (
+        path for folder in (SRC, lab) for end in ("so", "pyd") for path in folder.rglob(f"*.{end}")
+    ):
         source = built.with_name(built.name.partition(".")[0] + ".pyx")
-        name = ".".join(source.relative_to(SRC).with_suffix("").parts)
+        name = ".".join(source.relative_to(ROOT).with_suffix("").parts).removeprefix("src.")
         if not source.exists() and name not in MODELS:
             built.unlink()
             source.with_suffix(".c").unlink(missing_ok=True)

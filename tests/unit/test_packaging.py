@@ -115,6 +115,7 @@ def test_package_is_marked_as_typed() -> None:
 
 
 MODELS = {"iroh_fast.quic._buffers", "iroh_fast.quic._congestion", "iroh_fast.quic._models"}
+LAB = {"tests.lab._link"}
 
 
 @pytest.mark.source_tree
@@ -145,14 +146,14 @@ def test_models_of_the_core_are_built_by_a_checkout_and_for_no_release(
         command.run()
         return {extension.name for extension in command.extensions or ()}
 
-    assert set(build.MODELS) == MODELS
+    assert set(build.MODELS) == MODELS and set(build.LAB) == LAB
     monkeypatch.setattr(build, "RELEASE", False)
-    assert MODELS < built() and left.exists()
+    assert MODELS < built() and left.exists() and not LAB & built()
     monkeypatch.setattr(build, "RELEASE", True)
     for options in ({"inplace": True}, {"editable_mode": True}):
-        assert MODELS < built(**options) and left.exists()
+        assert MODELS | LAB < built(**options) and left.exists()
     assert "iroh_fast.quic._core" in built()
-    assert not MODELS & built() and not left.exists()
+    assert not (MODELS | LAB) & built() and not left.exists()
 
 
 @pytest.mark.source_tree
