@@ -65,6 +65,7 @@ DIRECTIVES = {
     "language_level": 3,
     "embedsignature": True,
     "binding": True,
+    "auto_pickle": False,  # nothing compiled is pickled, and code that says so is a tenth of a module
     "linetrace": TRACE,
     "boundscheck": DEBUG,
     "wraparound": False,
@@ -130,6 +131,8 @@ def compile_flags() -> tuple[list[str], list[str]]:
     compile_args = ["-O0", "-g"] if DEBUG else ["-O3", "-g1" if PROFILE else "-g0"]
     compile_args += ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-unused-function"]
     link_args = []
+    if RELEASE and not (DEBUG or PROFILE):
+        link_args = ["-Wl,-x"] if MACOS else ["-Wl,-s"]  # names of functions: a tenth of a wheel
     if SANITIZE:
         compile_args += [f"-fsanitize={SANITIZE}", "-fno-omit-frame-pointer", "-g"]
         link_args += [f"-fsanitize={SANITIZE}"]

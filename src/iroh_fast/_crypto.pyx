@@ -12,11 +12,12 @@ import os
 
 cimport cython
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+
+from iroh_fast._view cimport View, view_of
 
 
 cdef extern from "native/crypto.h" nogil:
@@ -190,25 +191,6 @@ cdef dict _HASHES = {"sha256": SUITE_AES128_GCM, "sha384": SUITE_AES256_GCM}
 cdef object _MAX_PN = (1 << 62) - 1
 
 
-@cython.final
-@cython.freelist(4)
-cdef class _View:
-    """Borrows a C-contiguous bytes-like object until it is dropped."""
-
-    cdef Py_buffer buf
-    cdef const uint8_t* p
-    cdef size_t n
-
-    def __cinit__(self, obj):
-        PyObject_GetBuffer(obj, &self.buf, PyBUF_SIMPLE)
-        self.p = <const uint8_t*>self.buf.buf
-        self.n = self.buf.len
-
-    def __dealloc__(self):
-        if self.buf.obj is not None:
-            PyBuffer_Release(&self.buf)
-
-
 cdef uint8_t* _bytes_data(bytes b) noexcept:
     return <uint8_t*>PyBytes_AS_STRING(b)
 
@@ -250,7 +232,7 @@ cdef class PacketProtection:
     cdef readonly int suite
 
     def __cinit__(self, suite, secret, *, backend=None):
-        cdef _View s = _View(secret)
+        cdef View s = view_of(secret)
         cdef int which
         self.suite = _suite(suite)
         if backend not in _BACKENDS:
@@ -258,10 +240,10 @@ cdef class PacketProtection:
         which = _BACKENDS[backend]
         if which < 0:
             which = _which
-        if s.n != iroh_hash_len(self.suite):
-            raise ValueError(f"secret has {s.n} bytes, suite 0x{self.suite:04x} "
+        if s.size != iroh_hash_len(self.suite):
+            raise ValueError(f"secret has {s.size} bytes, suite 0x{self.suite:04x} "
                              f"needs {iroh_hash_len(self.suite)}")
-        if iroh_keys_from_secret(self.suite, s.p, s.n, which, &self.aead, &self.hp) != 0:
+        if iroh_keys_from_secret(self.suite, s.data, s.size, which, &self.aead, &self.hp) != 0:
             raise RuntimeError(f"{backend or 'this process'} cannot do {_SUITE_NAMES[self.suite]}")
 
     def __dealloc__(self):
@@ -304,14 +286,14 @@ cdef class PacketProtection:
         MemoryError
             The library could not set up the cipher.
         """
-        cdef _View aad = _View(header)
-        cdef _View data = _View(payload)
+        cdef View aad = view_of(header)
+        cdef View data = view_of(payload)
         cdef bytes out
         self._check(path_id, pn)
-        out = PyBytes_FromStringAndSize(NULL, data.n + TAG_LEN)
-        if data.n:
-            memcpy(_bytes_data(out), data.p, data.n)
-        if iroh_aead_seal(self.aead, path_id, pn, aad.p, aad.n, _bytes_data(out), data.n) != 0:
+        out = PyBytes_FromStringAndSize(NULL, data.size + TAG_LEN)
+        if data.size:
+            memcpy(_bytes_data(out), data.data, data.size)
+        if iroh_aead_seal(self.aead, path_id, pn, aad.data, aad.size, _bytes_data(out), data.size) != 0:
             raise MemoryError("cannot set up the cipher")
         return out
 
@@ -330,21 +312,21 @@ cdef class PacketProtection:
         MemoryError
             The library could not set up the cipher.
         """
-        cdef _View aad = _View(header)
-        cdef _View data = _View(payload)
+        cdef View aad = view_of(header)
+        cdef View data = view_of(payload)
         cdef bytes out
         self._check(path_id, pn)
-        if data.n < TAG_LEN:
+        if data.size < TAG_LEN:
             raise ValueError("payload is shorter than the authentication tag")
-        scratch = bytearray(data.n)
-        cdef _View work = _View(scratch)
-        memcpy(<uint8_t*>work.p, data.p, data.n)
-        cdef Py_ssize_t n = iroh_aead_open(self.aead, path_id, pn, aad.p, aad.n, <uint8_t*>work.p, data.n)
+        scratch = bytearray(data.size)
+        cdef View work = view_of(scratch)
+        memcpy(<uint8_t*>work.data, data.data, data.size)
+        cdef Py_ssize_t n = iroh_aead_open(self.aead, path_id, pn, aad.data, aad.size, <uint8_t*>work.data, data.size)
         if n == AEAD_FAILED:
             raise MemoryError("cannot set up the cipher")
         if n < 0:
             raise ValueError("packet authentication failed")
-        return PyBytes_FromStringAndSize(<char*>work.p, n)
+        return PyBytes_FromStringAndSize(<char*>work.data, n)
 
     def header_mask(self, sample):
         """Return the 5-byte header protection mask of a 16-byte `sample` (RFC 9001 §5.4).
@@ -362,14 +344,14 @@ cdef class PacketProtection:
         cdef uint8_t out[64 * 16]
         cdef const uint8_t* ptr[64]
         cdef int i, n = 0
-        cdef _View v
+        cdef View v
         for sample in samples:
-            v = _View(sample)
-            if v.n != HP_SAMPLE_LEN:
-                raise ValueError(f"sample has {v.n} bytes, not {HP_SAMPLE_LEN}")
+            v = view_of(sample)
+            if v.size != HP_SAMPLE_LEN:
+                raise ValueError(f"sample has {v.size} bytes, not {HP_SAMPLE_LEN}")
             if n == 64:
                 raise ValueError("more than 64 samples")
-            memcpy(&buf[16 * n], v.p, 16)
+            memcpy(&buf[16 * n], v.data, 16)
             ptr[n] = &buf[16 * n]
             n += 1
         if iroh_hp_masks(self.hp, ptr, n, out) != 0:
@@ -471,7 +453,7 @@ def _py_hkdf_expand_label(suite_or_hash, secret, bytes label, int length):
     ValueError
         Unknown suite or hash, label or length out of range.
     """
-    cdef _View s = _View(secret)
+    cdef View s = view_of(secret)
     cdef int suite
     cdef size_t hash_len
     cdef EVP_MAC_CTX* ctx
@@ -492,7 +474,7 @@ def _py_hkdf_expand_label(suite_or_hash, secret, bytes label, int length):
     ctx = iroh_hmac_new(suite)
     if ctx == NULL:
         raise MemoryError
-    rc = iroh_expand_label(ctx, hash_len, s.p, s.n, PyBytes_AS_STRING(label), len(label),
+    rc = iroh_expand_label(ctx, hash_len, s.data, s.size, PyBytes_AS_STRING(label), len(label),
                            _bytes_data(out), length)
     EVP_MAC_CTX_free(ctx)
     if rc != 0:
@@ -509,10 +491,10 @@ def _py_initial_secrets(dcid):
     dcid : bytes-like
         Destination connection id of the client's first Initial, or of a Retry's source.
     """
-    cdef _View d = _View(dcid)
+    cdef View d = view_of(dcid)
     cdef bytes client = PyBytes_FromStringAndSize(NULL, 32)
     cdef bytes server = PyBytes_FromStringAndSize(NULL, 32)
-    if initial_secrets(d.p, d.n, _bytes_data(client), _bytes_data(server)) != 0:
+    if initial_secrets(d.data, d.size, _bytes_data(client), _bytes_data(server)) != 0:
         raise RuntimeError("OpenSSL refused to compute HMAC")
     return client, server
 
@@ -526,13 +508,13 @@ def _py_next_secret(suite, secret):
     ValueError
         Unknown suite, or a secret of another length than its hash.
     """
-    cdef _View s = _View(secret)
+    cdef View s = view_of(secret)
     cdef int su = _suite(suite)
     cdef bytes out
-    if s.n != iroh_hash_len(su):
-        raise ValueError(f"secret has {s.n} bytes, suite 0x{su:04x} needs {iroh_hash_len(su)}")
-    out = PyBytes_FromStringAndSize(NULL, s.n)
-    if next_secret(su, s.p, s.n, _bytes_data(out)) != 0:
+    if s.size != iroh_hash_len(su):
+        raise ValueError(f"secret has {s.size} bytes, suite 0x{su:04x} needs {iroh_hash_len(su)}")
+    out = PyBytes_FromStringAndSize(NULL, s.size)
+    if next_secret(su, s.data, s.size, _bytes_data(out)) != 0:
         raise RuntimeError("OpenSSL refused to compute HMAC")
     return out
 
@@ -553,13 +535,13 @@ def _py_retry_integrity_tag(odcid, packet):
     ValueError
         `odcid` is longer than 20 bytes.
     """
-    cdef _View o = _View(odcid)
-    cdef _View p = _View(packet)
+    cdef View o = view_of(odcid)
+    cdef View p = view_of(packet)
     cdef bytes out
-    if o.n > 20:
-        raise ValueError(f"connection id has {o.n} bytes, more than 20")
+    if o.size > 20:
+        raise ValueError(f"connection id has {o.size} bytes, more than 20")
     out = PyBytes_FromStringAndSize(NULL, TAG_LEN)
-    if retry_integrity_tag(o.p, o.n, p.p, p.n, _bytes_data(out)) != 0:
+    if retry_integrity_tag(o.data, o.size, p.data, p.size, _bytes_data(out)) != 0:
         raise RuntimeError("OpenSSL refused to compute AES-128-GCM")
     return out
 
@@ -567,10 +549,10 @@ def _py_retry_integrity_tag(odcid, packet):
 @cython.embedsignature(False)
 def _py_hmac_sha256(key, data):
     """Return HMAC-SHA256 of `data` under `key`, 32 bytes (RFC 2104)."""
-    cdef _View k = _View(key)
-    cdef _View d = _View(data)
+    cdef View k = view_of(key)
+    cdef View d = view_of(data)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, 32)
-    if hmac_sha256(k.p, k.n, d.p, d.n, _bytes_data(out)) != 0:
+    if hmac_sha256(k.data, k.size, d.data, d.size, _bytes_data(out)) != 0:
         raise RuntimeError("OpenSSL refused to compute HMAC")
     return out
 
@@ -578,9 +560,9 @@ def _py_hmac_sha256(key, data):
 @cython.embedsignature(False)
 def _py_constant_time_equal(a, b):
     """Compare two bytes-like objects in time that depends on their lengths only."""
-    cdef _View x = _View(a)
-    cdef _View y = _View(b)
-    return x.n == y.n and bool(constant_time_equal(x.p, y.p, x.n))
+    cdef View x = view_of(a)
+    cdef View y = view_of(b)
+    return x.size == y.size and bool(constant_time_equal(x.data, y.data, x.size))
 
 
 def derive_many(int count, suite):

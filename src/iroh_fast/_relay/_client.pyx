@@ -12,6 +12,7 @@ from iroh_fast._relay._frames cimport (
 from iroh_fast._relay._websocket cimport (
     MAX_MESSAGE, READ_BYTES, SMALLEST, WS_BINARY, WS_CLOSE, WS_E_TOO_BIG, WS_PONG, WS_TEXT, WsReader, ws_error,
     ws_mask_at, ws_put_head, ws_xor)
+from iroh_fast._view cimport View, view_of
 
 cdef enum:
     MASK_POOL = 4096
@@ -186,45 +187,43 @@ cdef class ClientWriter:
         RelayFrameError
             No data (``EmptyPacket``) or too much (``FrameTooLarge``); nothing was appended.
         """
-        cdef const uint8_t[::1] dst = key
-        cdef const uint8_t[::1] view = data
+        cdef View dst = view_of(key)
+        cdef View view = view_of(data)
         cdef uint8_t head[36]
-        cdef size_t n = view.shape[0]
+        cdef size_t n = view.size
         cdef size_t size = 36 if segment_size else 34
-        if dst.shape[0] != 32 or segment_size > 65535 or not 0 <= ecn <= 3:
+        if dst.size != 32 or segment_size > 65535 or not 0 <= ecn <= 3:
             raise ValueError("key, ECN mark or segment size out of range")
         if n == 0:
             raise frame_error(FE_EMPTY)
         if size + n > MAX_FRAME:
             raise frame_error(FE_TOO_LARGE)
         head[0] = FT_C2S_BATCH if segment_size else FT_C2S_DATAGRAM
-        memcpy(head + 1, &dst[0], 32)
+        memcpy(head + 1, dst.data, 32)
         head[33] = <uint8_t>ecn
         head[34] = <uint8_t>(segment_size >> 8)
         head[35] = <uint8_t>segment_size
-        self.add(WS_BINARY, head, size, &view[0], n)
+        self.add(WS_BINARY, head, size, view.data, n)
 
     def add_frame(self, int type, body=b""):
         """Append a relay or handshake frame given by type (0 to 13) and body."""
-        cdef const uint8_t[::1] view = body
+        cdef View view = view_of(body)
         cdef uint8_t head = <uint8_t>type
-        cdef size_t n = view.shape[0]
         if not 0 <= type <= FT_STATUS:
             raise ValueError(f"{type} is not the type of a relay frame")
-        if n >= MAX_FRAME:
+        if view.size >= MAX_FRAME:
             raise frame_error(FE_TOO_LARGE)
-        self.add(WS_BINARY, &head, 1, &view[0] if n else &head, n)
+        self.add(WS_BINARY, &head, 1, view.data, view.size)
 
     def add_message(self, int opcode, payload=b""):
         """Append any WebSocket message as one frame, such as a pong or a close."""
-        cdef const uint8_t[::1] view = payload
+        cdef View view = view_of(payload)
         cdef uint8_t none = 0
-        cdef size_t n = view.shape[0]
         if not (opcode == WS_TEXT or opcode == WS_BINARY or WS_CLOSE <= opcode <= WS_PONG):
             raise ValueError(f"{opcode} is not an opcode of a message")
-        if n > MAX_MESSAGE or (opcode >= WS_CLOSE and n > 125):
+        if view.size > MAX_MESSAGE or (opcode >= WS_CLOSE and view.size > 125):
             raise ws_error(WS_E_TOO_BIG)
-        self.add(opcode, &none, 0, &view[0] if n else &none, n)
+        self.add(opcode, &none, 0, view.data, view.size)
 
     def take(self):
         """Hand over what was appended since the last call, as `bytes`."""

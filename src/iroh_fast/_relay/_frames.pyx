@@ -10,6 +10,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from iroh_fast._relay._websocket cimport WS_BINARY, WS_CLOSE, WS_PING, WS_PONG, WS_TEXT, relay_hash, relay_varint
+from iroh_fast._view cimport View, view_of
 
 from ..errors import RelayFrameError
 from ._websocket import build_message
@@ -112,8 +113,8 @@ def is_valid_key(key):
     -----
     Cost: about 5 us. The same rule as `iroh_fast.PublicKey`.
     """
-    cdef const uint8_t[::1] view = key
-    return view.shape[0] == 32 and relay_is_point(&view[0]) == 1
+    cdef View view = view_of(key)
+    return view.size == 32 and relay_is_point(view.data) == 1
 
 
 # --- frames -------------------------------------------------------------------------------
@@ -204,9 +205,8 @@ def decode_frame(data, *, sender, int version=2):
     RelayFrameError
         Not a frame that `sender` may send; `kind` tells why.
     """
-    cdef const uint8_t[::1] view = data
+    cdef View view = view_of(data)
     cdef RelayFrame f
-    cdef uint8_t none = 0
     cdef int side
     if sender == "client":
         side = FROM_CLIENT
@@ -214,7 +214,7 @@ def decode_frame(data, *, sender, int version=2):
         side = FROM_SERVER
     else:
         raise ValueError(f"sender is 'client' or 'server', not {sender!r}")
-    cdef int code = parse_frame(&view[0] if view.shape[0] else &none, view.shape[0], side, version, &f)
+    cdef int code = parse_frame(view.data, view.size, side, version, &f)
     if code < 0:
         raise frame_error(-code)
     if f.key != NULL and not relay_is_point(f.key):

@@ -5,6 +5,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memmove
 
+from iroh_fast._view cimport View, view_of
+
 from ..errors import WsProtocolError
 
 _WS_ERRORS = {
@@ -130,12 +132,11 @@ cdef class WsReader:
 
     def feed(self, data):
         """Append a copy of `data`."""
-        cdef const uint8_t[::1] view = data
-        cdef size_t n = view.shape[0]
-        if n:
-            self.reserve(n)
-            memcpy(self.memory.data + self.end, &view[0], n)
-            self.end += n
+        cdef View view = view_of(data)
+        if view.size:
+            self.reserve(view.size)
+            memcpy(self.memory.data + self.end, view.data, view.size)
+            self.end += view.size
 
     def take_rest(self):
         """Take out all bytes that are not yet part of a message; the reader is done then."""
@@ -242,9 +243,9 @@ def build_message(int opcode, payload=b"", mask=None):
     mask : Buffer, optional
         Four bytes; with it the frame is one of a client, without it one of a server.
     """
-    cdef const uint8_t[::1] view = payload
-    cdef const uint8_t[::1] key
-    cdef size_t n = view.shape[0]
+    cdef View view = view_of(payload)
+    cdef View key
+    cdef size_t n = view.size
     cdef uint8_t head[14]
     cdef uint32_t word = 0
     cdef bytes out
@@ -256,15 +257,15 @@ def build_message(int opcode, payload=b"", mask=None):
         raise ws_error(WS_E_TOO_BIG)
     size = ws_put_head(head, opcode, n, mask is not None)
     if mask is not None:
-        key = mask
-        if key.shape[0] != 4:
+        key = view_of(mask)
+        if key.size != 4:
             raise ValueError("a mask is 4 bytes")
-        memcpy(&word, &key[0], 4)
+        memcpy(&word, key.data, 4)
         memcpy(head + size, &word, 4)
         size += 4
     out = PyBytes_FromStringAndSize(NULL, size + n)
     p = <uint8_t*>PyBytes_AS_STRING(out)
     memcpy(p, head, size)
     if n:
-        ws_xor(p + size, &view[0], n, word)
+        ws_xor(p + size, view.data, n, word)
     return out

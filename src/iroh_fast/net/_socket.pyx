@@ -115,10 +115,10 @@ cdef class DriverCore(Waker):
         """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data)``, which never waits."""
         self.outbox.add_transport(subnet, kind, max_segments, send)
 
-    def inject(self, bytes ip16, int port, const uint8_t[::1] data, uint32_t stride):  # hot
+    def inject(self, bytes ip16, int port, bytes data not None, uint32_t stride):  # hot
         """Datagrams from a private address: `data` is cut into pieces of `stride` bytes (0: one)."""
         cdef RxMessage message
-        cdef uint32_t n = <uint32_t>data.shape[0]
+        cdef size_t n = PyBytes_GET_SIZE(data)
         cdef int index
         if self.stopped or n == 0 or n > INJECT_BYTES or len(ip16) != 16:
             return
@@ -132,12 +132,12 @@ cdef class DriverCore(Waker):
         self.outbox.carriers[index].rx += n
         # ECN marks of such a path say nothing of the way beyond the first hop: never reported.
         memset(&message, 0, sizeof(RxMessage))
-        memcpy(self.injected, &data[0], n)
+        memcpy(self.injected, PyBytes_AS_STRING(data), n)
         memcpy(message.src.ip, PyBytes_AS_STRING(ip16), 16)
         message.src.port = port
         message.data = self.injected
-        message.len = n
-        message.stride = stride or n
+        message.len = <uint32_t>n
+        message.stride = stride or message.len
         self.take(&message, clock_now_ns())
         if (self.dirty or self.endpoint.outgoing) and not self.scheduled:
             self.schedule()

@@ -24,6 +24,7 @@ from iroh_fast._relay._frames cimport (
 from iroh_fast._relay._websocket cimport (
     MAX_MESSAGE, WS_BINARY, WS_CLOSE, WS_CONTINUATION, WS_PING, WS_PONG, WS_TEXT, _Memory, close_payload_ok,
     relay_hash, ws_head, ws_mask_at, ws_parse, ws_xor)
+from iroh_fast._view cimport View, view_of
 from iroh_fast.relay.server._outbox cimport Outbox
 from iroh_fast.relay.server._peers cimport PeerTable, sent_to_add
 from iroh_fast.relay.server._port cimport Port
@@ -152,12 +153,12 @@ cdef class Forwarder:
 
     def find(self, key):
         """Connections of a key: the active one first, then the inactive ones, oldest first."""
-        cdef const uint8_t[::1] view = key
+        cdef View view = view_of(key)
         cdef Peer* peer
         cdef int i
-        if view.shape[0] != 32:
+        if view.size != 32:
             return []
-        peer = self.peers.lookup(relay_hash(self.peers.seed, &view[0]), &view[0])
+        peer = self.peers.lookup(relay_hash(self.peers.seed, view.data), view.data)
         if peer == NULL:
             return []
         found = [<object>peer.active.obj]
@@ -167,19 +168,19 @@ cdef class Forwarder:
 
     def register(self, Port conn not None, key, connection_id):
         """Let a connection in: from now on it is the active one of its key."""
-        cdef const uint8_t[::1] view = key
+        cdef View view = view_of(key)
         cdef Client* c = &conn.c
         cdef Client* old
         cdef Peer* peer
         cdef uint64_t h
         cdef int64_t now
-        if view.shape[0] != 32 or c.peer != NULL or c.state != ST_HANDSHAKE:
+        if view.size != 32 or c.peer != NULL or c.state != ST_HANDSHAKE:
             raise ValueError("not a connection that can be registered")
         self.reserve_slot()
-        h = relay_hash(self.peers.seed, &view[0])
-        peer = self.peers.lookup(h, &view[0])
+        h = relay_hash(self.peers.seed, view.data)
+        peer = self.peers.lookup(h, view.data)
         if peer == NULL:
-            peer = self.peers.insert(h, &view[0])
+            peer = self.peers.insert(h, view.data)
         else:
             old = peer.active
             if peer.inactive_count == MAX_INACTIVE:
