@@ -193,6 +193,8 @@ cdef inline int64_t drop(LinkState* link, int cause) noexcept nogil:
 cdef void link_begin(LinkState* link, int64_t now) noexcept nogil:
     link.began = now
     link.span = 0
+    memset(&link.counts, 0, sizeof(LinkCounts))
+    memset(link.delays, 0, DELAY_BINS * sizeof(uint32_t))
     memset(link.slots, 0, SLOTS * sizeof(uint64_t))
     link.n_slots = 0
 
@@ -317,7 +319,7 @@ cdef class Link:
         free(self.state.slots)
 
     def begin(self, int64_t now_ns):
-        """Let the times of outages and steps count from now, and the rates over time, too."""
+        """Let the times of outages and steps count from now, and count anew."""
         link_begin(&self.state, now_ns)
 
     def push(self, int64_t now_ns, uint32_t size, int ecn=0):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+DEVICE = "tun0"
 #: Most packets a queue may be declared to hold.
 MAX_QUEUE = 1_000_000
 
@@ -220,6 +221,39 @@ class LinkStats:
             if seen >= wanted:
                 return edge
         return 0.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a wire is to connect."""
+
+    namespaces: tuple[str, str]
+    there: LinkConfig
+    back: LinkConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class LabStats:
+    """What happened on a link since it began.
+
+    Attributes
+    ----------
+    there, back : LinkStats
+        From left to right, and from right to left.
+    failed : int
+        Packets that the lab itself could not keep or write; anything but 0 spoils a measurement.
+    late_ms : tuple of float
+        Milliseconds that half, 99 % and all of the packets were written later than the model says.
+    cpu_s : float
+        Processor time of the wire, the kernel's work to receive what it writes included.
+    """
+
+    there: LinkStats = field(default_factory=LinkStats)
+    back: LinkStats = field(default_factory=LinkStats)
+    failed: int = 0
+    late_ms: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    cpu_s: float = 0.0
 
 
 def check(name: str, value: float, low: float, high: float = math.inf) -> None:

@@ -115,7 +115,7 @@ def test_package_is_marked_as_typed() -> None:
 
 
 MODELS = {"iroh_fast.quic._buffers", "iroh_fast.quic._congestion", "iroh_fast.quic._models"}
-LAB = {"tests.lab._link"}
+LAB = {"tests.lab._link", *(["tests.lab._wire"] if sys.platform == "linux" else [])}
 
 
 @pytest.mark.source_tree
