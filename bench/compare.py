@@ -12,30 +12,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import importlib.util
 import json
 import os
-import platform
 import shlex
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import chart
+from children import BENCH, PATIENCE_S, Child, Failed, environment, run_until_done
+from facts import chosen, loop_version, machine, number
 
-BENCH = Path(__file__).parent
-ROOT = BENCH.parent
-PATIENCE_S = 30.0  # for an answer, beyond the time the work itself takes
 DATAGRAM = 1000  # bytes of payload
 PACKET = 1452  # the largest datagram of a stock peer on loopback
 SEALING = 13 + 16  # header and tag of such a packet
@@ -193,47 +186,6 @@ class Settings:
         return cls(rounds or 5, bulk=1.5, other=1.0, memory_rounds=3)
 
 
-class Failed(Exception):
-    """A child answered with an error, not in time, or not at all."""
-
-
-@dataclass
-class Child:
-    process: asyncio.subprocess.Process
-    errors: Any  # temporary file with its standard error
-    name: str
-
-    async def do(self, command: str, *, takes: float = 0.0, **arguments: Any) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        line = b""
-        with contextlib.suppress(ConnectionError):
-            self.process.stdin.write(json.dumps({"do": command, **arguments}).encode() + b"\n")
-            try:
-                line = await asyncio.wait_for(self.process.stdout.readline(), takes + PATIENCE_S)
-            except TimeoutError:
-                raise Failed(f"{self.name}: {command} did not end in time\n{self.log()}") from None
-        if not line:
-            raise Failed(f"{self.name}: died during {command}\n{self.log()}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise Failed(f"{self.name}: {command}: {answer['error']}\n{self.log()}")
-        return answer["ok"]
-
-    def log(self, lines: int = 15) -> str:
-        """The end of what it wrote to standard error."""
-        self.errors.seek(0)
-        return "\n".join(
-            "    " + line
-            for line in self.errors.read().decode(errors="replace").splitlines()[-lines:]
-        )
-
-    async def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        await self.process.wait()
-        self.errors.close()
-
-
 @dataclass
 class Pair:
     """Server and client process of a rival; both are gone when the context is left."""
@@ -272,27 +224,12 @@ class Pair:
         return [*python, side, *options, "--loop", self.loop, *pinned]
 
     async def start(self, side: str, script: tuple[str, ...], cpu: int) -> Child:
-        errors = tempfile.TemporaryFile()
-        process = await asyncio.create_subprocess_exec(
-            *self.command(side, script, None if self.cpus is None else self.cpus[cpu]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment(),
+        child = await Child.start(
+            self.command(side, script, None if self.cpus is None else self.cpus[cpu]),
+            f"{self.rival.name} {side}",
         )
-        child = Child(process, errors, f"{self.rival.name} {side}")
         self.children.append(child)
         return child
-
-
-def environment() -> dict[str, str]:
-    """Where iroh_fast is not installed, this tree is measured."""
-    env = dict(os.environ)
-    if importlib.util.find_spec("iroh_fast") is None:
-        env["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(ROOT / "src"), env.get("PYTHONPATH")])
-        )
-    return env
 
 
 # --- measures: from a pair of processes to metrics --------------------------------------------
@@ -472,62 +409,12 @@ class Run:
                 self.fail(rival, rest.pop(0), error)
 
     async def all(self) -> None:
-        for number in range(self.settings.rounds):
-            await self.round(number)
+        for done in range(self.settings.rounds):
+            await self.round(done)
         self.progress("")
 
 
-def run_until_done(run: Run) -> None:
-    """Run; SIGINT and SIGTERM end it, and the children with it."""
-
-    async def main() -> None:
-        task = asyncio.create_task(run.all())
-        with contextlib.suppress(NotImplementedError):  # Windows
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        await task
-
-    try:
-        asyncio.run(main())
-    except asyncio.CancelledError:
-        raise SystemExit(143) from None
-
-
 # --- what to say about it ------------------------------------------------------------------------
-
-
-def first_line(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return done.stdout.partition("\n")[0]
-
-
-def read_text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def machine() -> dict[str, Any]:
-    models = [
-        line.partition(":")[2].strip()
-        for line in read_text("/proc/cpuinfo").splitlines()
-        if "model name" in line
-    ]
-    commit = first_line(["git", "rev-parse", "--short", "HEAD"])
-    if commit and first_line(["git", "status", "--porcelain", "--untracked-files=no", "src"]):
-        commit += "+changes"
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "rmem_max": int(read_text("/proc/sys/net/core/rmem_max") or 0) or None,
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "commit": commit or None,
-    }
 
 
 def report(run: Run, command: str, started: datetime) -> dict[str, Any]:
@@ -552,23 +439,6 @@ def report(run: Run, command: str, started: datetime) -> dict[str, Any]:
         },
         "failures": run.failures,
     }
-
-
-def loop_version(loop: str) -> str:
-    if loop == "asyncio":
-        return "asyncio"
-    try:
-        return f"uvloop {version('uvloop')}"
-    except PackageNotFoundError:  # then all children have failed
-        return "uvloop"
-
-
-def number(value: float) -> str:
-    """Three significant digits, thousands separated."""
-    if abs(value) >= 100:
-        digits = len(str(int(abs(value)))) - 3
-        return f"{round(value, -digits):,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def ratio(metric: Metric, own: float, other: float) -> str:
@@ -652,13 +522,6 @@ def draw(data: dict[str, Any]) -> str:
     return chart.svg(panels, small_print(data))
 
 
-def chosen(text: str, known: list[str], what: str) -> list[str]:
-    names = [name for name in text.split(",") if name]
-    if wrong := [name for name in names if name not in known]:
-        raise SystemExit(f"no such {what}: {', '.join(wrong)}; there are {', '.join(known)}")
-    return names
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -705,7 +568,7 @@ def main() -> int:
             print(
                 f"load average {load}: something else is running, mind the numbers", file=sys.stderr
             )
-        run_until_done(run)
+        run_until_done(run.all())
         data = report(run, shlex.join(["python", "bench/compare.py", *sys.argv[1:]]), started)
         data["machine"]["load"] = load
         path = args.json or BENCH / "results" / f"compare-{started:%Y%m%d-%H%M%S}.json"
