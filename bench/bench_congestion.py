@@ -89,15 +89,15 @@ CASES = {
     ),
     "pacer_delay[tokens-left]": (
         "pacer_init(&p, 0)",
-        "sink += pacer_delay(&p, 1, 1452, 0.0625, 1452)",
+        "sink += pacer_delay(&p, 1, 1452, 0.0625, 1452, 0)",
     ),
     "pacer_delay[send-and-refill]": (
         "pacer_init(&p, 0)",
-        "sink += pacer_delay(&p, i * 12000, 1452, 0.0625, 1452); pacer_on_sent(&p, 1452)",
+        "sink += pacer_delay(&p, i * 12000, 1452, 0.0625, 1452, 0); pacer_on_sent(&p, 1452)",
     ),
     "pacer_delay[rate-changes]": (
         "pacer_init(&p, 0)",
-        "sink += pacer_delay(&p, i * 12000, 1452, 0.0625 + i * 1e-9, 1452)",
+        "sink += pacer_delay(&p, i * 12000, 1452, 0.0625 + i * 1e-9, 1452, 0)",
     ),
     "rtt_sample": ("", "rtt_sample(&rtt, i, 1000, 20000000 + (i & 1023))"),
     "mtud_on_acked[bulk]": (

@@ -14,7 +14,7 @@ from iroh_fast.quic._mtud cimport (
     MTUD_COMPLETE, MTUD_OFF, MTUD_SEARCHING, Mtud, mtud_black_hole, mtud_init, mtud_on_acked, mtud_on_lost,
     mtud_on_probe_lost, mtud_on_probe_sent, mtud_peer_limit, mtud_poll, mtud_restart)
 from iroh_fast.quic._newreno cimport NewReno
-from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_on_sent
+from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_next, pacer_on_idle, pacer_on_sent
 from iroh_fast.quic._rtt cimport Rtt, rtt_conservative, rtt_get, rtt_init, rtt_pto_base, rtt_sample
 
 
@@ -181,18 +181,36 @@ cdef class PacerModel:
         """Paced as a controller with this window does it."""
         self.cc.cwnd = cwnd if cwnd else 1
         self.rtt.latest = srtt
-        return pacer_delay(&self.p, now, need, cc_pacing_rate(&self.cc, &self.rtt), mtu)
+        return pacer_delay(&self.p, now, need, cc_pacing_rate(&self.cc, &self.rtt), mtu, 0)
+
+    def ask(self, int64_t now, uint64_t need, double rate, uint64_t mtu, uint64_t quantum=0):
+        """The same at a rate in bytes per second."""
+        return pacer_delay(&self.p, now, need, rate * 1e-9, mtu, quantum)
+
+    def next(self, int64_t now):
+        return pacer_next(&self.p, now)
+
+    def on_idle(self, int64_t now):
+        pacer_on_idle(&self.p, now)
 
     def on_sent(self, uint64_t size):
         pacer_on_sent(&self.p, size)
 
     @property
-    def capacity(self):
-        return self.p.capacity
+    def quantum(self):
+        return self.p.quantum
+
+    @property
+    def burst(self):
+        return self.p.burst
 
     @property
     def tokens(self):
         return self.p.tokens
+
+    @property
+    def sent(self):
+        return self.p.sent
 
 
 @cython.final

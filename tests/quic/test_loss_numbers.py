@@ -183,10 +183,10 @@ def test_reordering_threshold_shrinks_again(make_pair):
     detected = []
     for _ in range(20):
         t = Transfer(pair, client, server, bytes(200_000))
+        before = len(pair.client.sent)
         pair.drop(True, 5)
-        start = pair.now
         pair.run_until(lambda: t.poll() or client.stats()["lost_packets"] > lost)  # noqa: B023
-        detected.append(pair.now - start)
+        detected.append(pair.now - pair.client.sent[before + 5].sent)
         pair.run_until(t.poll)
         lost = client.stats()["lost_packets"]
     # a quarter of the round trip of 20 ms is waited in the beginning, and no more in the end

@@ -4,9 +4,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast.quic._controller cimport Congestion
 from iroh_fast.quic._controllers cimport (
-    cc_init, cc_on_app_limited, cc_on_sent, cc_on_window_full, cc_pacing_rate, cc_samples)
+    cc_init, cc_on_app_limited, cc_on_sent, cc_on_window_full, cc_pacing_rate, cc_quantum, cc_samples)
 from iroh_fast.quic._delivery cimport Snapshot, delivery_dry, delivery_on_sent, delivery_resumes
-from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_on_sent
+from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_next, pacer_on_idle, pacer_on_sent
 from iroh_fast.quic._reordering cimport Reordering
 from iroh_fast.quic._rtt cimport Rtt, rtt_init, rtt_pto_base
 from iroh_fast.quic._sent cimport SentRec, sent_insert, sent_snapshot
@@ -56,15 +56,16 @@ cdef inline bint flight_has_room(const Flight* flight, uint64_t size) noexcept n
     """Whether the congestion window takes another packet."""
     return flight.in_flight + size < flight.cc.cwnd
 
-cdef inline void flight_full(Flight* flight) noexcept nogil:
+cdef inline void flight_full(Flight* flight, int64_t now) noexcept nogil:
     """The congestion window keeps data back."""
     cc_on_window_full(&flight.cc)
+    pacer_on_idle(&flight.pacer, now)
 
 cdef inline int64_t flight_wait(Flight* flight, int64_t now, uint64_t size, double* rate) noexcept nogil:
     """How long the pacer holds a packet back. `rate`: of the pacer, -1 where it was not asked for in this batch."""
     if rate[0] < 0:
         rate[0] = cc_pacing_rate(&flight.cc, &flight.rtt)
-    return pacer_delay(&flight.pacer, now, size, rate[0], size)
+    return pacer_delay(&flight.pacer, now, size, rate[0], size, cc_quantum(&flight.cc))
 
 cdef inline int recovery_on_sent(Flight* flight, PnSpace* space, const SentRec* sent, uint16_t size, uint16_t flags,
                                  int64_t now) noexcept nogil:  # hot
@@ -95,10 +96,10 @@ cdef inline void recovery_on_data(Recovery* recovery) noexcept nogil:
 
 cdef inline void recovery_on_idle(Flight* flight, Recovery* recovery, bint limited, int64_t now) noexcept nogil:
     """Nothing more leaves now. `limited`: for want of data."""
-    cdef double rate = -1
     recovery.app_limited = limited
     if not limited:
         return
     if cc_samples(&flight.cc) and flight_has_room(flight, flight.cc.mtu):
-        delivery_dry(&flight.cc.delivery, now + flight_wait(flight, now, flight.cc.mtu, &rate))
+        delivery_dry(&flight.cc.delivery, pacer_next(&flight.pacer, now))
+    pacer_on_idle(&flight.pacer, now)
     cc_on_app_limited(&flight.cc, now)

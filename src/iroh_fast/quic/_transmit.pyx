@@ -297,7 +297,7 @@ cdef inline bint window_is_open(Connection conn, Path* path, Plan* plan, size_t 
     """Whether congestion control and the pacer let a full packet go now."""
     cdef int64_t wait
     if not flight_has_room(&path.route.flight, mtu):
-        flight_full(&path.route.flight)
+        flight_full(&path.route.flight, conn.now)
         return False
     wait = flight_wait(&path.route.flight, conn.now, mtu, &plan.rate)
     if wait > 0:
