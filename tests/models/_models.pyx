@@ -3,17 +3,20 @@
 Built as ``iroh_fast.quic._models`` in development builds alone. They do no locking of their own.
 """
 
+import random
+
 cimport cython
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
+from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._received cimport received_forget, received_from
 from iroh_fast.quic._space cimport (
     PnSpace, space_ack_due, space_ack_sent, space_free, space_init, space_is_duplicate, space_mark_received,
-    space_on_processed, space_trim)
+    space_on_processed, space_skipped, space_take_pn, space_trim)
 from iroh_fast.quic._sent cimport (
     LostTable, REC_ACKED, REC_ELICITING, REC_USED, SentRec, SentTable, lost_add, lost_arrived, lost_event, lost_free,
-    sent_at, sent_free, sent_from, sent_insert, sent_remove)
+    sent_at, sent_free, sent_from, sent_insert, sent_onward, sent_remove)
 
 
 @cython.final
@@ -72,6 +75,27 @@ cdef class ReceivedNumbers:
 
 
 @cython.final
+cdef class SentNumbers:
+    """Packet numbers as they are given out, and those that are left out."""
+
+    cdef PnSpace space
+    cdef RandomSource random
+
+    def __cinit__(self, seed):
+        self.random = RandomSource(random.Random(seed).randbytes)
+        space_init(&self.space, self.random.word())
+
+    def __dealloc__(self):
+        space_free(&self.space)
+
+    def take(self):
+        return space_take_pn(&self.space, self.random)
+
+    def was_skipped(self, uint64_t lo, uint64_t hi):
+        return bool(space_skipped(&self.space, lo, hi))
+
+
+@cython.final
 cdef class SentPackets:
     """Packets of one space in flight, and those that were declared lost."""
 
@@ -98,8 +122,17 @@ cdef class SentPackets:
             if sent_at(&self.sent, position).flags & REC_USED:
                 taken.append(sent_at(&self.sent, position).pn)
                 sent_remove(&self.sent, position, REC_ACKED)
-            position += 1
+            position = sent_onward(&self.sent, position)
         return taken
+
+    def leaps(self, uint64_t pn):
+        """Over how many records a look behind a packet, which is not in flight, comes to the next that is."""
+        cdef uint64_t position = sent_from(&self.sent, pn)
+        cdef int count = 0
+        while position < self.sent.tail and not sent_at(&self.sent, position).flags & REC_USED:
+            position = sent_at(&self.sent, position).acked_upto
+            count += 1
+        return count
 
     def lose(self, uint64_t below, int64_t keep_from=0, begins=None):
         """Declare everything below a number lost; what was. `begins`: a congestion event begins, or goes on."""

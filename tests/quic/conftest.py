@@ -20,7 +20,7 @@ if (
 ):
     collect_ignore = [
         *("test_buffers.py", "test_congestion.py", "test_mtud.py"),
-        *("test_pacing.py", "test_received.py", "test_sent.py"),
+        *("test_hostile_acks.py", "test_pacing.py", "test_received.py", "test_sent.py"),
     ]
 
 

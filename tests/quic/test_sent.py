@@ -99,3 +99,20 @@ def test_lost_packets_are_remembered_up_to_a_bound():
     table.lose(3 * MAX_LOST, begins=True)
     assert table.remembered == MAX_LOST
     assert table.arrived(0, 3 * MAX_LOST) == (MAX_LOST, False)
+
+
+def test_what_is_acknowledged_again_and_again_is_leapt_over():
+    """A lost packet holds up the table: what arrived behind it stays there, and every acknowledgement names it."""
+    table, count = SentPackets(), 10_000
+    for n in range(count):
+        table.send(n, n)
+    steps = 0
+    for n in range(2, count, 2):
+        assert len(table.acknowledge(1, n)) == 2
+        steps += table.leaps(1)
+    assert steps < 4 * count
+    # Whatever number a range begins with.
+    for first in range(1, count):
+        assert table.acknowledge(first, count - 1) == ([] if first > 1 else [count - 1])
+    assert sum(table.leaps(first) for first in range(1, count)) < 4 * count
+    assert table.acknowledge(0, 0) == [0]

@@ -22,8 +22,8 @@ from iroh_fast.quic._routing cimport carries_own_acks, path_answered
 from iroh_fast.quic._rtt cimport rtt_sample
 from iroh_fast.quic._sent cimport (
     FrameRec, REC_ACK, REC_ACKED, REC_FIN, REC_PHASE, REC_STREAM, REC_USED, SentRec, lost_arrived, sent_at, sent_from,
-    sent_remove, snapshot_at)
-from iroh_fast.quic._space cimport PnSpace, space_sent_time
+    sent_onward, sent_remove, snapshot_at)
+from iroh_fast.quic._space cimport PnSpace, space_sent_time, space_skipped
 from iroh_fast.quic._stream_packets cimport stream_acked
 from iroh_fast.quic._time cimport ns_from_us, times
 
@@ -120,7 +120,7 @@ cdef int take_ranges(Connection conn, Path* path, PnSpace* space, int level, Fra
     cdef const uint8_t* at = frame.ranges
     cdef SentRec* sent
     while True:
-        if space.last_skipped >= 0 and lo <= <uint64_t>space.last_skipped <= hi:
+        if space_skipped(space, lo, hi):
             return conn.fail(PROTOCOL_VIOLATION, b"unsent packet acked", 0)
         if space.lost.live:
             news.arrived += lost_arrived(&space.lost, lo, hi, &news.newest_arrived, &news.undone)
@@ -132,7 +132,7 @@ cdef int take_ranges(Connection conn, Path* path, PnSpace* space, int level, Fra
                     break
                 if sent.flags & REC_USED:
                     take_acked(conn, path, space, level, position, news)
-                position += 1
+                position = sent_onward(&space.sent, position)
             end_run(conn, &news.run)
         if left == 0:
             return 0
@@ -206,7 +206,7 @@ cdef void take_rtt(Connection conn, Path* path, int level, const Frame* frame, i
 
 
 cdef void check_ecn(Connection conn, Path* path, PnSpace* space, Frame* frame, bint raised) noexcept nogil:
-    """RFC 9000 §13.4.2, as lenient as iroh: counts must exist and not shrink."""
+    """RFC 9000 §13.4.2, as lenient as iroh: counts must exist, not shrink, and not be above what was sent."""
     if not path.route.ecn:
         return
     if not frame.has_ecn:
@@ -215,7 +215,8 @@ cdef void check_ecn(Connection conn, Path* path, PnSpace* space, Frame* frame, b
     if not raised:
         return
     if (frame.ect0 < space.peer_ect0 or frame.ect1 > space.peer_ect1 or frame.ce < space.peer_ce
-            or frame.ect0 + frame.ce <= space.peer_ect0 + space.peer_ce):
+            or frame.ect0 + frame.ce <= space.peer_ect0 + space.peer_ce
+            or frame.ect0 + frame.ce > space.next_pn):
         path.route.ecn = False
         return
     if frame.ce > space.peer_ce:

@@ -35,7 +35,7 @@ cdef struct SentRec:
     int64_t sent_at
     uint64_t stream_id
     uint64_t offset
-    uint64_t acked_upto
+    uint64_t acked_upto           # not in flight any more: no packet in flight before this position
     FrameRec* frames
     uint32_t len
     uint32_t acked_path
@@ -91,6 +91,7 @@ cdef inline void sent_remove(SentTable* table, uint64_t position, uint16_t becam
     cdef SentRec* record = sent_at(table, position)
     record.flags = became
     record.frames = NULL
+    record.acked_upto = position + 1
     table.outstanding -= 1
     if position != table.head:
         return
@@ -99,6 +100,20 @@ cdef inline void sent_remove(SentTable* table, uint64_t position, uint16_t becam
         return
     while not sent_at(table, table.head).flags & REC_USED:
         table.head += 1
+
+cdef inline uint64_t sent_onward(SentTable* table, uint64_t position) noexcept nogil:  # hot
+    """Where to go on behind a packet that is not in flight (any more). Runs of those are leapt over: a peer may
+    acknowledge the same ones as often as it likes."""
+    cdef SentRec* record = sent_at(table, position)
+    cdef SentRec* following
+    while record.acked_upto < table.tail:
+        following = sent_at(table, record.acked_upto)
+        if following.flags & REC_USED:
+            break
+        # Halve the way for the next time.
+        record.acked_upto = following.acked_upto
+        record = following
+    return record.acked_upto
 
 # 0, or -1 out of memory.
 cdef int sent_grow(SentTable* table) noexcept nogil

@@ -7,6 +7,10 @@ from iroh_fast.quic._received cimport ReceivedSet, received_has, received_next
 from iroh_fast.quic._sent cimport LostTable, PnLog, SentTable
 
 
+cdef enum:
+    SKIPS = 8                     # numbers left out that are remembered: a power of two
+
+
 cdef struct PnSpace:
     # --- sending
     uint64_t next_pn
@@ -20,7 +24,8 @@ cdef struct PnSpace:
     int loss_probes
     uint64_t skip_pn              # the next number to leave out
     int skip_bits
-    int64_t last_skipped          # -1: none
+    uint64_t skipped[8]           # SKIPS: the newest numbers that were left out, a ring
+    uint64_t skips                # how many there were
     # --- receiving
     ReceivedSet received
     int64_t largest_rx_at
@@ -48,6 +53,17 @@ cdef inline uint64_t space_take_pn(PnSpace* space, RandomSource random) noexcept
         space_skip_pn(space, random)
     space.next_pn += 1
     return space.next_pn - 1
+
+cdef inline bint space_skipped(const PnSpace* space, uint64_t lo, uint64_t hi) noexcept nogil:  # hot
+    """Whether one of lo..hi was left out, as far as those are remembered: further back than what may be in flight."""
+    cdef uint64_t i = space.skips
+    while i and space.skips - i < SKIPS:
+        i -= 1
+        if space.skipped[i & (SKIPS - 1)] < lo:
+            return False
+        if space.skipped[i & (SKIPS - 1)] <= hi:
+            return True
+    return False
 
 # The same where none is left out: numbers of the handshake.
 cdef inline uint64_t space_next_pn(PnSpace* space) noexcept nogil:
