@@ -61,7 +61,7 @@ cdef class UdpSocket:
     cdef uint64_t rx_segments     # datagrams that arrived inside a GRO aggregate
     cdef uint64_t rx_dropped      # messages without a usable source, or truncated
     cdef readonly int last_errno  # of the last swallowed send error, 0 if none; for rate-limited logging
-    cdef int sent_errno           # of the last `send`, 0 when it left
+    cdef int sent_errno           # of the last `send`, 0 when it left; EMSGSIZE: too large for the interface
     cdef readonly int blocked_errno   # why send last gave -EAGAIN: EAGAIN (wait for writability), ENOBUFS (1 ms)
 
     # Number of messages (0 when the queue is empty), or -errno of a real failure.
@@ -71,6 +71,8 @@ cdef class UdpSocket:
     # 0 sent (or swallowed: every error but EAGAIN and ENOBUFS), -EAGAIN when the caller must wait.
     cdef int send(self, const UdpAddr* dst, const uint8_t* src_ip, int ecn, const uint8_t* buf, size_t n,
                   size_t segment) noexcept nogil
+    # Bytes of the largest datagram that the interface on the way takes; 0: unknown, -1: datagrams may be cut.
+    cdef int largest_payload(self, const UdpAddr* dst, const uint8_t* src_ip) noexcept nogil
     # Several of them, in order, with few system calls. How many are done with: fewer when the caller must wait.
     cdef int send_many(self, TxMessage* items, int count) noexcept nogil
     cdef void count(self, const void* outcome) noexcept nogil

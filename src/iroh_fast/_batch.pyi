@@ -48,6 +48,9 @@ class UdpSocket:
         segment: int = 0,
         src: str | None = None,
     ) -> int: ...
+    def largest_to(
+        self, addr: tuple[str, int] | tuple[str, int, int, int], *, src: str | None = None
+    ) -> int: ...
     def sendmany(
         self, messages: list[tuple[bytes, tuple[str, int] | tuple[str, int, int, int], int]], *, ecn: int = 0
     ) -> list[int]: ...

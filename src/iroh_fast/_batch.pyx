@@ -10,7 +10,7 @@ import os
 import socket
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport EAGAIN, EBADF
+from libc.errno cimport EAGAIN, EBADF, EMSGSIZE
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -62,6 +62,7 @@ cdef extern from "native/udp_batch.h" nogil:
         uint8_t ecn
         int error
 
+    int ub_largest(ub_socket* u, const uint8_t* dst, uint16_t port, uint32_t scope, const uint8_t* src)
     int ub_send_many(ub_socket* u, ub_tx* r, ub_item* items, int count)
     double ub_now()
     int ub_wait(int fd, int writable, int ms)
@@ -211,8 +212,12 @@ cdef class UdpSocket:
         cdef int rc
         rc = ub_send(u, &r, dst.ip, dst.port, dst.scope, src_ip, ecn, buf, n, segment)
         self.count(&r)
-        self.sent_errno = r.last_errno if r.errors else 0
+        self.sent_errno = r.last_errno if r.errors else EMSGSIZE if r.too_big else 0
         return rc
+
+    cdef int largest_payload(self, const UdpAddr* dst, const uint8_t* src_ip) noexcept nogil:
+        cdef ub_socket* u = <ub_socket*>self.rx
+        return -1 if u.may_fragment else ub_largest(u, dst.ip, dst.port, dst.scope, src_ip)
 
     cdef int send_many(self, TxMessage* items, int count) noexcept nogil:    # hot
         cdef ub_socket* u = <ub_socket*>self.rx
@@ -358,6 +363,18 @@ cdef class UdpSocket:
             return self.send(&dst, pin, ecn, <const uint8_t*>view.buf, <size_t>view.len, <size_t>segment)
         finally:
             PyBuffer_Release(&view)
+
+    def largest_to(self, tuple addr not None, *, src=None):
+        """Return the bytes of the largest datagram that the interface on the way to `addr` takes.
+
+        0 when the system does not tell, -1 when it may cut datagrams into fragments. Arguments as for `sendto`.
+        """
+        cdef UdpAddr dst
+        cdef UdpAddr source
+        addr_from_tuple(addr, &dst)
+        if src is not None:
+            addr_from_tuple((src, 0), &source)
+        return self.largest_payload(&dst, source.ip if src is not None else NULL)
 
     def sendmany(self, list messages not None, *, int ecn=0):
         """Send several datagrams or batches in order, with few system calls.

@@ -40,7 +40,7 @@ def test_transport_defaults_are_those_of_iroh() -> None:
     assert config.send_window is None
     assert config.initial_rtt == 0.333
     assert config.mtu_discovery == MtuDiscoveryConfig(
-        interval=600, upper_bound=1452, black_hole_cooldown=60, minimum_change=20
+        interval=600, upper_bound=65_487, black_hole_cooldown=60, minimum_change=20
     )
     assert config.keep_alive_interval == 5
     assert config.max_concurrent_multipath_paths == 8

@@ -11,8 +11,8 @@ from iroh_fast.quic._controllers cimport (
     CC_CUBIC, CC_NEW_RENO, cc_init, cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious, cc_pacing_rate)
 from iroh_fast.quic._cubic cimport Cubic
 from iroh_fast.quic._mtud cimport (
-    MTUD_COMPLETE, MTUD_OFF, MTUD_SEARCHING, Mtud, mtud_black_hole, mtud_init, mtud_on_acked, mtud_on_lost,
-    mtud_on_probe_lost, mtud_on_probe_sent, mtud_peer_limit, mtud_poll, mtud_restart)
+    MTUD_COMPLETE, MTUD_OFF, MTUD_SEARCHING, Mtud, mtud_asks, mtud_black_hole, mtud_init, mtud_on_acked, mtud_on_lost,
+    mtud_on_probe_lost, mtud_on_probe_sent, mtud_peer_limit, mtud_poll, mtud_restart, mtud_route_limit, mtud_too_big)
 from iroh_fast.quic._newreno cimport NewReno
 from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_next, pacer_on_idle, pacer_on_sent
 from iroh_fast.quic._rtt cimport Rtt, rtt_conservative, rtt_get, rtt_init, rtt_pto_base, rtt_sample
@@ -227,8 +227,18 @@ cdef class MtuDiscovery:
     def set_peer_limit(self, uint16_t max_udp_payload):
         mtud_peer_limit(&self.m, max_udp_payload)
 
-    def poll(self, int64_t now):
-        return mtud_poll(&self.m, now)
+    def asks(self, int64_t now):
+        return mtud_asks(&self.m, now)
+
+    def set_route_limit(self, int64_t now, int largest):
+        mtud_route_limit(&self.m, now, largest)
+
+    def poll(self, int64_t now, uint64_t room=65535):
+        return mtud_poll(&self.m, now, room)
+
+    def too_big(self, int64_t now, uint16_t size, int largest):
+        """-1 nothing helps, 0 an answer, 1 the MTU fell."""
+        return mtud_too_big(&self.m, now, size, largest)
 
     def on_probe_sent(self, uint64_t pn, uint16_t size):
         mtud_on_probe_sent(&self.m, pn, size)

@@ -196,6 +196,14 @@ class Side:
     sent: list[Datagram] = field(default_factory=list)
     transmits: int = 0
     max_segments: int = 10
+    #: bytes of the largest datagram that the system takes, 0 for any
+    interface: int = 0
+    refused: int = 0
+
+    def set_interface(self, size: int, *, told: bool = True) -> None:
+        """Have an interface of this size; `told`: the system says so when it is asked."""
+        self.interface = size
+        self.endpoint.interface_limit = size if told else 0
 
     def source(self, local: Address | None) -> Address:
         if local is not None:
@@ -435,6 +443,11 @@ class Pair:
                 if not data:
                     self.fail("an empty transmit")
                 src = side.source(local)
+                if 0 < side.interface < segment:
+                    side.refused += 1
+                    self.log(f"{side.name:6} REFUSED {segment}")
+                    side.endpoint.too_big(connection, remote, segment, self.now)
+                    continue
                 for at in range(0, len(data), segment):
                     count += 1
                     for dst in [remote, *extra]:

@@ -259,7 +259,7 @@ CORE: tuple[tuple[str, ...], ...] = (
     ("_control",),
     ("_fates",),
     ("_loss", "_routing"),
-    ("_recovery",),
+    ("_recovery", "_refused"),
     ("_acknowledged", "_path_table"),
     ("_validation", "_closing"),
     ("_handshake",),

@@ -114,7 +114,7 @@ class Part(NamedTuple):
 
 
 STREAM_ROOMS = "_stream _stream_table _stream_frames _stream_packets _streams _flow _schedule"
-RECOVERY_ROOMS = "_recovery_state _recovery _acknowledged _loss"
+RECOVERY_ROOMS = "_recovery_state _recovery _acknowledged _loss _refused"
 PATH_ROOMS = "_paths _path_queries _path_table _cids _validation _routing _control"
 
 PARTS: dict[str, Part] = {

@@ -38,12 +38,16 @@
 #define SIO_UDP_NETRESET _WSAIOW(IOC_VENDOR, 15)
 #endif
 #else
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 #endif
 
 #if defined(__linux__) && !defined(UB_PORTABLE)
@@ -841,6 +845,97 @@ static int ub_send(ub_socket *u, ub_tx *r, const uint8_t *dst, uint16_t port, ui
         off += chunk;
     } while (off < n);
     return 0;
+}
+
+/* ------------------------------------------------------------------ sizes */
+
+/* What IP and UDP put before the payload, taken from an interface's MTU; no more than their lengths can say. */
+static int ub_payload_of(long mtu, int v4)
+{
+    long most = v4 ? 65535 - 28 : 65535 - 8, payload = mtu - (v4 ? 28 : 48);
+    return payload < 1 ? 0 : (int)(payload < most ? payload : most);
+}
+
+#if !defined(_WIN32) && !defined(UB_LINUX) && defined(SIOCGIFMTU)
+/* The MTU of the interface that has the address of a connected socket; 0: unknown. */
+static long ub_interface_mtu(int fd)
+{
+    struct sockaddr_storage own;
+    socklen_t size = sizeof own;
+    struct ifaddrs *all, *at;
+    long mtu = 0;
+    if (getsockname(fd, (struct sockaddr *)&own, &size) != 0 || getifaddrs(&all) != 0)
+        return 0;
+    for (at = all; at != NULL && mtu == 0; at = at->ifa_next) {
+        struct ifreq request;
+        if (at->ifa_addr == NULL || at->ifa_addr->sa_family != own.ss_family)
+            continue;
+        if (own.ss_family == AF_INET
+                ? memcmp(&((struct sockaddr_in *)at->ifa_addr)->sin_addr, &((struct sockaddr_in *)&own)->sin_addr, 4)
+                : memcmp(&((struct sockaddr_in6 *)at->ifa_addr)->sin6_addr, &((struct sockaddr_in6 *)&own)->sin6_addr, 16))
+            continue;
+        memset(&request, 0, sizeof request);
+        strncpy(request.ifr_name, at->ifa_name, sizeof request.ifr_name - 1);
+        if (ioctl(fd, SIOCGIFMTU, &request) == 0)
+            mtu = request.ifr_mtu;
+    }
+    freeifaddrs(all);
+    return mtu;
+}
+#endif
+
+/* Bytes of the largest datagram that the interface on the way to an address takes, or a router further on as far as the
+ * system has heard of it; 0: unknown. A connected socket of its own is asked, no packet leaves. */
+static int ub_largest(ub_socket *u, const uint8_t *dst, uint16_t port, uint32_t scope, const uint8_t *src)
+{
+    ub_dest d;
+    long mtu = 0;
+    if (ub_set_dest(u, &d, dst, port, scope, src, 0) != 0)
+        return 0;
+#ifdef _WIN32
+    {
+        SOCKET probe = socket(u->v6 ? AF_INET6 : AF_INET, SOCK_DGRAM, IPPROTO_UDP);
+        DWORD value = 0;
+        int size = sizeof value;
+        if (probe == INVALID_SOCKET)
+            return 0;
+        if (connect(probe, (const struct sockaddr *)&d.name, (int)d.name_len) == 0 &&
+            getsockopt(probe, u->v6 ? IPPROTO_IPV6 : IPPROTO_IP, u->v6 ? IPV6_MTU : IP_MTU, (char *)&value, &size) == 0)
+            mtu = (long)value;
+        closesocket(probe);
+    }
+#else
+    {
+        int probe = socket(u->v6 ? AF_INET6 : AF_INET, SOCK_DGRAM, IPPROTO_UDP);
+        if (probe < 0)
+            return 0;
+#ifdef UB_LINUX
+        {
+            struct sockaddr_in6 own; /* holds sockaddr_in too */
+            int value = 0;
+            socklen_t size = sizeof value;
+            memset(&own, 0, sizeof own);
+            own.sin6_family = (sa_family_t)(u->v6 ? AF_INET6 : AF_INET);
+            if (d.src != NULL && u->v6) {
+                memcpy(&own.sin6_addr, d.src, 16);
+                own.sin6_scope_id = scope;
+            } else if (d.src != NULL) {
+                memcpy(&((struct sockaddr_in *)&own)->sin_addr, d.src + 12, 4);
+            }
+            if ((d.src == NULL || bind(probe, (const struct sockaddr *)&own,
+                                       u->v6 ? sizeof own : sizeof(struct sockaddr_in)) == 0) &&
+                connect(probe, (const struct sockaddr *)&d.name, (socklen_t)d.name_len) == 0 &&
+                getsockopt(probe, u->v6 ? IPPROTO_IPV6 : IPPROTO_IP, u->v6 ? IPV6_MTU : IP_MTU, &value, &size) == 0)
+                mtu = value;
+        }
+#elif defined(SIOCGIFMTU)
+        if (connect(probe, (const struct sockaddr *)&d.name, (socklen_t)d.name_len) == 0)
+            mtu = ub_interface_mtu(probe);
+#endif
+        close(probe);
+    }
+#endif
+    return mtu > 0 ? ub_payload_of(mtu, d.v4) : 0;
 }
 
 #ifdef UB_LINUX

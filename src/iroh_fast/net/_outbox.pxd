@@ -10,7 +10,7 @@ from iroh_fast.quic._connection cimport QuicConnection
 cdef enum:
     MAX_SOCKETS = 16
     MAX_TRANSPORTS = 8
-    BATCH_BYTES = 65472           # largest batch of one call, with head room for a datagram more
+    BATCH_BYTES = 65536           # largest batch of one call, no smaller than any datagram
     MAX_QUEUED = 64               # datagrams and batches that leave together
 
 
@@ -28,7 +28,7 @@ cdef struct Carrier:              # a transport that is no socket
 
 
 cdef class OutboxOwner:
-    cdef void refused(self, QuicConnection conn, const UdpAddr* dst, int error) noexcept
+    cdef void refused(self, QuicConnection conn, const UdpAddr* dst, size_t size, int error) noexcept
     cdef void hold(self, QuicConnection conn) noexcept
     cdef void released(self) noexcept
 
@@ -56,6 +56,7 @@ cdef class Outbox:
     cdef uint8_t* space(self) noexcept nogil
     cdef int max_segments(self) noexcept nogil
     cdef int carrier_of(self, const uint8_t* ip) noexcept nogil
+    cdef int largest_payload(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil
     cdef int choose(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil
     cdef void carry(self, int index, const UdpAddr* dst, int ecn, const uint8_t* data, size_t n, size_t segment) noexcept
     cdef void put(self, QuicConnection conn, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data,

@@ -43,8 +43,8 @@ cdef bint is_private(const uint8_t* ip) noexcept nogil:
 
 
 cdef class OutboxOwner:
-    cdef void refused(self, QuicConnection conn, const UdpAddr* dst, int error) noexcept:
-        """A datagram did not leave and never will."""
+    cdef void refused(self, QuicConnection conn, const UdpAddr* dst, size_t size, int error) noexcept:
+        """A datagram, or one of several, of `size` bytes did not leave and never will."""
 
     cdef void hold(self, QuicConnection conn) noexcept:
         """The connection has to wait until `released`."""
@@ -152,9 +152,21 @@ cdef class Outbox:
                 best_prefix = b.prefix
         return best
 
+    cdef int largest_payload(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil:
+        """Bytes of the largest datagram that the interface on the way takes; 0: unknown, -1: it may cut them."""
+        cdef int index
+        cdef UdpAddr own = src[0]
+        if is_private(dst.ip):
+            return 0                      # what every transport carries
+        index = self.choose(dst, src)
+        if index < 0:
+            return 0
+        with gil:
+            return (<UdpSocket>self.sockets[index]).largest_payload(dst, own.ip if ip_known(src) else NULL)
+
     # ------------------------------------------------------------- sending
     cdef uint8_t* space(self) noexcept nogil:
-        """Where the next batch may be built: BATCH_BYTES and a little more."""
+        """Where the next batch may be built: BATCH_BYTES."""
         return self.slab + self.used
 
     cdef void carry(self, int index, const UdpAddr* dst, int ecn, const uint8_t* data, size_t n, size_t segment) noexcept:
@@ -188,7 +200,7 @@ cdef class Outbox:
         index = self.choose(dst, src)
         if index < 0:
             if conn is not None and self.owner is not None:
-                self.owner.refused(conn, dst, errno.EAFNOSUPPORT)
+                self.owner.refused(conn, dst, n, errno.EAFNOSUPPORT)
             return
         message = &self.queue[self.n_queued]
         message.dst = dst[0]
@@ -243,7 +255,7 @@ cdef class Outbox:
                 else:
                     self.tx_v6 += message.len
                 if message.error and self.senders[i] != NULL and self.owner is not None:
-                    self.owner.refused(<QuicConnection>self.senders[i], &message.dst, message.error)
+                    self.owner.refused(<QuicConnection>self.senders[i], &message.dst, message.segment or message.len, message.error)
         for i in range(at, end):
             self.park(index, <QuicConnection>self.senders[i] if self.senders[i] != NULL else None, &self.queue[i])
 

@@ -23,6 +23,7 @@ from iroh_fast.quic._first_flight cimport dial_at, dial_refused, dial_window
 from iroh_fast.quic._codes cimport ST_DRAINED
 from iroh_fast.quic._keys cimport keys_look_ahead, keys_look_back
 from iroh_fast.quic._paths cimport CID_LEN
+from iroh_fast.quic._refused cimport datagram_too_big
 from iroh_fast.quic._timeouts cimport handle_timeout, next_wake
 from iroh_fast.quic._transmit cimport Transmit, poll_transmit
 
@@ -58,9 +59,12 @@ cdef class Sender(OutboxOwner):
     def __cinit__(self, DriverCore core):
         self.core = core
 
-    cdef void refused(self, QuicConnection conn, const UdpAddr* dst, int error) noexcept:
-        if error != EMSGSIZE:         # MTU probes find their way back by being lost
+    cdef void refused(self, QuicConnection conn, const UdpAddr* dst, size_t size, int error) noexcept:
+        if error != EMSGSIZE:
             dial_refused(conn, dst, error)
+            return
+        datagram_too_big(conn, dst, size, clock_now_ns())
+        self.core.wake(conn)
 
     cdef void hold(self, QuicConnection conn) noexcept:
         # Marked as dirty but not in the list: nothing flushes it.
@@ -145,6 +149,9 @@ cdef class DriverCore(Waker):
     # ------------------------------------------------------------- waking
     cdef int64_t clock_ns(self) noexcept nogil:
         return clock_now_ns()
+
+    cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
+        return self.outbox.largest_payload(remote, local)
 
     cdef void wake(self, QuicConnection c) noexcept:
         if self.stopped:

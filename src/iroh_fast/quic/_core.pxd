@@ -5,6 +5,7 @@ The rooms of functions around it take it as their first argument; the handle for
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
+from iroh_fast._batch cimport UdpAddr
 from iroh_fast.quic._agreed cimport AckRules, Agreed
 from iroh_fast.quic._closing_state cimport Closing, Failure
 from iroh_fast.quic._config cimport Config
@@ -30,6 +31,8 @@ cdef class Host:
     cdef void on_drained(self, Connection conn) noexcept
     cdef RandomSource random      # every unpredictable value of its connections
     cdef int64_t clock_ns(self) noexcept nogil     # of the driver's clock, 0 when there is none
+    # bytes of the largest datagram that the interface on the way takes; 0: unknown, -1: it cuts them into fragments
+    cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
 
 
 cdef class Connection(StreamOwner):

@@ -6,6 +6,7 @@ Times are nanoseconds of a monotonic clock that the caller supplies.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
+from iroh_fast._batch cimport UdpAddr
 from iroh_fast.quic._agreed cimport DEFAULT_ACK_DELAY_MS, MAX_UDP_PAYLOAD
 from iroh_fast.quic._codes cimport ST_HANDSHAKE, W_ACCEPT_BI
 from iroh_fast.quic._config cimport Config, config_release, config_share
@@ -50,6 +51,9 @@ cdef class Host:
         pass
 
     cdef int64_t clock_ns(self) noexcept nogil:
+        return 0
+
+    cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
         return 0
 
 

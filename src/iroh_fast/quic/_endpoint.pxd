@@ -16,6 +16,7 @@ cdef class Waker:
     cdef void wake_endpoint(self) noexcept
     cdef void drained(self, QuicConnection conn) noexcept      # it goes: keep nothing of it
     cdef int64_t clock_ns(self) noexcept nogil
+    cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
 
 
 cdef class QuicEndpoint(AdmissionHost):
@@ -35,6 +36,7 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef uint32_t last_path
     cdef uint64_t next_id
     cdef int64_t last_reset
+    cdef public int interface_limit   # bytes of the largest datagram, where no driver knows; 0: unknown
     # Feed one datagram. The connection it belongs to, or None.
     cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                                  int64_t now)

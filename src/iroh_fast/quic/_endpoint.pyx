@@ -25,6 +25,7 @@ from iroh_fast.quic._handshake_state cimport id_set
 from iroh_fast.quic._id_table cimport IdEntry, IdTable
 from iroh_fast.quic._paths cimport CID_LEN, ip_known
 from iroh_fast.quic._random cimport RandomSource
+from iroh_fast.quic._refused cimport datagram_too_big
 from iroh_fast.quic._receive cimport receive_datagram
 from iroh_fast.quic._stateless cimport MIN_INITIAL, MIN_RESET_TRIGGER, stateless_reset, version_negotiation
 from iroh_fast.quic._time cimport MS
@@ -58,6 +59,9 @@ cdef class Waker:
         pass
 
     cdef int64_t clock_ns(self) noexcept nogil:
+        return 0
+
+    cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
         return 0
 
 
@@ -192,6 +196,9 @@ cdef class QuicEndpoint(AdmissionHost):
             return 0
         with gil:
             return self.clock()
+
+    cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
+        return self.waker.largest_payload(remote, local) if self.waker is not None else self.interface_limit
 
     cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                             int64_t now):  # hot
@@ -392,6 +399,12 @@ cdef class QuicEndpoint(AdmissionHost):
         if local is not None:
             addr_from_tuple(local, &dst)
         self.datagram(<uint8_t*><char*>copy, len(copy), &src, &dst, ecn, now)
+
+    def too_big(self, QuicConnection conn, remote, size_t size, int64_t now):
+        """A datagram of `size` bytes to `remote` was not taken: it exceeds the interface."""
+        cdef UdpAddr to
+        addr_from_tuple(remote, &to)
+        datagram_too_big(conn, &to, size, now)
 
     def transmit(self, QuicConnection conn, int64_t now, int max_segments=1):
         """The next datagrams of a connection, or None: (remote, local, ecn, segment, data, extra remotes)."""

@@ -11,6 +11,8 @@ from iroh_fast.quic._space cimport PnSpace
 cdef void declare_lost(Connection conn, Path* path, PnSpace* space, uint64_t position, int level) noexcept nogil
 # `frame`: the acknowledgement that leads here, NULL: time does.
 cdef void detect_losses(Connection conn, Path* path, PnSpace* space, int level, const Frame* frame) noexcept nogil
+# Datagrams that no path takes any more.
+cdef void drop_oversized(Connection conn) noexcept nogil
 # What was sent counts as never sent.
 cdef void forget_sent(Path* path, PnSpace* space) noexcept nogil
 # Keys of a handshake space are discarded.

@@ -11,48 +11,98 @@ from iroh_fast.quic._time cimport clamp_ns
 
 cdef enum:
     MAX_LOST_PROBES = 3           # of one size, then it is too big
+    MAX_PROBES = 48               # of one search, whatever is lost of it
     BH_THRESHOLD = 3              # more suspicious bursts than this are a black hole
     BH_MAX_SEEN = 4
     MTU_FLOOR = 1200              # RFC 9000 §14: every QUIC path carries this
+    # The largest sizes that Ethernet carries: under IPv6, which most ways of the Internet take, and under IPv4.
+    ORDINARY = 1452
+    ORDINARY_MOST = 1472
 
 
-cdef inline uint16_t mtu_ceiling(const Mtud* m) noexcept nogil:
-    return m.bound if m.bound < m.peer_limit else m.peer_limit
+cdef inline uint16_t mtu_ceiling(const Mtud* m, int64_t now) noexcept nogil:
+    """The largest size worth a probe."""
+    cdef uint16_t ceiling = m.route_limit if m.route_limit else ORDINARY
+    if m.bound < ceiling:
+        ceiling = m.bound
+    if m.peer_limit <= ORDINARY_MOST and ceiling > ORDINARY:
+        ceiling = ORDINARY        # INTEROP: iroh announces 1472 and probes up to 1452; it gets what it sends
+    if m.suspect and m.suspect <= ceiling and now < m.suspect_until:
+        ceiling = m.suspect - 1
+    return ceiling if ceiling < m.peer_limit else m.peer_limit
 
 
-cdef void search_begin(Mtud* m) noexcept nogil:
+cdef void search_begin(Mtud* m, int64_t now) noexcept nogil:
     m.state = MTUD_SEARCHING
+    m.begun = True
     m.lower = m.current
-    m.upper = mtu_ceiling(m)
-    m.last_probe = m.current
+    m.upper = mtu_ceiling(m, now)
+    m.doubted = 0
     m.lost_probes = 0
+    m.probes_left = MAX_PROBES
+    # Just below what fell into a hole is no place to begin.
+    m.fresh = not (m.suspect and now < m.suspect_until)
+    m.ruled_out = not m.fresh
 
 
 cdef void search_complete(Mtud* m, int64_t now, int64_t pause) noexcept nogil:
     m.state = MTUD_COMPLETE
     m.next_search = now + pause
+    if m.suspect and now < m.suspect_until < m.next_search:
+        m.next_search = m.suspect_until
     m.in_flight = 0
+    m.doubted = 0
     m.lost_probes = 0
+    m.asks = False
+
+
+cdef void search_lower(Mtud* m, uint16_t upper) noexcept nogil:
+    """There is no more to be found above `upper`, and that itself is worth a probe."""
+    if m.state != MTUD_SEARCHING or not m.begun or upper >= m.upper:
+        return
+    m.upper = upper
+    m.fresh = True
+    m.ruled_out = False
+    if m.lower > upper:
+        m.lower = upper
+    if m.doubted >= upper:
+        m.doubted = 0
+        m.lost_probes = 0
 
 
 @cython.cdivision(True)
-cdef uint16_t search_next(const Mtud* m) noexcept nogil:
-    """Size the search wants next, 0 when it is over."""
-    cdef int middle, step
-    if m.lost_probes > 0:
-        return m.last_probe
-    middle = (<int>m.lower + <int>m.upper) / 2
-    step = middle - <int>m.last_probe
-    if step < 0:
-        step = -step
-    if step < m.min_change:
-        # Too fine to go on halving, but the top itself may still be worth one try.
-        if <int>m.upper - <int>m.last_probe < m.min_change:
-            return 0
-        middle = m.upper
-    elif middle <= m.lower:
-        middle = m.upper
-    return <uint16_t>middle if middle > m.lower else 0
+cdef uint16_t search_next(const Mtud* m, uint64_t room) noexcept nogil:
+    """Size the search wants next, of at most `room` bytes; 0 when it is over.
+
+    First the most there can be: mostly the interface's MTU is that of the path. Then what ordinary ways carry, and one byte
+    more than Ethernet does, so that a path with an ordinary way behind a large interface costs few probes. Then halves.
+    A size that was lost once may be lost by chance: what is smaller comes first, then it has another try.
+    """
+    cdef int lower = m.lower, upper = m.upper, limit = upper, middle
+    if upper - lower < m.min_change or m.probes_left == 0:
+        return 0
+    if m.fresh and <uint64_t>upper <= room:
+        return m.upper
+    if m.doubted:
+        limit = m.doubted - 1
+    if lower < ORDINARY <= limit:
+        return ORDINARY
+    if m.fresh and not m.doubted:
+        return m.upper            # once there is room for it
+    if lower < ORDINARY_MOST + 1 <= limit:
+        return ORDINARY_MOST + 1
+    if m.doubted == upper and not m.ruled_out and lower == ORDINARY_MOST + 1 and m.lost_probes == 1:
+        return m.doubted          # no ordinary path: the top may have been lost by chance
+    middle = (lower + limit + 1) / 2
+    if middle - lower >= m.min_change:
+        return <uint16_t>middle
+    # Too fine to go on halving, but the top itself may still be worth one try.
+    return m.doubted if m.doubted else 0 if m.ruled_out else m.upper
+
+
+cdef void search_go_on(Mtud* m, int64_t now) noexcept nogil:
+    if search_next(m, 65535) == 0:
+        search_complete(m, now, m.interval)
 
 
 cdef void mtud_init(Mtud* m, uint16_t initial, uint16_t min_mtu, uint16_t upper_bound, int64_t interval,
@@ -67,18 +117,18 @@ cdef void mtud_init(Mtud* m, uint16_t initial, uint16_t min_mtu, uint16_t upper_
     m.min_change = min_change if min_change > 0 else 1
     m.interval = clamp_ns(interval)
     m.cooldown = clamp_ns(cooldown)
-    # last_probe stays 0: the bounds are taken at the first poll, when the peer's limit is known
+    # not begun: the bounds are taken at the first poll, when the peer's limit is known
 
 
 cdef void mtud_defer(Mtud* m, int64_t until) noexcept nogil:
-    if m.state == MTUD_SEARCHING and m.last_probe == 0:
+    if m.state == MTUD_SEARCHING and not m.begun:
         m.state = MTUD_COMPLETE
         m.next_search = until
 
 
 cdef void mtud_hurry(Mtud* m, int64_t now) noexcept nogil:
     """The path carries data: a search that waits to begin begins now."""
-    if m.state == MTUD_COMPLETE and m.last_probe == 0:
+    if m.state == MTUD_COMPLETE and not m.begun:
         m.next_search = now
 
 
@@ -87,17 +137,34 @@ cdef void mtud_peer_limit(Mtud* m, uint16_t max_udp_payload) noexcept nogil:
     m.peer_limit = max_udp_payload if max_udp_payload > MTU_FLOOR else MTU_FLOOR
     if m.current > m.peer_limit:
         m.current = m.peer_limit
-    if m.state != MTUD_SEARCHING or m.last_probe == 0:
+    search_lower(m, m.peer_limit)
+
+
+cdef bint mtud_asks(Mtud* m, int64_t now) noexcept nogil:
+    if m.state == MTUD_OFF or m.in_flight != 0:
+        return False
+    if m.state == MTUD_COMPLETE:
+        return now >= m.next_search
+    return m.asks or not m.begun
+
+
+cdef void mtud_route_limit(Mtud* m, int64_t now, int largest) noexcept nogil:
+    m.asks = False
+    if m.state == MTUD_OFF:
         return
-    if m.lower > m.peer_limit:
-        m.lower = m.peer_limit
-    if m.upper > m.peer_limit:
-        m.upper = m.peer_limit
-        if m.last_probe > m.upper:
-            m.lost_probes = 0
+    if largest < 0:
+        # What would come through says nothing (RFC 9000 §14): wait for another interface.
+        m.begun = True
+        search_complete(m, now, m.interval)
+        return
+    if largest > 65535:
+        largest = 65535
+    m.route_limit = <uint16_t>(largest if largest >= MTU_FLOOR else MTU_FLOOR if largest else 0)
+    if m.state == MTUD_SEARCHING and m.begun:
+        search_lower(m, mtu_ceiling(m, now))
 
 
-cdef uint16_t mtud_poll(Mtud* m, int64_t now) noexcept nogil:
+cdef uint16_t mtud_poll(Mtud* m, int64_t now, uint64_t room) noexcept nogil:
     """Size of the probe to send now, 0 for none. Repeatable: only sending moves the search."""
     cdef uint16_t size
     if m.state == MTUD_OFF or m.in_flight != 0:
@@ -105,21 +172,49 @@ cdef uint16_t mtud_poll(Mtud* m, int64_t now) noexcept nogil:
     if m.state == MTUD_COMPLETE:
         if now < m.next_search:
             return 0
-        search_begin(m)
-    elif m.last_probe == 0:
-        search_begin(m)
-    size = search_next(m)
+        search_begin(m, now)
+    elif not m.begun:
+        search_begin(m, now)
+    size = search_next(m, room)
     if size == 0:
         search_complete(m, now, m.interval)
-    return size
+    return size if size <= room else 0
+
+
+cdef int mtud_too_big(Mtud* m, int64_t now, uint16_t size, int largest) noexcept nogil:
+    cdef uint16_t floor = m.min_mtu if m.min_mtu < m.peer_limit else m.peer_limit
+    cdef bint known = 0 < largest < size
+    cdef int found = TOO_BIG_ANSWER
+    if size <= floor:
+        return TOO_BIG_NO_HELP
+    if not known:
+        largest = size - 1
+    m.route_limit = <uint16_t>(largest if largest > floor else floor)
+    if m.in_flight >= size:
+        m.in_flight = 0                   # that is the answer to the probe
+    if m.current > m.route_limit:
+        m.current = floor
+        found = TOO_BIG_FELL
+        if m.state == MTUD_COMPLETE and m.begun:
+            m.next_search = now
+    if m.state == MTUD_SEARCHING and m.begun:
+        if m.lower > m.current:
+            m.lower = m.current
+        search_lower(m, m.route_limit)
+        if not known:
+            m.fresh = False
+            m.ruled_out = True
+        search_go_on(m, now)
+    return found
 
 
 cdef void mtud_on_probe_sent(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil:
     if m.state != MTUD_SEARCHING or size == 0:
         return
-    if size != m.last_probe:
-        m.lost_probes = 0
-    m.last_probe = size
+    if size == m.upper:
+        m.fresh = False
+    if m.probes_left:
+        m.probes_left -= 1
     m.in_flight = size
     m.in_flight_pn = pn
     m.probes_sent += 1
@@ -177,8 +272,8 @@ cdef void bh_close_burst(Mtud* m) noexcept nogil:
     if not m.burst_open:
         return
     m.burst_open = False
-    if m.burst_smallest <= m.min_mtu:
-        return
+    if m.burst_smallest <= m.min_mtu or m.burst_smallest > m.current:
+        return                            # not its size; or one that is in use no more
     i = m.n_seen - 1
     while i >= 0 and m.seen_pn[i] > m.burst_last_pn:
         if m.seen_size[i] >= m.burst_smallest:
@@ -196,34 +291,37 @@ cdef bint mtud_on_acked_rest(Mtud* m, int64_t now, uint64_t pn, uint16_t size) n
     if m.in_flight != 0 and pn == m.in_flight_pn:
         size = m.in_flight
         m.in_flight = 0
-        m.lost_probes = 0
+        if size >= m.doubted:
+            m.doubted = 0
+            m.lost_probes = 0
         reached = size if size < m.peer_limit else m.peer_limit
         if reached > m.lower:
             m.lower = reached
         if reached > m.current:
             m.current = reached
             changed = True
-        if search_next(m) == 0:
-            search_complete(m, now, m.interval)
+        search_go_on(m, now)
     bh_acked(m, pn, size)
     return changed
 
 
 cdef void mtud_on_probe_lost(Mtud* m, int64_t now) noexcept nogil:
     """The probe in flight is lost; the third loss of a size rules the size out."""
-    if m.in_flight == 0:
+    cdef uint16_t size = m.in_flight
+    if size == 0:
         return                            # of a search given up since
     m.probes_lost += 1
     m.in_flight = 0
-    if m.last_probe > m.upper:
-        m.lost_probes = 0                 # the peer's limit came after it, no use in a retry
-    else:
-        m.lost_probes += 1
+    if size <= m.upper:                   # else another limit came after it, no use in a retry
+        m.lost_probes = m.lost_probes + 1 if size == m.doubted else 1
+        m.doubted = size
+        m.asks = True                     # a router may have told the system why
         if m.lost_probes >= MAX_LOST_PROBES:
+            m.upper = size - 1
+            m.ruled_out = True
+            m.doubted = 0
             m.lost_probes = 0
-            m.upper = m.last_probe - 1
-    if search_next(m) == 0:
-        search_complete(m, now, m.interval)
+    search_go_on(m, now)
 
 
 cdef void mtud_on_lost(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil:
@@ -239,18 +337,26 @@ cdef void mtud_on_lost(Mtud* m, uint64_t pn, uint16_t size) noexcept nogil:
 
 
 cdef bint mtud_black_hole(Mtud* m, int64_t now) noexcept nogil:
-    """Decide after a batch of losses. True if the MTU fell to the minimum just now."""
+    """Decide after a batch of losses. True if the MTU fell to the minimum just now.
+
+    Sizes beyond Ethernet's vanish where the way now leads through an ordinary link: what such links carry is searched for at
+    once, larger sizes again after the cooldown. A hole for ordinary sizes has the cooldown at the minimum.
+    """
     cdef uint16_t floor = m.min_mtu if m.min_mtu < m.peer_limit else m.peer_limit
+    cdef int i
     bh_close_burst(m)
     if m.n_bursts <= BH_THRESHOLD:
         return False
+    m.suspect = m.bursts[0]
+    for i in range(1, m.n_bursts):
+        if m.bursts[i] < m.suspect:
+            m.suspect = m.bursts[i]
     m.n_bursts = 0
-    if m.current <= floor:
-        return False                      # stragglers of a hole already acted upon
     m.current = floor
     m.black_holes += 1
+    m.suspect_until = now + m.cooldown
     if m.state != MTUD_OFF:
-        search_complete(m, now, m.cooldown)
+        search_complete(m, now, 0 if m.suspect > ORDINARY_MOST else m.cooldown)
     return True
 
 
@@ -259,9 +365,10 @@ cdef void mtud_restart(Mtud* m, int64_t now) noexcept nogil:
     m.current = m.min_mtu if m.min_mtu < m.peer_limit else m.peer_limit
     if m.state != MTUD_OFF:
         m.state = MTUD_SEARCHING
-    m.last_probe = 0
+    m.begun = False
+    m.route_limit = 0
+    m.suspect = 0
     m.in_flight = 0
-    m.lost_probes = 0
     m.burst_open = False
     m.n_bursts = 0
     m.n_seen = 0

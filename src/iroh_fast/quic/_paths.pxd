@@ -23,6 +23,8 @@ cdef enum:
     MAX_RETIRED = 64              # ids that the peer retired and that are still routed, but for the newest
     MAX_DRAINING = 32             # abandoned paths that still listen for late packets
 
+    PROBE_SHARE = 4               # an MTU probe may exceed the window by this part of it
+
     STATUS_AVAILABLE = 0
     STATUS_BACKUP = 1
 
@@ -262,10 +264,17 @@ cdef inline int path_timeouts(const Path* path) noexcept nogil:
 cdef inline bint path_probing(const Path* path) noexcept nogil:
     return path.recovery.space.loss_probes > 0
 
-# Whether an MTU probe could leave now.
+# Whether the path may be asked how large its packets can be.
 cdef inline bint path_may_probe(const Path* path) noexcept nogil:
     return (path.route.validated and not path.abandoned and not timer_is_set(&path.timers, TIMER_CHALLENGE)
-            and path.cids.active >= 0 and flight_has_room(&path.route.flight, 1500))
+            and path.cids.active >= 0)
+
+# The largest MTU probe that may leave now. Data that fill the window never leave room for one: a small part of the window
+# may be in flight on top of it, once a round trip while a search goes on.
+cdef inline uint64_t path_probe_room(const Path* path) noexcept nogil:
+    cdef uint64_t cwnd = path.route.flight.cc.cwnd, in_flight = path.route.flight.in_flight, room
+    room = cwnd - in_flight - 1 if in_flight + 1 < cwnd else 0
+    return room if room > cwnd // PROBE_SHARE else cwnd // PROBE_SHARE if in_flight <= cwnd else 0
 
 cdef Path* path_new(uint32_t id) noexcept nogil
 cdef void path_free(Path* path) noexcept nogil

@@ -22,12 +22,12 @@ from iroh_fast.quic._handshake_state cimport Stage, id_equals, level_at, level_e
 from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_update_wanted)
 from iroh_fast.quic._loss cimport drop_space
-from iroh_fast.quic._mtud cimport mtud_hurry, mtud_on_probe_sent, mtud_poll
+from iroh_fast.quic._mtud cimport mtud_asks, mtud_hurry, mtud_on_probe_sent, mtud_poll, mtud_route_limit
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
 from iroh_fast.quic._path_queries cimport LEAST_DATAGRAM, any_usable, find_path, path_allowance
-from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe, path_probing, path_sent
+from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe, path_probe_room, path_probing, path_sent
 from iroh_fast.quic._recovery cimport limit_records
 from iroh_fast.quic._recovery_state cimport flight_full, flight_has_room, flight_wait, recovery_on_data, recovery_on_idle
 from iroh_fast.quic._routing cimport acks_due, carries_own_acks, may_send_data, usable
@@ -346,7 +346,9 @@ cdef size_t send_mtu_probe(Connection conn, Path* path, uint8_t* buf, size_t cap
         return 0
     if path.stats.tx_frames[IDX_STREAM] or path.stats.tx_frames[IDX_DATAGRAM]:
         mtud_hurry(&path.route.mtud, conn.now)
-    size = mtud_poll(&path.route.mtud, conn.now)
+    if mtud_asks(&path.route.mtud, conn.now):
+        mtud_route_limit(&path.route.mtud, conn.now, conn.host.largest_payload(&path.route.remote, &path.route.local))
+    size = mtud_poll(&path.route.mtud, conn.now, path_probe_room(path))
     if size == 0 or size > cap:
         return 0
     if begin_packet(conn, path, LEVEL_1RTT, buf, size, &packet) < 0:

@@ -26,16 +26,23 @@ MAX_UDP_PAYLOAD = 65527
 class MtuDiscoveryConfig:
     """How a path looks for a larger datagram size (RFC 8899).
 
+    A search begins when data flow.  It tries what the interface on the way takes, where the
+    system tells (1452 bytes where it does not, and over relays), and what remains below that if
+    the path carries less.  Nothing larger is ever sent than the peer announces; one that announces
+    1472 bytes, as iroh does, is sent 1452 at most.
+
     Parameters
     ----------
     interval : seconds between two searches on a path that has reached its limit.
-    upper_bound : largest UDP payload tried, bytes.
-    black_hole_cooldown : seconds to wait after large datagrams stopped arriving.
+    upper_bound : largest UDP payload tried, bytes; the peer is told the same as what this side
+        takes (at least 1472).
+    black_hole_cooldown : seconds to wait after large datagrams stopped arriving; what Ethernet
+        carries is searched for again at once.
     minimum_change : stop searching when the remaining interval is below this, bytes.
     """
 
     interval: float = 600.0
-    upper_bound: int = 1452
+    upper_bound: int = 65_487
     black_hole_cooldown: float = 60.0
     minimum_change: int = 20
 
