@@ -171,6 +171,7 @@ def _open_driver(
             identity=Identity(secret_key.to_bytes()),
             max_tls_tickets=config.max_tls_tickets,
             keylog=config.keylog,
+            window_budget=config.window_budget,
             loop=loop,
         )
     except BindError:

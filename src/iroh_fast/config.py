@@ -28,7 +28,12 @@ from .errors import AddrError, ConfigError, DialError, RelayUrlError
 from .hooks import EndpointHooks
 from .keys import SecretKey
 from .net.bind import BindAddr, BindAddrLike, plan_sockets
-from .quic.config import AckFrequencyConfig, MtuDiscoveryConfig, QuicTransportConfig
+from .quic.config import (
+    WINDOW_BUDGET,
+    AckFrequencyConfig,
+    MtuDiscoveryConfig,
+    QuicTransportConfig,
+)
 from .relay.client.home import HomePolicy
 from .relay.map import RelayConfig, RelayMap, relay_map
 
@@ -166,6 +171,11 @@ def _key_exchange(name: str, value: Any) -> tuple[str, ...]:
     return names
 
 
+def _bytes(name: str, value: object) -> int:
+    check_integer(name, value, 0)
+    return value  # type: ignore[return-value]
+
+
 def _linger(name: str, value: object) -> float | None:
     return check_seconds(name, value, none=True, zero=True)
 
@@ -260,6 +270,9 @@ class EndpointConfig:
     keylog : write TLS secrets to the file named by ``SSLKEYLOGFILE``.
     max_tls_tickets : how many session tickets to keep for 0-RTT; 0 switches resumption off.
     key_exchange : key exchanges to offer; only ``["x25519"]``.
+    window_budget : bytes by which the windows of all connections together may grow beyond
+        what they begin with, see :class:`QuicTransportConfig`; a connection has at most as
+        much as it leaves free. Without budget windows stop growing, nothing fails.
     linger : seconds that leaving a connection's block, or the last reference to it, waits
         until what was finished is acknowledged; 0 does not wait, None has no limit.
     relays : None, "default" (iroh's), "staging", or relays to use: URLs, RelayConfig, a
@@ -280,6 +293,7 @@ class EndpointConfig:
     keylog: bool = _option(False, check_flag)
     max_tls_tickets: int = _option(256, _tickets)
     key_exchange: Sequence[str] = _option(("x25519",), _key_exchange)
+    window_budget: int = _option(WINDOW_BUDGET, _bytes)
     linger: float | None = _option(5.0, _linger)
     relays: RelaysLike = _option(None, _relays)
     home_policy: HomePolicy | None = _option(None, _home_policy)

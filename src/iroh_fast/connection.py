@@ -407,7 +407,7 @@ class Connection:
             self._q.set_receive_window(receive_window)
 
     def stats(self) -> _stats.ConnectionStats:
-        """Counters since the start of the connection, over all its paths."""
+        """Counters since the start of the connection, over all its paths, and its windows now."""
         return _stats.ConnectionStats.from_core(self._q.stats())
 
     def weak(self) -> WeakConnection:

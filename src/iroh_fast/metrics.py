@@ -24,6 +24,7 @@ COUNTERS: dict[str, str] = {
     "socket:refused_handshakes": "Connection attempts of others that were refused",
     "socket:ignored_handshakes": "Connection attempts of others that were not answered",
     "socket:dropped_datagrams": "Datagrams received that belong to no connection",
+    "socket:window_budget_refused": "Times a window did not grow as it wanted because of the budget",
     "socket:num_conns_opened": "Connections opened, of both directions",
     "socket:num_conns_closed": "Connections that ended",
     "socket:num_conns_direct": "Connections whose first path was direct",
@@ -41,9 +42,15 @@ COUNTERS: dict[str, str] = {
     "socket:send_relay_dropped_size": "Datagrams for relays dropped because they were too large",
 }
 
+# The same of what rises and falls.
+GAUGES: dict[str, str] = {
+    "socket:window_budget": "Bytes by which the windows of all connections may grow",
+    "socket:window_budget_used": "Bytes by which the windows of all connections have grown now",
+}
+
 
 class EndpointMetrics:
-    """Counters of an endpoint.  Names are those of iroh's metrics, ``group:name``."""
+    """Counters and gauges of an endpoint.  Names are those of iroh's metrics, ``group:name``."""
 
     __slots__ = ("_read", "accept_failed", "direct", "opened")
 
@@ -56,7 +63,7 @@ class EndpointMetrics:
         self.accept_failed = 0
 
     def snapshot(self) -> dict[str, int]:
-        """Read all counters.
+        """Read all counters and gauges.
 
         Returns
         -------
@@ -91,6 +98,11 @@ class EndpointMetrics:
         lines = []
         for key, value in self.snapshot().items():
             name = key.replace(":", "_")
+            if key in GAUGES:
+                lines.append(f"# HELP {name} {GAUGES[key]}.")
+                lines.append(f"# TYPE {name} gauge")
+                lines.append(f"{name}{suffix} {value}")
+                continue
             words = COUNTERS.get(key) or f"{key.partition(':')[2].replace('_', ' ')}, a count"
             lines.append(f"# HELP {name} {words}.")
             lines.append(f"# TYPE {name} counter")

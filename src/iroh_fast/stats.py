@@ -104,7 +104,17 @@ def _common(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionStats:
-    """Counters of a connection, summed over all paths it ever had."""
+    """Counters of a connection, summed over all paths it ever had, and its windows now.
+
+    Attributes
+    ----------
+    send_window : bytes that all streams together may keep until they are acknowledged.
+    send_buffered : bytes that they keep now.
+    stream_receive_window : the largest window of an open stream: so far the peer may be ahead of
+        its reader.
+    window_growth : bytes by which windows are larger than at first, as they count for the
+        ``window_budget`` of the endpoint.
+    """
 
     udp_tx: UdpStats = UdpStats()
     udp_rx: UdpStats = UdpStats()
@@ -112,6 +122,10 @@ class ConnectionStats:
     frame_rx: FrameStats = FrameStats()
     lost_packets: int = 0
     lost_bytes: int = 0
+    send_window: int = 0
+    send_buffered: int = 0
+    stream_receive_window: int = 0
+    window_growth: int = 0
 
     @classmethod
     def from_core(cls, values: Mapping[str, Any]) -> ConnectionStats:

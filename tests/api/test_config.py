@@ -35,7 +35,7 @@ def test_transport_defaults_are_those_of_iroh() -> None:
     config = QuicTransportConfig()
     assert config.max_concurrent_bidi_streams == config.max_concurrent_uni_streams == 100
     assert config.max_idle_timeout == 30
-    assert config.stream_receive_window == 1_250_000
+    assert config.stream_receive_window is None  # begins with iroh's, see test_windows
     assert config.receive_window == 2**62 - 1
     assert config.send_window is None
     assert config.initial_rtt == 0.333
@@ -77,6 +77,10 @@ def test_transport_durations_accept_timedelta_and_become_seconds() -> None:
         ({"max_concurrent_uni_streams": 2**60 + 1}, "between 0 and"),
         ({"stream_receive_window": 0}, "between 1 and"),
         ({"receive_window": 2**62}, "between 1 and"),
+        ({"max_stream_receive_window": 0}, "between 1 and"),
+        ({"max_stream_receive_window": 9, "stream_receive_window": 10}, "is below stream_receive"),
+        ({"receive_window_growth": -1}, "between 0 and"),
+        ({"max_send_window": 0}, "between 1 and"),
         ({"send_window": 1.5}, "integer"),
         ({"send_fairness": 1}, "True or False"),
         ({"packet_threshold": 2}, "between 3 and"),
@@ -217,6 +221,8 @@ def test_presets_apply_in_order_and_n0_is_refused() -> None:
         ({"bind_addrs": "127.0.0.1:0"}, "list of addresses"),
         ({"bind_addrs": ("127.0.0.1", 0)}, "list of addresses"),
         ({"max_tls_tickets": -1}, "between 0 and"),
+        ({"window_budget": -1}, "between 0 and"),
+        ({"window_budget": 1.5}, "integer"),
         ({"key_exchange": ["X25519MLKEM768"]}, "x25519"),
         ({"transport": {}}, "QuicTransportConfig"),
         ({"transport": None}, "transport"),

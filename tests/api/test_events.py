@@ -28,7 +28,7 @@ from iroh_fast.events import (
     EndpointEvents,
     EventsLagged,
 )
-from iroh_fast.metrics import COUNTERS
+from iroh_fast.metrics import COUNTERS, GAUGES
 
 from .conftest import ALPN, Bind, connect
 
@@ -175,10 +175,15 @@ async def test_events_belong_to_the_loop(bind: Bind) -> None:
 async def test_counters_have_names_help_and_labels_for_prometheus(bind: Bind) -> None:
     ep = await bind()
     snapshot = ep.metrics.snapshot()
-    assert set(snapshot) <= set(COUNTERS)
+    assert set(snapshot) <= set(COUNTERS) | set(GAUGES)
+    assert not set(COUNTERS) & set(GAUGES)
     text = ep.metrics.openmetrics({"endpoint": 'a"b\n'})
     for key, value in snapshot.items():
         name = key.replace(":", "_")
+        if key in GAUGES:
+            assert f"# HELP {name} {GAUGES[key]}.\n# TYPE {name} gauge\n" in text
+            assert f'{name}{{endpoint="a\\"b\\n"}} {value}\n' in text
+            continue
         assert f"# HELP {name} {COUNTERS[key]}.\n# TYPE {name} counter\n" in text
         assert f'{name}_total{{endpoint="a\\"b\\n"}} {value}\n' in text
     assert text.endswith("# EOF\n")

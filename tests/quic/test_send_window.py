@@ -8,7 +8,14 @@ from sim import MS, SECOND, calm
 from iroh_fast.quic._connection import QuicConnection
 from iroh_fast.quic._streams import QuicStream
 
-LEAST, MOST, AHEAD = 1_048_576, 10_000_000, 4
+LEAST, FAR, MOST = 1_048_576, 10_000_000, 64 << 20
+
+
+def send_window(congestion_window: int) -> int:
+    """What it is for a congestion window, where no budget and no option limit it."""
+    return min(max(LEAST, min(4 * congestion_window, FAR), 2 * congestion_window), MOST)
+
+
 DATA = bytes(1 << 20)
 
 
@@ -19,7 +26,7 @@ class Bulk:
         self.pair, self.client, self.server = pair, client, server
         self.stream: QuicStream = client.open_stream(False)
         self.reader: QuicStream | None = None
-        self.got = self.most_kept = self.most_over = 0
+        self.got = self.most_kept = self.most_window = 0
 
     @property
     def kept(self) -> int:
@@ -37,7 +44,7 @@ class Bulk:
                 self.got += len(data)
             window = self.client.path_info(0)["cwnd"]
             self.most_kept = max(self.most_kept, self.kept)
-            self.most_over = max(self.most_over, self.kept - max(LEAST, AHEAD * window))
+            self.most_window = max(self.most_window, send_window(window))
 
 
 def bulk(
@@ -68,12 +75,28 @@ def test_send_window_on_a_slow_path_stays_at_the_least(make_pair):
 def test_send_window_follows_the_congestion_window_up_to_the_most(make_pair):
     transfer = bulk(make_pair, rate=40_000_000, latency=50 * MS, queue=4_000_000)
     transfer.run(6 * SECOND)
-    assert transfer.most_kept > 4 * LEAST
+    assert transfer.most_kept > 1.5 * FAR
     # What was read and is not acknowledged yet is not kept, what is acknowledged and not read yet is not in the window.
     slack = 40_000_000 // 10
-    assert transfer.most_kept <= MOST + slack
-    assert transfer.most_over <= slack
+    assert FAR < transfer.most_window < MOST
+    assert transfer.most_kept <= transfer.most_window + slack
     assert transfer.got > 0.8 * 40_000_000 * 5
+
+
+def test_send_window_stays_below_the_most_that_was_asked_for(make_pair):
+    transfer = bulk(
+        make_pair, rate=20_000_000, latency=50 * MS, queue=4_000_000, max_send_window=3 << 20
+    )
+    transfer.run(3 * SECOND)
+    assert transfer.client.path_info(0)["cwnd"] > 2 << 20
+    assert transfer.client.stats()["send_window"] == 3 << 20
+    assert transfer.most_kept <= (3 << 20) + 2_000_000
+
+
+def test_send_window_below_the_least_is_where_it_begins(make_pair):
+    p = make_pair(transport=calm(max_send_window=100_000))
+    c, s = p.connect()
+    assert c.open_stream(False).write(bytes(200_000)) == 100_000
 
 
 def test_send_window_shrinks_with_the_congestion_window(make_pair):
@@ -82,7 +105,7 @@ def test_send_window_shrinks_with_the_congestion_window(make_pair):
     assert transfer.kept > 2 * LEAST
     transfer.pair.to_server.rate, transfer.pair.to_server.queue = 400_000, 20_000
     transfer.run(60 * SECOND)
-    assert transfer.client.path_info(0)["cwnd"] < LEAST // AHEAD
+    assert transfer.client.path_info(0)["cwnd"] < LEAST // 4
     assert transfer.kept < LEAST + 60_000
 
 

@@ -201,6 +201,7 @@ PARTS: dict[str, Part] = {
     "Chunk": Part("_receive_buffer"),
     "RangeSet": Part("_ranges _send_buffer", "n v"),
     # an endpoint
+    "Budget": Part("_budget", "limit refused used"),
     "IdTable": Part("_id_table", "live"),
     "Admission": Part("_admission", "attempts"),
     "RandomSource": Part("_random"),

@@ -15,6 +15,7 @@ from iroh_fast.aio._waiters import Handoff, wait
 from iroh_fast.net._socket import DriverCore
 from iroh_fast.net.transport import PRIVATE_PORT, TransportTable
 from iroh_fast.quic._endpoint import QuicEndpoint
+from iroh_fast.quic.config import WINDOW_BUDGET
 
 if TYPE_CHECKING:
     from iroh_fast.net.bind import BindAddr
@@ -58,6 +59,7 @@ class Driver:
         keylog: bool = False,
         loop: asyncio.AbstractEventLoop | None = None,
         tls: ServerTls | None = None,
+        window_budget: int = WINDOW_BUDGET,
     ) -> Driver:
         """Bind sockets and start reading.
 
@@ -82,6 +84,7 @@ class Driver:
             server_tickets=ServerTicketStore(),
             keylog=_keylog_writer() if keylog else None,
             tls=tls,
+            window_budget=window_budget,
         )
         sockets: list[tuple[UdpSocket, BindAddr]] = []
         try:
@@ -220,8 +223,14 @@ class Driver:
         self._core.stop()
 
     def stats(self) -> dict[str, int]:
-        """Counters of the sockets and of connection attempts."""
-        return {**self._core.counters(), **self.endpoint.counters}
+        """Counters of the sockets, of connection attempts and of windows."""
+        return {
+            **self._core.counters(),
+            **self.endpoint.counters,
+            "window_budget_refused": self.endpoint.window_budget_refused,
+            "window_budget": self.endpoint.window_budget,
+            "window_budget_used": self.endpoint.window_budget_used,
+        }
 
 
 def _sockaddr(addr: BindAddr) -> tuple[Any, ...]:

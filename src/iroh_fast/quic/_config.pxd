@@ -8,7 +8,9 @@ cdef struct Config:
     size_t users
     int64_t idle_timeout, keep_alive, path_idle, path_keep_alive, initial_rtt
     uint64_t max_bidi, max_uni, stream_window, receive_window
-    uint64_t send_window          # 0: follows the congestion windows
+    uint64_t max_stream_window, max_growth       # what windows of streams may become: each, and all together beyond the first
+    uint64_t send_window          # 0: follows the congestion windows, up to the next
+    uint64_t max_send_window
     bint fair, spin, mtud, pad_to_mtu, gso, observed_send, observed_receive
     uint64_t packet_threshold
     double time_threshold

@@ -5,6 +5,8 @@ from libc.stdlib cimport calloc, free
 from iroh_fast.quic._controllers cimport CC_CUBIC, CC_NEW_RENO
 from iroh_fast.quic._time cimport ns_from_seconds, ns_of
 
+from iroh_fast.quic.config import MAX_STREAM_RECEIVE_WINDOW, STREAM_RECEIVE_WINDOW
+
 cdef enum:
     MAX_PATHS = 256               # each id has connection ids from the start, and packets look along the paths
 
@@ -29,6 +31,15 @@ cdef void config_release(Config* config) noexcept:
             free(config)
 
 
+cdef int load_stream_window(object window, object most, Config* c) except -1:
+    """A window that was asked for is fixed, unless it was said how large it may become."""
+    if most is None:
+        most = MAX_STREAM_RECEIVE_WINDOW if window is None else window
+    c.max_stream_window = most
+    c.stream_window = min(STREAM_RECEIVE_WINDOW, most) if window is None else window
+    return 0
+
+
 cdef int load(object t, Config* c) except -1:
     cdef object m = t.mtu_discovery, af = t.ack_frequency
     c.idle_timeout = ns_of(t.max_idle_timeout)
@@ -38,9 +49,11 @@ cdef int load(object t, Config* c) except -1:
     c.initial_rtt = ns_from_seconds(t.initial_rtt) or 1
     c.max_bidi = t.max_concurrent_bidi_streams
     c.max_uni = t.max_concurrent_uni_streams
-    c.stream_window = t.stream_receive_window
     c.receive_window = t.receive_window
     c.send_window = t.send_window or 0
+    c.max_send_window = t.max_send_window
+    c.max_growth = t.receive_window_growth
+    load_stream_window(t.stream_receive_window, t.max_stream_receive_window, c)
     c.fair = t.send_fairness
     c.spin = t.allow_spin
     c.mtud = m is not None

@@ -401,7 +401,7 @@ cdef class QuicConnection(Connection):
             self.host.wake(self)
 
     def stats(self):
-        """Counters over all paths there ever were."""
+        """Counters over all paths there ever were, and the windows now."""
         cdef Path* path = self.paths.first
         cdef PathStats total
         cdef int i
@@ -416,4 +416,4 @@ cdef class QuicConnection(Connection):
             "udp_rx": {"datagrams": total.rx_datagrams, "bytes": total.rx_bytes},
             "frame_tx": {name: total.tx_frames[i] for i, name in enumerate(FRAME_NAMES)},
             "frame_rx": {name: total.rx_frames[i] for i, name in enumerate(FRAME_NAMES)},
-            "lost_packets": total.lost_packets, "lost_bytes": total.lost_bytes}
+            "lost_packets": total.lost_packets, "lost_bytes": total.lost_bytes, **self.streams.windows()}

@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast.quic._agreed cimport AckRules, Agreed
+from iroh_fast.quic._budget cimport Budget
 from iroh_fast.quic._closing_state cimport Closing, Failure
 from iroh_fast.quic._config cimport Config
 from iroh_fast.quic._datagrams cimport Datagrams
@@ -29,6 +30,7 @@ cdef class Host:
     cdef void reset_token_add(self, bytes token, Connection conn)
     cdef void reset_token_remove(self, bytes token)
     cdef void on_drained(self, Connection conn) noexcept
+    cdef Budget* budget           # for windows that grow
     cdef RandomSource random      # every unpredictable value of its connections
     cdef int64_t clock_ns(self) noexcept nogil     # of the driver's clock, 0 when there is none
     # bytes of the largest datagram that the interface on the way takes; 0: unknown, -1: it cuts them into fragments

@@ -90,8 +90,8 @@ cdef class Connection(StreamOwner):
         self.agreed.idle_timeout = config.idle_timeout
         # RFC 9000 §17.4: disabled on one of 16 connections even where it is allowed, so that its absence tells nothing.
         self.paths.spinning = config.spin and (host.random.word() & 15) != 0
-        self.streams = Streams(self, is_client, config.fair, config.stream_window, config.receive_window, config.send_window,
-                               config.max_bidi, config.max_uni)
+        self.streams = Streams(self, is_client, config.fair, config.max_bidi, config.max_uni)
+        self.streams.set_windows(config, host.budget)
         datagrams_init(&self.datagrams, config.datagram_rx, config.datagram_tx)
         host.new_cid(self.handshake.ours)
         host.cid_add(paths_first_id(&self.paths, self.handshake.ours), self, 0)

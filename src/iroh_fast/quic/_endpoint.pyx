@@ -14,6 +14,7 @@ from libc.string cimport memcpy, memset
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast._packet._headers cimport LongHeader, parse_long_header
 from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
+from iroh_fast.quic._budget cimport budget_limit, budget_new, budget_release
 from iroh_fast.quic._cids cimport unregister
 from iroh_fast.quic._closing cimport end_failed, finish_drained, on_stateless_reset
 from iroh_fast.quic._config cimport Config, config_new, config_release
@@ -39,6 +40,7 @@ import time
 from collections import deque
 
 from iroh_fast.errors import CloseReason
+from iroh_fast.quic.config import WINDOW_BUDGET
 
 logger = logging.getLogger("iroh_fast.quic")
 
@@ -74,12 +76,14 @@ cdef class QuicEndpoint(AdmissionHost):
     identity : quic.tls.Identity
     random : callable(n) -> bytes, the only source of randomness (default os.urandom)
     clock : callable() -> ns, the time of calls by the application when there is no driver
+    window_budget : bytes by which the windows of all connections together may grow
     tls : class with the interface of quic.tls.TlsSession, which is the default; or an object whose
         methods ``client`` and ``server`` take the same arguments and give such sessions
     """
 
     def __cinit__(self, identity, *, random=os.urandom, session_cache=None, server_tickets=None,
-                  keylog=None, wall_clock=time.time, clock=None, tls=None):
+                  keylog=None, wall_clock=time.time, clock=None, tls=None, uint64_t window_budget=WINDOW_BUDGET):
+        self.budget = budget_new(window_budget)
         self.identity = identity
         self.random_source = random
         self.random = RandomSource(random)
@@ -108,6 +112,26 @@ cdef class QuicEndpoint(AdmissionHost):
 
     def __dealloc__(self):
         config_release(self.config)
+        budget_release(self.budget)
+
+    @property
+    def window_budget(self):
+        """Bytes by which the windows of all connections together may grow."""
+        return self.budget.limit
+
+    @window_budget.setter
+    def window_budget(self, uint64_t value):
+        budget_limit(self.budget, value)
+
+    @property
+    def window_budget_used(self):
+        """Bytes by which they have grown now."""
+        return self.budget.used
+
+    @property
+    def window_budget_refused(self):
+        """Times a window did not grow, or not as far as it wanted, because of the budget."""
+        return self.budget.refused
 
     @property
     def max_incoming(self):

@@ -6,11 +6,18 @@ are woken as there is room for, and that room stays reserved for them until they
 came later takes it away. An eighth of the send window is kept for the highest priority: what is urgent does not
 wait behind bulk data that filled the window. Where the application set no send window it follows the congestion windows: what
 lies in it beyond that only waits, and a slow peer slows its writer.
+
+The window of a stream begins as iroh's and doubles when the application read half of it within one round trip: it is then
+between two and four times what arrives in one, which leaves a round trip for what is lost to come again. Whoever reads
+slowly, or not at all, keeps the first window. What a window was told to be larger than at first is taken of the endpoint's
+budget, and what is kept for sending beyond the least send window.
 Sources: RFC 9000 §4, with iroh's credit policy (updates in steps of an eighth of a window).
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
+from iroh_fast.quic._budget cimport budget_give, budget_refuse, budget_room, budget_take
+from iroh_fast.quic._receive_buffer cimport recvbuf_readable
 from iroh_fast.quic._schedule cimport (
     queue_push, schedule_first, schedule_is_top, schedule_push, schedule_remove, stream_signal)
 from iroh_fast.quic._stream cimport EV_WRITE, Flow, IN_BLOCKED, IN_CONTROL, RX_OPEN, Stream, StreamTable
@@ -40,18 +47,24 @@ cdef void flow_credit(StreamTable* table, uint64_t n) noexcept nogil:
         flow.max_data_unsent = True
 
 
+cdef inline void raise_limit(Stream* stream) noexcept nogil:
+    cdef uint64_t limit = stream.credited + stream.window
+    if limit > MAX_VARINT:
+        limit = MAX_VARINT
+    if limit > stream.rx_max:
+        stream.rx_max = limit
+
+
 cdef void flow_read(StreamTable* table, Stream* stream, uint64_t n) noexcept nogil:
     """The application took n bytes, in whatever order."""
-    cdef uint64_t limit
     stream.credited += n
     flow_credit(table, n)
-    if stream.rx_state == RX_OPEN and not stream.rx_stopped:
-        limit = stream.credited + table.flow.window
-        if limit > MAX_VARINT:
-            limit = MAX_VARINT
-        if limit > stream.rx_max:
-            stream.rx_max = limit
-        if stream.rx_max - stream.rx_sent_max >= table.flow.window // CREDIT_STEP and not stream.max_unsent:
+    if table.closed:
+        if stream.credited == stream.highest:
+            flow_settle(table, stream)
+    elif stream.rx_state == RX_OPEN and not stream.rx_stopped:
+        raise_limit(stream)
+        if stream.rx_max - stream.rx_sent_max >= stream.window // CREDIT_STEP and not stream.max_unsent:
             stream.max_unsent = True
             queue_push(&table.control, IN_CONTROL, stream)
 
@@ -61,6 +74,54 @@ cdef void flow_forget(StreamTable* table, Stream* stream) noexcept nogil:
     if stream.highest > stream.credited:
         flow_credit(table, stream.highest - stream.credited)
         stream.credited = stream.highest
+    flow_settle(table, stream)
+
+
+# ---- windows that grow ------------------------------------------------------
+cdef inline uint64_t growth(const Flow* flow) noexcept nogil:
+    """What the connection took of the budget."""
+    return flow.receive_growth + flow.send_growth
+
+
+cdef void grow(StreamTable* table, Stream* stream) noexcept nogil:
+    cdef Flow* flow = &table.flow
+    cdef uint64_t more = min(stream.window, above(flow.max_window, stream.window)), room
+    more = min(more, above(flow.max_growth, flow.receive_growth))
+    room = budget_room(flow.budget, growth(flow))
+    if room < more:
+        budget_refuse(flow.budget)
+        more = room
+    budget_take(flow.budget, more)
+    flow.receive_growth += more
+    stream.window += more
+    raise_limit(stream)
+
+
+cdef void flow_measure(StreamTable* table, Stream* stream, int64_t now, int64_t rtt) noexcept nogil:
+    cdef uint64_t taken = stream.credited - stream.measured_from
+    if stream.window >= table.flow.max_window or stream.rx_state != RX_OPEN:
+        return
+    if stream.measured_at != 0 and now - stream.measured_at <= rtt:
+        if taken < stream.window // 2:
+            return
+        # Where much is left to read it is the reader that takes its time.
+        if recvbuf_readable(&stream.rx) <= stream.window // 4:
+            grow(table, stream)
+    stream.measured_at = now
+    stream.measured_from = stream.credited
+
+
+cdef void flow_settle(StreamTable* table, Stream* stream) noexcept nogil:
+    cdef uint64_t grown = above(stream.window, table.flow.window)
+    if grown:
+        stream.window -= grown
+        table.flow.receive_growth -= grown
+        budget_give(table.flow.budget, grown)
+
+
+cdef void flow_end(StreamTable* table) noexcept nogil:
+    budget_give(table.flow.budget, table.flow.send_growth)
+    table.flow.send_growth = 0
 
 
 # ---- sending ----------------------------------------------------------------
@@ -69,9 +130,18 @@ cdef inline void drop_grant(StreamTable* table, Stream* stream) noexcept nogil:
     stream.granted = 0
 
 
+cdef uint64_t flow_send_window(const StreamTable* table) noexcept nogil:
+    cdef const Flow* flow = &table.flow
+    cdef uint64_t most
+    if flow.send_window <= flow.least_send_window:
+        return flow.send_window
+    most = flow.least_send_window + flow.send_growth + budget_room(flow.budget, growth(flow))
+    return min(flow.send_window, most)
+
+
 cdef inline uint64_t window_room(const StreamTable* table, const Stream* stream) noexcept nogil:
     """What may be kept for the stream until acknowledged, reservations not counted."""
-    cdef uint64_t window = table.flow.send_window
+    cdef uint64_t window = flow_send_window(table)
     if not schedule_is_top(&table.schedule, stream):
         window -= window // URGENT_SHARE
     return above(window, table.flow.unacked)
@@ -94,8 +164,14 @@ cdef uint64_t flow_room(StreamTable* table, Stream* stream) noexcept nogil:  # h
 
 
 cdef void flow_written(StreamTable* table, Stream* stream, uint64_t n) noexcept nogil:
-    table.flow.data_sent += n
-    table.flow.unacked += n
+    cdef Flow* flow = &table.flow
+    cdef uint64_t kept
+    flow.data_sent += n
+    flow.unacked += n
+    kept = above(flow.unacked, flow.least_send_window)
+    if kept > flow.send_growth:
+        budget_take(flow.budget, kept - flow.send_growth)
+        flow.send_growth = kept
     if stream.granted:
         drop_grant(table, stream)
         flow_unblock(table)
@@ -105,6 +181,8 @@ cdef void flow_block(StreamTable* table, Stream* stream, uint64_t wanted) noexce
     """Its writer waits with `wanted` bytes, at least one."""
     if stream.granted:
         drop_grant(table, stream)
+    if flow_send_window(table) < table.flow.send_window:
+        budget_refuse(table.flow.budget)
     stream.write_waiting = True
     stream.wanted = wanted
     if stream.peer_max > stream.tx.end:

@@ -1,8 +1,9 @@
 """What a stream and the streams of a connection are made of. Who changes which part is said beside it."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t, int32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, int32_t, int64_t
 
+from iroh_fast.quic._budget cimport Budget
 from iroh_fast.quic._receive_buffer cimport RecvBuf, recvbuf_thin_gaps
 from iroh_fast.quic._send_buffer cimport SendBuf
 
@@ -96,6 +97,9 @@ cdef struct Stream:
     bint max_unsent, stop_unsent, rx_stopped, rx_reset_seen
     RecvBuf rx
     uint64_t rx_max, rx_sent_max  # limit we stand for; last one told
+    uint64_t window               # how far that is ahead of what was read
+    int64_t measured_at           # since when it is watched how fast the application reads, 0: not yet
+    uint64_t measured_from        # `credited` at that time
     uint64_t highest
     uint64_t credited             # bytes given back to the connection's window
     uint32_t gaps_counted         # of its buffer, in StreamTable.n_gaps
@@ -107,13 +111,18 @@ cdef struct Flow:
     # sending: the peer's limit, and ours on what is kept until acknowledged
     uint64_t peer_max_data, data_sent
     uint64_t send_window, unacked
-    bint send_follows             # send_window follows the congestion windows
+    bint send_follows             # send_window follows the congestion windows, between these two; what is kept
+    uint64_t least_send_window, max_send_window      # beyond the first counts for the budget
     uint64_t reserved             # granted to writers that were woken
     # receiving
-    uint64_t window               # of a stream
+    uint64_t window, max_window   # with which a stream begins, and what it may grow to
+    uint64_t max_growth           # of the windows of all streams together
     uint64_t receive_window
     uint64_t local_max_data, sent_max_data, received, consumed
     bint max_data_unsent
+    # taken of the endpoint's budget: by windows of streams, whatever is in them; by what is kept for sending
+    Budget* budget
+    uint64_t receive_growth, send_growth
 
 
 cdef struct StreamTable:

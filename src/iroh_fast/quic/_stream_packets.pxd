@@ -1,13 +1,14 @@
 """Frames of streams on their way out: written, acknowledged, lost."""
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from iroh_fast.quic._sent cimport FrameRec, SentRec
 from iroh_fast.quic._stream cimport StreamTable
 
 
-cdef uint8_t* write_stream_control(StreamTable* table, uint8_t* at, uint8_t* end, SentRec* sent,
-                                   uint64_t* counts) noexcept nogil
+# At `now`, on a path with this round trip.
+cdef uint8_t* write_stream_control(StreamTable* table, uint8_t* at, uint8_t* end, SentRec* sent, uint64_t* counts,
+                                   int64_t now, int64_t rtt) noexcept nogil
 cdef uint8_t* write_stream_data(StreamTable* table, uint8_t* at, uint8_t* end, SentRec* sent,
                                 uint64_t* counts) noexcept nogil
 cdef void stream_acked(StreamTable* table, uint64_t id, uint64_t offset, uint64_t n, bint fin) noexcept nogil

@@ -1,6 +1,6 @@
 """Frames of streams on their way out: written, acknowledged, lost."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from iroh_fast._packet._frames cimport (
@@ -11,7 +11,7 @@ from iroh_fast._packet._varint cimport varint_size
 from iroh_fast.quic._counters cimport (
     IDX_MAX_DATA, IDX_MAX_STREAMS_BIDI, IDX_MAX_STREAM_DATA, IDX_RESET_STREAM, IDX_STOP_SENDING, IDX_STREAM,
     IDX_STREAMS_BLOCKED_BIDI)
-from iroh_fast.quic._flow cimport flow_unblock
+from iroh_fast.quic._flow cimport flow_acked, flow_measure, flow_unblock
 from iroh_fast.quic._schedule cimport (
     queue_push, queue_remove, schedule_first, schedule_push, schedule_remove, schedule_rotate, stream_signal)
 from iroh_fast.quic._send_buffer cimport (
@@ -54,8 +54,8 @@ cdef uint8_t* write_limits(StreamTable* table, uint8_t* at, uint8_t* end, SentRe
     return at
 
 
-cdef uint8_t* write_stream_control(StreamTable* table, uint8_t* at, uint8_t* end, SentRec* sent,
-                                   uint64_t* counts) noexcept nogil:
+cdef uint8_t* write_stream_control(StreamTable* table, uint8_t* at, uint8_t* end, SentRec* sent, uint64_t* counts,
+                                   int64_t now, int64_t rtt) noexcept nogil:
     """Flow control, RESET_STREAM and STOP_SENDING frames, as many as fit."""
     cdef Stream* stream
     at = write_limits(table, at, end, sent, counts)
@@ -72,6 +72,7 @@ cdef uint8_t* write_stream_control(StreamTable* table, uint8_t* at, uint8_t* end
             note(sent, counts, IDX_STOP_SENDING, FT_STOP_SENDING, stream.id, 0)
         if stream.max_unsent:
             stream.max_unsent = False
+            flow_measure(table, stream, now, rtt)
             stream.rx_sent_max = stream.rx_max
             at = put_v2(at, FT_MAX_STREAM_DATA, stream.id, stream.rx_max)
             note(sent, counts, IDX_MAX_STREAM_DATA, FT_MAX_STREAM_DATA, stream.id, 0)
@@ -144,7 +145,7 @@ cdef void stream_acked(StreamTable* table, uint64_t id, uint64_t offset, uint64_
     if n:
         before = stream.tx.acked
         sendbuf_ack(&stream.tx, offset, n)
-        table.flow.unacked -= stream.tx.acked - before
+        flow_acked(table, stream.tx.acked - before)
     if fin:
         stream.fin_acked = True
     if stream.fin_acked and stream.tx.acked == stream.tx.end:

@@ -8,7 +8,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from iroh_fast.quic._flow cimport flow_give_up
+from iroh_fast.quic._budget cimport budget_give, budget_release
+from iroh_fast.quic._flow cimport flow_acked, flow_give_up, flow_settle
 from iroh_fast.quic._receive_buffer cimport recvbuf_free, recvbuf_init
 from iroh_fast.quic._schedule cimport (
     queue_push, queue_remove, schedule_free, schedule_remove, schedule_set, schedule_unset, stream_signal)
@@ -48,6 +49,10 @@ cdef void table_free(StreamTable* table) noexcept nogil:
             if stream.handle == NULL:
                 stream_free(stream)
             stream = following
+    if table.flow.budget != NULL:
+        budget_give(table.flow.budget, table.flow.receive_growth + table.flow.send_growth)
+        budget_release(table.flow.budget)
+        table.flow.budget = NULL
     free(table.buckets)
     schedule_free(&table.schedule)
     table.buckets = NULL
@@ -101,7 +106,7 @@ cdef Stream* table_create(StreamTable* table, uint64_t id) noexcept nogil:
     if not local or not id & 2:
         stream.rx_state = RX_OPEN
         recvbuf_init(&stream.rx)
-        stream.rx_max = stream.rx_sent_max = table.flow.window
+        stream.window = stream.rx_max = stream.rx_sent_max = table.flow.window
     at = bucket_of(id, table.n_buckets)
     stream.following = table.buckets[at]
     table.buckets[at] = stream
@@ -120,9 +125,10 @@ cdef void table_close_if_done(StreamTable* table, Stream* stream) noexcept nogil
     """Forget a stream whose halves have both ended."""
     cdef Stream** at
     cdef int uni = 1 if stream.id & 2 else 0
-    if stream.detached or not (stream.tx_state == TX_NONE or stream.tx_state == TX_DONE):
-        return
-    if not (stream.rx_state == RX_NONE or stream.rx_state == RX_DONE):
+    cdef bint received = stream.rx_state == RX_NONE or stream.rx_state == RX_DONE
+    if received:
+        flow_settle(table, stream)
+    if stream.detached or not received or not (stream.tx_state == TX_NONE or stream.tx_state == TX_DONE):
         return
     at = &table.buckets[bucket_of(stream.id, table.n_buckets)]
     while at[0] != stream:
@@ -170,6 +176,7 @@ cdef void table_reject_0rtt(StreamTable* table) noexcept nogil:
                 sendbuf_free(&stream.tx)
             if stream.rx_state != RX_NONE:
                 recvbuf_free(&stream.rx)
+                flow_settle(table, stream)
             stream.tx_state = TX_NONE
             stream.rx_state = RX_NONE
             stream.detached = True
@@ -181,7 +188,8 @@ cdef void table_reject_0rtt(StreamTable* table) noexcept nogil:
     table.n_streams = 0
     table.n_gaps = 0
     table.next_local[0] = table.next_local[1] = 0
-    table.flow.data_sent = table.flow.unacked = table.flow.reserved = 0
+    flow_acked(table, table.flow.unacked)
+    table.flow.data_sent = table.flow.reserved = 0
     table.flow.peer_max_data = 0
     table.max_local[0] = table.max_local[1] = 0
     table.blocked_unsent[0] = table.blocked_unsent[1] = False
@@ -256,7 +264,7 @@ cdef void stream_reset(StreamTable* table, Stream* stream, uint64_t code) noexce
     stream.reset_code = code
     stream.reset_unsent = True
     stream.fin_unsent = stream.fin_acked = False
-    table.flow.unacked -= sendbuf_unacked(&stream.tx)
+    flow_acked(table, sendbuf_unacked(&stream.tx))
     # RESET_STREAM carries the amount handed to the stream as final size: both ends then agree on what the
     # connection window was charged.
     sendbuf_free(&stream.tx)

@@ -3,6 +3,8 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from iroh_fast.quic._budget cimport Budget
+from iroh_fast.quic._config cimport Config
 from iroh_fast.quic._stream cimport Stream, StreamTable
 
 
@@ -16,7 +18,9 @@ cdef class Streams:
     cdef StreamTable table
     cdef PyObject* owner          # StreamOwner, borrowed: it owns this
     cdef QuicStream next_event(self, uint32_t* events)
+    cdef void set_windows(self, const Config* config, Budget* budget) noexcept
     cdef void end(self) noexcept nogil
+    cdef dict windows(self)
     cdef QuicStream handle_for(self, Stream* stream)
     cdef QuicStream open(self, bint bidi)
     cdef QuicStream accept(self, bint bidi)

@@ -13,14 +13,17 @@ from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from iroh_fast.quic._budget cimport Budget, budget_share
+from iroh_fast.quic._config cimport Config
 from iroh_fast.quic._flow cimport (
-    LEAST_SEND_WINDOW, flow_block, flow_credit, flow_forget, flow_give_up, flow_read, flow_room, flow_written)
+    LEAST_SEND_WINDOW, flow_block, flow_credit, flow_end, flow_forget, flow_give_up, flow_read, flow_room, flow_send_window,
+    flow_settle, flow_written)
 from iroh_fast.quic._receive_buffer cimport (
     recvbuf_discard, recvbuf_read_into, recvbuf_readable, recvbuf_take, recvbuf_take_unordered)
 from iroh_fast.quic._schedule cimport queue_push, queue_remove, schedule_push, schedule_set, stream_signal
 from iroh_fast.quic._send_buffer cimport sendbuf_write_copy, sendbuf_write_ref
 from iroh_fast.quic._stream cimport (
-    EV_ALL, EV_READ, EV_RESET, IN_CONTROL, IN_EVENTS, IN_READY, RX_DONE, RX_NONE, RX_OPEN, RX_RESET, RX_SIZE_KNOWN,
+    EV_ALL, EV_READ, EV_RESET, Flow, IN_CONTROL, IN_EVENTS, IN_READY, RX_DONE, RX_NONE, RX_OPEN, RX_RESET, RX_SIZE_KNOWN,
     Stream, StreamTable, TX_DONE, TX_FINISHED, TX_NONE, TX_OPEN, stream_count_gaps, streams_have_control)
 from iroh_fast.quic._stream_table cimport (
     stream_free, stream_reset, table_close_if_done, table_create, table_find, table_free, table_raise_streams)
@@ -49,23 +52,31 @@ cdef class StreamOwner:
 
 @cython.final
 cdef class Streams:
-    """The streams of one connection. `send_window` 0: it follows the congestion windows."""
+    """The streams of one connection."""
 
-    def __cinit__(self, StreamOwner owner, bint is_client, bint fair, uint64_t window, uint64_t receive_window,
-                  uint64_t send_window, uint64_t max_bidi, uint64_t max_uni):
+    def __cinit__(self, StreamOwner owner, bint is_client, bint fair, uint64_t max_bidi, uint64_t max_uni):
         cdef StreamTable* table = &self.table
         self.owner = <PyObject*>owner
         table.owner = <PyObject*>self
         table.is_client = is_client
         table.fair = fair
-        table.flow.window = window
-        table.flow.receive_window = receive_window
-        table.flow.send_follows = send_window == 0
-        table.flow.send_window = send_window if send_window else LEAST_SEND_WINDOW
-        table.flow.local_max_data = receive_window
-        table.flow.sent_max_data = receive_window
         table.concurrent[0] = table.max_remote[0] = table.sent_max_remote[0] = max_bidi
         table.concurrent[1] = table.max_remote[1] = table.sent_max_remote[1] = max_uni
+
+    cdef void set_windows(self, const Config* config, Budget* budget) noexcept:
+        """Before there is a stream."""
+        cdef Flow* flow = &self.table.flow
+        flow.budget = budget_share(budget)
+        flow.window = config.stream_window
+        flow.max_window = config.max_stream_window
+        flow.max_growth = config.max_growth
+        flow.receive_window = flow.local_max_data = flow.sent_max_data = config.receive_window
+        flow.send_follows = config.send_window == 0
+        flow.max_send_window = config.max_send_window
+        flow.least_send_window = config.send_window
+        if flow.send_follows:
+            flow.least_send_window = min(<uint64_t>LEAST_SEND_WINDOW, config.max_send_window)
+        flow.send_window = flow.least_send_window
 
     def __dealloc__(self):
         table_free(&self.table)
@@ -89,7 +100,24 @@ cdef class Streams:
             stream = self.table.buckets[i]
             while stream != NULL:
                 stream_signal(&self.table, stream, EV_ALL)
+                if stream.credited == stream.highest:
+                    flow_settle(&self.table, stream)     # else when the application has read the rest
                 stream = stream.following
+        flow_end(&self.table)
+
+    cdef dict windows(self):
+        """Their sizes now, and what is kept for them."""
+        cdef Flow* flow = &self.table.flow
+        cdef Stream* stream
+        cdef uint64_t largest = 0
+        cdef uint32_t i
+        for i in range(self.table.n_buckets):
+            stream = self.table.buckets[i]
+            while stream != NULL:
+                largest = max(largest, stream.window)
+                stream = stream.following
+        return {"send_window": flow_send_window(&self.table), "send_buffered": flow.unacked, "stream_receive_window": largest,
+                "window_growth": flow.receive_growth + flow.send_growth}
 
     cdef QuicStream handle_for(self, Stream* stream):
         cdef QuicStream handle = QuicStream.__new__(QuicStream)
@@ -351,6 +379,11 @@ cdef class QuicStream:
     def bytes_read(self):
         """Offset of the next byte to read."""
         return 0 if self.stream.rx_state == RX_NONE else self.stream.rx.read
+
+    @property
+    def receive_window(self):
+        """How far the peer may be ahead of the reader; the first window again once it may send no more."""
+        return self.stream.window
 
     @property
     def recv_finished(self):

@@ -23,6 +23,7 @@ from iroh_fast.quic._packets cimport Packet, has_room
 from iroh_fast.quic._paths cimport Path, PathStats, paths_next_report
 from iroh_fast.quic._received cimport ReceivedSet, received_from
 from iroh_fast.quic._routing cimport carries_own_acks
+from iroh_fast.quic._rtt cimport rtt_without_queue
 from iroh_fast.quic._send_buffer cimport SendBuf, sendbuf_copy, sendbuf_has_pending, sendbuf_poll
 from iroh_fast.quic._sent cimport REC_ACK, REC_ELICITING, frame_rec
 from iroh_fast.quic._space cimport PnSpace, space_ack_sent, space_ack_wanted
@@ -151,7 +152,8 @@ cdef void write_general(Connection conn, Path* path, Packet* packet) noexcept no
     if control_waits(&conn.control):
         control_write(conn, path, packet)
     if streams_have_control(&conn.streams.table):
-        packet.at = write_stream_control(&conn.streams.table, packet.at, packet.end, &packet.sent, path.stats.tx_frames)
+        packet.at = write_stream_control(&conn.streams.table, packet.at, packet.end, &packet.sent, path.stats.tx_frames, conn.now,
+                                         rtt_without_queue(&path.route.flight.rtt))
     both = conn.datagrams.tx.count > 0 and streams_ready(&conn.streams.table)
     if not (both and table.streams_turn):
         write_datagrams(conn, path, packet)

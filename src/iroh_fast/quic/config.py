@@ -16,6 +16,10 @@ from ..errors import ConfigError
 
 __all__ = ["AckFrequencyConfig", "MtuDiscoveryConfig", "QuicTransportConfig"]
 
+STREAM_RECEIVE_WINDOW = 1_250_000  # iroh's: 100 Mbit/s at 100 ms
+# A window is between two and four times bandwidth times round trip: 1 Gbit/s at 130 ms, 400 Mbit/s at 330 ms.
+MAX_STREAM_RECEIVE_WINDOW = 32 << 20
+WINDOW_BUDGET = 256 << 20  # two connections at full speed take half, others find the rest
 MAX_STREAMS = 2**60  # RFC 9000 §4.6: a larger stream count cannot be encoded as an id
 MAX_PATHS = 256
 MIN_UDP_PAYLOAD = 1200  # RFC 9000 §14: every QUIC path carries at least this
@@ -91,9 +95,22 @@ class QuicTransportConfig:
     seconds), sizes are bytes.  Use :func:`dataclasses.replace` or :meth:`replace` to derive
     a changed copy.
 
+    ``stream_receive_window`` is how far the peer may be ahead of the reader of a stream.  None
+    begins with iroh's 1,250,000 bytes and doubles whenever the application reads half of it
+    within a round trip, up to ``max_stream_receive_window`` (None: 32 MiB, enough for 1 Gbit/s
+    at 130 ms; less than 1,250,000 is what it begins with, too).  A number is fixed, unless
+    ``max_stream_receive_window`` says how far it may grow from there.
+    ``receive_window_growth`` is what the windows of a connection's streams may have together
+    beyond what each began with, and ``receive_window`` a fixed limit of what all of them
+    together hold unread; none by default, as in iroh: the windows of the streams are the limit.
+
     ``send_window`` is what all streams of a connection together may keep until it is
     acknowledged; beyond it ``write`` waits.  None follows the congestion window: four times
-    that, at least 1 MiB, at most iroh's 10,000,000 bytes.
+    that, beyond iroh's 10,000,000 bytes twice, at least 1 MiB, at most ``max_send_window``.
+    A number is fixed.
+
+    What windows have beyond their beginning (1,250,000 bytes, and 1 MiB for sending) is counted
+    by the endpoint's ``window_budget``, fixed windows are not.
 
     Raises
     ------
@@ -105,9 +122,12 @@ class QuicTransportConfig:
     max_concurrent_bidi_streams: int = 100
     max_concurrent_uni_streams: int = 100
     max_idle_timeout: float | None = 30.0
-    stream_receive_window: int = 1_250_000
+    stream_receive_window: int | None = None
+    max_stream_receive_window: int | None = None
+    receive_window_growth: int = 64 << 20
     receive_window: int = VARINT_MAX
     send_window: int | None = None
+    max_send_window: int = 64 << 20
     send_fairness: bool = True
     packet_threshold: int = 3
     time_threshold: float = 1.125
@@ -140,10 +160,17 @@ class QuicTransportConfig:
             check_integer(name, getattr(self, name), 0, MAX_STREAMS)
         for name in ("max_idle_timeout", "keep_alive_interval"):
             put(self, name, check_seconds(name, getattr(self, name), none=True))
-        for name in ("stream_receive_window", "receive_window"):
+        for name in ("receive_window", "max_send_window"):
             check_integer(name, getattr(self, name), 1)
-        if self.send_window is not None:
-            check_integer("send_window", self.send_window, 1)
+        for name in ("stream_receive_window", "max_stream_receive_window", "send_window"):
+            check_integer(name, getattr(self, name), 1, none=True)
+        check_integer("receive_window_growth", self.receive_window_growth, 0)
+        first, most = self.stream_receive_window, self.max_stream_receive_window
+        if first is not None and most is not None and most < first:
+            raise ConfigError(
+                f"max_stream_receive_window {most} is below stream_receive_window {first}: "
+                "a window cannot start with more than it may become"
+            )
         for name in (
             "send_fairness",
             "pad_to_mtu",

@@ -55,6 +55,11 @@ class Reading(Half):
         kept = self._kept
         return self._q.bytes_read - (sum(map(len, kept)) if kept else 0)
 
+    @property
+    def receive_window(self) -> int:
+        """Bytes by which the peer may be ahead of the reader now; see ``stream_receive_window``."""
+        return self._q.receive_window
+
     def _end(self) -> bytes:
         """Answer a read on a stream that takes no more reads."""
         if self._ended == 1:
