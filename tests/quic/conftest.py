@@ -19,7 +19,7 @@ if (
     and not (Path(__file__).parents[2] / "setup.py").exists()
 ):
     collect_ignore = [
-        *("test_buffers.py", "test_congestion.py", "test_mtud.py"),
+        *("test_buffers.py", "test_congestion.py", "test_controllers.py", "test_mtud.py"),
         *("test_hostile_acks.py", "test_pacing.py", "test_received.py", "test_sent.py"),
     ]
 

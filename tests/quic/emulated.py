@@ -39,12 +39,17 @@ class Wire(Pair):
         self.verbose = False
         self.there = Link(there, 2 * seed + 1)
         self.back = Link(back, 2 * seed + 2)
-        #: called after every turn of a side that sent or received something
+        #: called in every turn of a side that has something to do, before it sends
         self.watchers: list[Callable[[Side], object]] = []
+        #: called after it, with the bytes that left
+        self.checks: list[Callable[[Side, int], object]] = []
+        #: bytes that left in all, of both sides
+        self.left = 0
         self.due: dict[str, int | None] = {}
 
     def send(self, side: Side, src: Address, dst: Address, data: bytes, ecn: int) -> None:
         to_server = side is self.client
+        self.left += len(data)
         link = self.there if to_server else self.back
         at, ecn = link.push(self.now, len(data) + HEADERS, ecn)
         if at >= 0:
@@ -65,7 +70,10 @@ class Wire(Pair):
                 side.endpoint.handle_timeout(connection, self.now)
         for watch in self.watchers:
             watch(side)
+        before = self.left
         self.flush_side(side)
+        for check in self.checks:
+            check(side, self.left - before)
         times = [side.endpoint.timeout(c) for c in side.endpoint.connections.values()]
         self.due[side.name] = min((t for t in times if t is not None), default=None)
 
