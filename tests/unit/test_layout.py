@@ -241,7 +241,10 @@ CORE: tuple[tuple[str, ...], ...] = (
     ("_id_table", "_ledger", "_mtud", "_rtt", "_send_buffer", "_space", "_stateless", "_timers"),
     # congestion control, and the handshake's state
     ("_controller", "_handshake_state", "_reordering"),
-    ("_cubic", "_newreno", "_pacer"),
+    ("_bbr_model", "_cubic", "_newreno", "_pacer"),
+    ("_bbr_loss",),
+    ("_bbr_probe",),
+    ("_bbr",),
     ("_controllers",),
     ("_config", "_recovery_state"),
     ("_paths",),

@@ -179,10 +179,11 @@ PARTS: dict[str, Part] = {
     "Reordering": Part("_reordering", "seen"),
     "Pacer": Part("_pacer"),
     "Congestion": Part(
-        "_controller _controllers _cubic _newreno",
+        "_controller _controllers _cubic _newreno _bbr _bbr_model _bbr_loss _bbr_probe",
         "cwnd delivery mtu recovery_start ssthresh",
     ),
-    "Delivery": Part("_delivery _controllers"),
+    "Delivery": Part("_delivery _controllers", "app_limited arrived delivered lost"),
+    "Bbr": Part("_bbr _bbr_model _bbr_loss _bbr_probe"),
     "Cubic": Part("_cubic"),
     "NewReno": Part("_newreno"),
     # streams
@@ -252,6 +253,7 @@ RECORDS = (
         "LostPacket",
         "RateSample",
         "Snapshot",
+        "Tally",
         "Arrival",
         "ClientKeys",
         "Config",

@@ -8,7 +8,7 @@ from iroh_fast.quic._codes cimport PROTOCOL_VIOLATION
 from iroh_fast.quic._controller cimport Acked
 from iroh_fast.quic._controllers cimport cc_on_acked, cc_on_ecn, cc_on_mtu, cc_on_settled, cc_on_spurious, cc_samples
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._delivery cimport Snapshot, delivery_on_acked
+from iroh_fast.quic._delivery cimport Snapshot, delivery_arrived, delivery_on_acked
 from iroh_fast.quic._fates cimport ack_seen, frames_acked
 from iroh_fast.quic._flow cimport flow_follow
 from iroh_fast.quic._handshake_state cimport handshake_validated
@@ -79,6 +79,8 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
         news.acked.app_limited = path.recovery.app_limited or 4 * (path.route.flight.in_flight + news.acked.size) < path.route.flight.cc.cwnd
         news.acked.rtt = &path.route.flight.rtt
         if cc_samples(&path.route.flight.cc):
+            # Their sizes are not known any more; nearly all are full.
+            delivery_arrived(&path.route.flight.cc.delivery, news.arrived * path.route.flight.cc.mtu)
             take_sample(path, space, &news)
         cc_on_acked(&path.route.flight.cc, &news.acked)
     if news.arrived:

@@ -2,7 +2,7 @@
 
 from libc.stdlib cimport calloc, free
 
-from iroh_fast.quic._controllers cimport CC_CUBIC, CC_NEW_RENO
+from iroh_fast.quic._controllers cimport CC_BBR, CC_CUBIC, CC_NEW_RENO
 from iroh_fast.quic._time cimport ns_from_seconds, ns_of
 
 from iroh_fast.quic.config import MAX_STREAM_RECEIVE_WINDOW, STREAM_RECEIVE_WINDOW
@@ -77,7 +77,7 @@ cdef int load(object t, Config* c) except -1:
     c.datagrams = t.datagram_receive_buffer_size is not None
     c.datagram_rx = t.datagram_receive_buffer_size or 0
     c.datagram_tx = t.datagram_send_buffer_size
-    c.cc = CC_NEW_RENO if t.congestion_controller == "newreno" else CC_CUBIC
+    c.cc = {"bbr": CC_BBR, "newreno": CC_NEW_RENO}.get(t.congestion_controller, CC_CUBIC)
     c.max_paths = min(t.max_concurrent_multipath_paths or 0, MAX_PATHS)
     c.max_nat = t.max_remote_nat_traversal_addresses or 0
     if af is not None:

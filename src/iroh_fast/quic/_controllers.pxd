@@ -10,6 +10,7 @@ from iroh_fast.quic._rtt cimport Rtt
 cdef enum:
     CC_CUBIC = 0
     CC_NEW_RENO = 1
+    CC_BBR = 2
 
 
 # An unknown kind is Cubic. Window clamp(14720, 2 MTU, 10 MTU).

@@ -7,6 +7,7 @@ Sources: RFC 9002 §7; constants equal those that an iroh 1.x endpoint runs with
 
 from libc.string cimport memset
 
+from iroh_fast.quic._bbr cimport bbr
 from iroh_fast.quic._controller cimport UINT64_MAX, clamp_mtu, min_window
 from iroh_fast.quic._cubic cimport cubic
 from iroh_fast.quic._newreno cimport newreno
@@ -19,7 +20,7 @@ cdef enum:
 cdef const Controller* controller_of(int kind) noexcept nogil:
     if kind == CC_NEW_RENO:
         return newreno()
-    return cubic()
+    return bbr() if kind == CC_BBR else cubic()
 
 
 cdef void cc_init(Congestion* cc, int kind, uint64_t mtu, int64_t now) noexcept nogil:

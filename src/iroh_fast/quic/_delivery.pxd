@@ -15,6 +15,7 @@ cdef struct Snapshot:
 # Of a path (§4.1.2.1.1).
 cdef struct Delivery:
     uint64_t delivered, lost
+    uint64_t arrived              # of what counted as lost
     int64_t delivered_at
     int64_t first_sent_at         # of the newest packet that was delivered; of the next one after silence
     uint64_t app_limited          # samples are too low until so much is delivered; 0: they are not
@@ -31,6 +32,11 @@ cdef struct RateSample:
     uint64_t lost                 # between its leaving and now
     bint app_limited
 
+
+cdef inline void delivery_arrived(Delivery* path, uint64_t size) noexcept nogil:
+    """What had been declared lost was delivered after all."""
+    path.arrived += size
+    path.delivered += size
 
 cdef inline void delivery_limited(Delivery* path, uint64_t in_flight) noexcept nogil:
     """The application keeps packets back, nothing else does: samples of what is in flight say too little."""

@@ -143,7 +143,7 @@ class QuicTransportConfig:
     allow_spin: bool = True
     datagram_receive_buffer_size: int | None = 1_250_000
     datagram_send_buffer_size: int = 1024 * 1024
-    congestion_controller: Literal["cubic", "newreno"] = "cubic"
+    congestion_controller: Literal["bbr", "cubic", "newreno"] = "cubic"
     enable_segmentation_offload: bool = True
     send_observed_address_reports: bool = False
     receive_observed_address_reports: bool = False
@@ -208,9 +208,9 @@ class QuicTransportConfig:
             "datagram_receive_buffer_size", self.datagram_receive_buffer_size, 1, 2**62, none=True
         )
         check_integer("datagram_send_buffer_size", self.datagram_send_buffer_size, 1)
-        if self.congestion_controller not in ("cubic", "newreno"):
+        if self.congestion_controller not in ("bbr", "cubic", "newreno"):
             raise ConfigError(
-                f'congestion_controller is "cubic" or "newreno", not {shown(self.congestion_controller)}'
+                f'congestion_controller is "bbr", "cubic" or "newreno", not {shown(self.congestion_controller)}'
             )
         # Every path id has connection ids from the start, and every packet looks along the paths.
         check_integer(
