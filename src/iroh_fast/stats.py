@@ -135,7 +135,12 @@ class ConnectionStats:
 
 @dataclass(frozen=True, slots=True)
 class PathStats:
-    """Counters and state of one path.  ``rtt`` is seconds, ``cwnd`` and sizes are bytes."""
+    """Counters and state of one path.
+
+    ``rtt`` is seconds, ``cwnd`` and sizes are bytes.  ``congestion_mode`` is what BBR is doing, ``bandwidth`` what it
+    believes the path delivers; "" and 0 with other controllers.  ``pacing_rate`` is 0 while nothing paces.  Both in
+    bytes per second.
+    """
 
     udp_tx: UdpStats = UdpStats()
     udp_rx: UdpStats = UdpStats()
@@ -151,6 +156,9 @@ class PathStats:
     lost_plpmtud_probes: int = 0
     black_holes_detected: int = 0
     current_mtu: int = 0
+    congestion_mode: str = ""
+    bandwidth: float = 0.0
+    pacing_rate: float = 0.0
 
     @classmethod
     def from_core(cls, values: Mapping[str, Any] | None) -> PathStats:

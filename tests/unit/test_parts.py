@@ -254,6 +254,7 @@ RECORDS = (
         "RateSample",
         "Snapshot",
         "Tally",
+        "View",
         "Arrival",
         "ClientKeys",
         "Config",

@@ -16,7 +16,7 @@ from iroh_fast.quic._bbr_probe cimport (
     enter_refill, enter_startup, keep_window, probe_cycle, probe_lost, probe_marked, probe_rtt, probe_rtt_finish,
     probe_rtt_inflight, probe_startup, restore_window)
 from iroh_fast.quic._controller cimport (
-    Acked, Lost, LostPacket, STATE_WORDS, UINT64_MAX, clamp_mtu, in_recovery)
+    Acked, Lost, LostPacket, STATE_WORDS, UINT64_MAX, View, in_recovery)
 from iroh_fast.quic._rtt cimport Rtt
 
 cdef extern from *:
@@ -31,6 +31,8 @@ cdef enum:
     INITIAL_PACKETS = 10
 
 cdef Controller CONTROLLER
+cdef const char* MODES[7]
+MODES[:] = [b"startup", b"drain", b"probe_down", b"probe_cruise", b"probe_refill", b"probe_up", b"probe_rtt"]
 
 
 cdef const Controller* bbr() noexcept nogil:
@@ -195,6 +197,16 @@ cdef double pacing_rate(const Congestion* cc, const Rtt* rtt) noexcept nogil:
     return own.pacing_gain * <double><int64_t>cc.cwnd / <double>smoothed if smoothed > 0 else 0
 
 
+cdef void see(const Congestion* cc, View* view) noexcept nogil:
+    cdef const Bbr* own = <const Bbr*>cc.state
+    view.mode = MODES[own.mode]
+    view.bandwidth = own.bw
+    view.min_rtt = own.min_rtt
+    view.inflight_longterm = own.inflight_longterm
+    view.inflight_shortterm = own.inflight_shortterm
+    view.own_loss = own.own_loss
+
+
 if sizeof(Bbr) > STATE_WORDS * sizeof(uint64_t):
     raise SystemError("the state of BBR does not fit")
 CONTROLLER.name = b"bbr"
@@ -208,3 +220,4 @@ CONTROLLER.on_lost = on_lost
 CONTROLLER.on_ecn = on_ecn
 CONTROLLER.on_spurious = on_spurious
 CONTROLLER.pacing_rate = pacing_rate
+CONTROLLER.view = see

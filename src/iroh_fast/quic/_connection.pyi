@@ -47,6 +47,19 @@ class _PathStats(_Stats):
     lost_plpmtud_probes: int
     black_holes_detected: int
     current_mtu: int
+    congestion_mode: str
+    bandwidth: float
+    pacing_rate: float
+
+@type_check_only
+class _ControllerInfo(TypedDict):
+    mode: str
+    bandwidth: float
+    pacing_rate: float
+    min_rtt: float
+    inflight_longterm: int | None
+    inflight_shortterm: int | None
+    own_loss: float
 
 @type_check_only
 class _PathInfo(TypedDict):
@@ -60,6 +73,7 @@ class _PathInfo(TypedDict):
     cwnd: int
     mtu: int
     in_flight: int
+    controller: _ControllerInfo
     stats: _PathStats
 
 @final

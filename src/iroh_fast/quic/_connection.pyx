@@ -23,7 +23,7 @@ from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal, keys_limit
 from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
 from iroh_fast.quic._path_queries cimport find_ids, find_path, last_open, path_mtu
 from iroh_fast.quic._path_table cimport (
-    abandon_path, add_path, challenge_path, next_path_id, path_stats, read_path_log, record_path_log, set_path_status,
+    abandon_path, add_path, challenge_path, controller_info, next_path_id, path_stats, read_path_log, record_path_log, set_path_status,
     try_again)
 from iroh_fast.quic._paths cimport (
     CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_cwnd, path_in_flight, path_ping,
@@ -329,7 +329,7 @@ cdef class QuicConnection(Connection):
             "local": addr_to_tuple(&path.route.local) if ip_known(&path.route.local) else None,
             "status": "backup" if path.status == STATUS_BACKUP else "available", "validated": path.route.validated, "announced": path.status_seq > 0,
             "rtt": path_rtt(path) / 1e9, "cwnd": path_cwnd(path), "mtu": path.route.mtud.current, "in_flight": path_in_flight(path),
-            "stats": path_stats(path)}
+            "controller": controller_info(path), "stats": path_stats(path)}
 
     def path_events(self):
         """Take the events of paths since the last call (at most 64, then a "lagged" entry)."""

@@ -67,6 +67,15 @@ cdef struct LostPacket:
     const Snapshot* snapshot      # as of its leaving
 
 
+# What a controller thinks of a path, for those who ask.
+cdef struct View:
+    const char* mode              # NULL: it has none
+    double pacing_rate, bandwidth # bytes per ns; 0: unpaced, not known
+    int64_t min_rtt               # 0: not known
+    uint64_t inflight_longterm, inflight_shortterm        # UINT64_MAX: no bound
+    double own_loss               # share of packets that the path loses whatever we send
+
+
 # Functions that a controller has no use for are NULL, but for on_acked, on_lost and pacing_rate.
 cdef struct Controller:
     const char* name
@@ -89,6 +98,7 @@ cdef struct Controller:
     void (*on_mtu)(Congestion* cc, uint64_t before) noexcept nogil       # cc.mtu has changed
     # bytes per ns; 0: as fast as the window allows
     double (*pacing_rate)(const Congestion* cc, const Rtt* rtt) noexcept nogil
+    void (*view)(const Congestion* cc, View* view) noexcept nogil
 
 
 cdef inline uint64_t clamp_mtu(uint64_t mtu) noexcept nogil:

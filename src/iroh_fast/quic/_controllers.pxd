@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t, int64_t
 
-from iroh_fast.quic._controller cimport Acked, Congestion, Controller, Lost, LostPacket
+from iroh_fast.quic._controller cimport Acked, Congestion, Controller, Lost, LostPacket, View
 from iroh_fast.quic._delivery cimport Snapshot
 from iroh_fast.quic._rtt cimport Rtt
 
@@ -70,6 +70,8 @@ cdef inline uint64_t cc_quantum(const Congestion* cc) noexcept nogil:
 # Bytes per ns; 0: unpaced.
 cdef inline double cc_pacing_rate(const Congestion* cc, const Rtt* rtt) noexcept nogil:
     return cc.controller.pacing_rate(cc, rtt)
+
+cdef void cc_view(const Congestion* cc, const Rtt* rtt, View* view) noexcept nogil
 
 # The path MTU changed; the window never stays below two of the new packets.
 cdef void cc_on_mtu(Congestion* cc, uint64_t mtu) noexcept nogil

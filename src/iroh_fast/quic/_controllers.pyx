@@ -38,6 +38,14 @@ cdef void cc_init(Congestion* cc, int kind, uint64_t mtu, int64_t now) noexcept 
         cc.controller.init(cc, now)
 
 
+cdef void cc_view(const Congestion* cc, const Rtt* rtt, View* view) noexcept nogil:
+    memset(view, 0, sizeof(View))
+    view.inflight_longterm = view.inflight_shortterm = UINT64_MAX
+    if cc.controller.view != NULL:
+        cc.controller.view(cc, view)
+    view.pacing_rate = cc_pacing_rate(cc, rtt)
+
+
 cdef void cc_on_mtu(Congestion* cc, uint64_t mtu) noexcept nogil:
     cdef uint64_t before = cc.mtu
     cc.mtu = clamp_mtu(mtu)

@@ -20,6 +20,8 @@ cdef int on_path_abandon(Connection conn, Frame* frame) noexcept nogil
 cdef void on_path_status(Connection conn, Frame* frame, int status) noexcept nogil
 cdef void abandon_path(Connection conn, Path* path, uint64_t code) noexcept nogil
 cdef object path_stats(Path* path)
+# What congestion control thinks of it.
+cdef object controller_info(const Path* path)
 # A snapshot, for log_path.
 cdef object path_statistics(Path* path)
 cdef list read_path_log(Connection conn)

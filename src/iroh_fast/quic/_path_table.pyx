@@ -16,6 +16,7 @@ from iroh_fast.quic._cids cimport drop_ids, issue_ids, issue_path_ids, reset_spi
 from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, INTERNAL_ERROR, PATH_UNSTABLE_OR_POOR, PROTOCOL_VIOLATION, ST_ESTABLISHED, W_PATHS)
 from iroh_fast.quic._control_queue cimport queue_control
+from iroh_fast.quic._controller cimport UINT64_MAX, View
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._ledger cimport (
     CONTROL_MAX_PATH_ID, CONTROL_PATHS_BLOCKED, CONTROL_PATH_ABANDON, CONTROL_PATH_STATUS)
@@ -25,7 +26,7 @@ from iroh_fast.quic._paths cimport (
     CidSet, Path, PathStats, Route, STATUS_BACKUP, ids_add, ids_end, ip_known, path_challenging, path_cwnd, path_free,
     path_new, path_pto, path_rtt, same_addr, stats_add)
 from iroh_fast.quic._recovery cimport recovery_abandon, recovery_stop, recovery_try_again
-from iroh_fast.quic._recovery_state cimport flight_expect, flight_init
+from iroh_fast.quic._recovery_state cimport flight_expect, flight_init, flight_view
 from iroh_fast.quic._routing cimport path_answered
 from iroh_fast.quic._rtt cimport rtt_conservative
 from iroh_fast.quic._space cimport space_init
@@ -213,11 +214,30 @@ cdef void abandon_path(Connection conn, Path* path, uint64_t code) noexcept nogi
                       path_statistics(path))
 
 
+cdef inline str mode_name(const View* view):
+    return (<bytes>view.mode).decode() if view.mode != NULL else ""
+
+
+cdef object bound(uint64_t size):
+    return size if size != UINT64_MAX else None
+
+
+cdef object controller_info(const Path* path):
+    """What congestion control thinks of a path; rates in bytes per second, None: no bound."""
+    cdef View view
+    flight_view(&path.route.flight, &view)
+    return {
+        "mode": mode_name(&view), "bandwidth": view.bandwidth * 1e9, "pacing_rate": view.pacing_rate * 1e9,
+        "min_rtt": view.min_rtt / 1e9, "inflight_longterm": bound(view.inflight_longterm),
+        "inflight_shortterm": bound(view.inflight_shortterm), "own_loss": view.own_loss}
+
+
 @cython.final
 cdef class PathStatistics:
     """What a path has counted until now, as cheap as a copy: most connections end without anybody asking."""
 
     cdef PathStats counted
+    cdef View view
     cdef double rtt
     cdef uint64_t cwnd, probes_sent, probes_lost, black_holes
     cdef uint16_t mtu
@@ -233,12 +253,15 @@ cdef class PathStatistics:
             "rtt": self.rtt, "cwnd": self.cwnd, "congestion_events": counted.congestion_events,
             "spurious_congestion_events": counted.spurious, "lost_packets": counted.lost_packets, "lost_bytes": counted.lost_bytes,
             "sent_plpmtud_probes": self.probes_sent, "lost_plpmtud_probes": self.probes_lost,
-            "black_holes_detected": self.black_holes, "current_mtu": self.mtu}
+            "black_holes_detected": self.black_holes, "current_mtu": self.mtu,
+            "congestion_mode": mode_name(&self.view), "bandwidth": self.view.bandwidth * 1e9,
+            "pacing_rate": self.view.pacing_rate * 1e9}
 
 
 cdef object path_statistics(Path* path):
     cdef PathStatistics now = PathStatistics.__new__(PathStatistics)
     now.counted = path.stats
+    flight_view(&path.route.flight, &now.view)
     now.rtt = path_rtt(path) / 1e9
     now.cwnd = path_cwnd(path)
     now.probes_sent = path.route.mtud.probes_sent

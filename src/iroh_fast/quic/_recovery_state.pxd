@@ -2,9 +2,9 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 
-from iroh_fast.quic._controller cimport Congestion
+from iroh_fast.quic._controller cimport Congestion, View
 from iroh_fast.quic._controllers cimport (
-    cc_init, cc_on_app_limited, cc_on_sent, cc_on_window_full, cc_pacing_rate, cc_quantum, cc_samples)
+    cc_init, cc_on_app_limited, cc_on_sent, cc_on_window_full, cc_pacing_rate, cc_quantum, cc_samples, cc_view)
 from iroh_fast.quic._delivery cimport Snapshot, delivery_dry, delivery_on_sent, delivery_resumes
 from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_next, pacer_on_idle, pacer_on_sent
 from iroh_fast.quic._reordering cimport Reordering
@@ -55,6 +55,9 @@ cdef inline int64_t flight_pto(const Flight* flight) noexcept nogil:
 cdef inline bint flight_has_room(const Flight* flight, uint64_t size) noexcept nogil:
     """Whether the congestion window takes another packet."""
     return flight.in_flight + size < flight.cc.cwnd
+
+cdef inline void flight_view(const Flight* flight, View* view) noexcept nogil:
+    cc_view(&flight.cc, &flight.rtt, view)
 
 cdef inline void flight_full(Flight* flight, int64_t now) noexcept nogil:
     """The congestion window keeps data back."""
