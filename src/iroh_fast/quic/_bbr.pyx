@@ -28,7 +28,7 @@ cdef extern from *:
 cdef enum:
     MS = 1000000
     MOST_QUANTUM = 65536
-    INITIAL_PACKETS = 10
+    INITIAL_PACKETS = 32
 
 cdef Controller CONTROLLER
 cdef const char* MODES[7]
@@ -108,9 +108,22 @@ cdef void on_acked(Congestion* cc, const Acked* acked) noexcept nogil:
     """Losses that the same acknowledgement shows come first: see `on_settled`."""
 
 
+cdef void begin_pacing(Congestion* cc, Bbr* own, const Rtt* rtt) noexcept nogil:
+    """The first round trip was measured (§5.6.2).
+
+    DIFFERS: 32 packets spread over a round trip are easier on a queue than 10 that leave together: the first window is that
+    large as soon as it is paced.
+    """
+    if cc.cwnd < INITIAL_PACKETS * cc.mtu:
+        cc.cwnd = INITIAL_PACKETS * cc.mtu
+    own.pacing_rate = own.pacing_gain * <double><int64_t>cc.cwnd / <double>rtt.smoothed
+
+
 cdef void on_settled(Congestion* cc, const Acked* acked) noexcept nogil:
     """§5.2.3."""
     cdef Bbr* own = bbr_of(cc)
+    if own.pacing_rate <= 0 and acked.rtt.has_sample and acked.rtt.smoothed > 0:
+        begin_pacing(cc, own, acked.rtt)
     model_latest(cc, own, &acked.sample)
     model_round(cc, own, acked)
     model_bandwidth(own, &acked.sample)

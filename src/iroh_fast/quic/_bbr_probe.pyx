@@ -15,9 +15,11 @@ cdef extern from *:
     """
     #define IF_BBR_STARTUP_GAIN 2.77
     #define IF_BBR_GROWTH 1.25
+    #define IF_BBR_SURE_LOSS 0.1
     """
     const double STARTUP_GAIN "IF_BBR_STARTUP_GAIN"     # 4 ln 2: the rate doubles each round (§5.3.1)
     const double GROWTH "IF_BBR_GROWTH"                 # less than that is no growth
+    const double SURE_LOSS "IF_BBR_SURE_LOSS"           # share beyond which startup ends at once, where packets wait
 
 cdef enum:
     MS = 1000000
@@ -65,20 +67,25 @@ cdef void look_for_plateau(Bbr* own, const RateSample* sample) noexcept nogil:
         own.full_bw_reached = True
 
 
-cdef bint loses_at_start(Congestion* cc, Bbr* own, const RateSample* sample) noexcept nogil:
+cdef bint loses_at_start(Congestion* cc, Bbr* own, int64_t smoothed) noexcept nogil:
     """§5.3.1.3: a full round of losses above what the path can have by itself.
 
     DIFFERS: the rate must have stopped to grow, or packets wait; losses on the way up are the path's own.
     """
-    return (own.loss_round_start and own.tally.lost >= STARTUP_LOSSES and (own.full_bw_count > 0 or has_queue(own))
-            and too_much_loss(cc, own, own.tally.lost * <double><int64_t>cc.mtu, own.tally.packets * <double><int64_t>cc.mtu))
+    cdef double packet = <double><int64_t>cc.mtu
+    if own.tally.lost < STARTUP_LOSSES or not too_much_loss(cc, own, own.tally.lost * packet, own.tally.packets * packet):
+        return False
+    if own.loss_round_start:
+        return own.full_bw_count > 0 or has_queue(own)
+    # Beyond doubt: no need to wait for the end of the round.
+    return own.tally.lost > (own.own_loss + SURE_LOSS) * own.tally.packets and smoothed > own.min_rtt + own.min_rtt // 4 + MS
 
 
 cdef void probe_startup(Congestion* cc, Bbr* own, const Acked* acked) noexcept nogil:
     cdef uint64_t bdp
     look_for_plateau(own, &acked.sample)
     if own.mode == STARTUP:
-        if not own.full_bw_reached and loses_at_start(cc, own, &acked.sample):
+        if not own.full_bw_reached and loses_at_start(cc, own, acked.rtt.smoothed):
             own.undo_mode = STARTUP
             own.full_bw_reached = True
             bdp = inflight_for(cc, own, 1)
