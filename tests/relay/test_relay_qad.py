@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import ipaddress
 import logging
+import math
 import os
 import random
 import ssl
@@ -193,6 +194,7 @@ class Nat(asyncio.DatagramProtocol):
         self.client: Any = None
         self.inner: Any = None
         self.outer: Any = None
+        self.room = math.inf  # datagrams of the client that still pass
 
     class Outer(asyncio.DatagramProtocol):
         def __init__(self, nat: Nat) -> None:
@@ -221,7 +223,9 @@ class Nat(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: Any) -> None:
         self.client = addr
-        self.outer.sendto(data, self.server)
+        if self.room > 0:
+            self.room -= 1
+            self.outer.sendto(data, self.server)
 
     def close(self) -> None:
         self.inner.close()
@@ -289,6 +293,31 @@ async def test_probe_shares_the_socket_of_peer_connections() -> None:
         assert await stream.recv.readexactly(5) == b"after"
         # The peer of the connection sees the same address as the relay.
         assert reports[0].addr.port == accepted._q.path_info(0)["remote"][1]
+
+
+async def test_close_that_overtakes_the_handshake_is_one_of_a_satisfied_client() -> None:
+    async with serving() as server, sockets() as driver:
+        nat = Nat(server.address)
+        relay = await nat.open()
+        try:
+            nat.room = 1
+            client = await QadClient.connect(
+                driver, relay, server_name="127.0.0.1", trust=roots()
+            )
+            await client.report()  # came with the server's first flight
+            assert server.counters()["qad_connections"] == 0
+            nat.room = math.inf
+            client.close()
+            await until(lambda: server.counters()["qad_connections_closed"])
+            assert server.counters() == {
+                "qad_incoming": 1,
+                "qad_incoming_error": 0,
+                "qad_connections": 1,
+                "qad_connections_closed": 1,
+                "qad_connections_errored": 0,
+            }
+        finally:
+            nat.close()
 
 
 async def test_observed_address_after_the_nat_gave_another_port() -> None:

@@ -31,6 +31,7 @@ CLOSE_WAIT_S: Final = 3.0
 MAX_CONNECTIONS: Final = 65_536
 RETRY_ABOVE: Final = 64
 
+_APPLICATION_ERROR: Final = 0x0C
 _BIND_TRIES: Final = 16
 
 
@@ -210,6 +211,9 @@ class QadServer:
                 self._counters["qad_connections"] += 1
                 closed = wait(connection, WAIT_CLOSED).future
                 closed.add_done_callback(lambda _: self._ended(connection))
+            elif _left_satisfied(connection):
+                self._counters["qad_connections"] += 1
+                self._counters["qad_connections_closed"] += 1
             else:
                 self._counters["qad_incoming_error"] += 1
                 logger.debug("qad: handshake failed: %s", connection.close_reason)
@@ -230,6 +234,20 @@ class QadServer:
         self._counters["qad_connections_closed" if well else "qad_connections_errored"] += 1
         if not well:
             logger.debug("qad: connection ended: %s", reason)
+
+
+def _left_satisfied(connection: QuicConnection) -> bool:
+    """Whether a client closed before its last handshake message was here: overtaken on the way.
+
+    Our first flight holds the report, so a client may have all it wants by then. What its
+    application says as it closes is not told unencrypted (RFC 9000 §10.2.3).
+    """
+    reason = connection.close_reason
+    return (
+        reason is not None
+        and reason.kind == "transport_peer"
+        and reason.code == _APPLICATION_ERROR
+    )
 
 
 async def _clients_told(driver: Driver) -> None:
