@@ -223,7 +223,7 @@ async def test_glued_datagrams_of_several_connections_are_all_read() -> None:
                     while remote is not None and (chunk := remote.read(1 << 20)):
                         got[i] += len(chunk)
         assert got == [200_000] * 3
-        assert there.mixed > 10
+        assert there.mixed > 5
         assert [conn.stats()["lost_packets"] for conn in dialed] == [0] * 3
     finally:
         client.stop()

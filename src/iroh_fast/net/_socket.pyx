@@ -43,8 +43,10 @@ cdef extern from "../native/clock.h" nogil:
 
 cdef enum:
     INJECT_BYTES = 65536
-    TURN_PACKETS = 256            # received per turn before the loop gets control back
-    FLUSH_DATAGRAMS = 90          # sent per connection and turn
+    TURN_PACKETS = 256            # received per turn before the loop gets control back,
+    BUDGET_BYTES = 8192           # ... of which so many bytes count as one more
+    FLUSH_DATAGRAMS = 90          # sent per connection and turn, or
+    TURN_BYTES = 262144           # ... so many bytes
     MAX_SEGMENTS = 45
     SPIN_NS = 50000               # a deadline closer than this is polled, not timed
 
@@ -198,7 +200,8 @@ cdef class DriverCore(Waker):
                 break
             for i in range(n):
                 message = &self.messages[i]
-                budget -= 1           # an empty one costs as well
+                # An empty one costs as well, and a large one as much as several.
+                budget -= 1 + <int>(message.len // BUDGET_BYTES)
                 if is_private(message.src.ip):
                     continue          # the prefix is ours: nobody out there has such an address
                 if addr_is_v4(&message.src):
@@ -302,7 +305,9 @@ cdef class DriverCore(Waker):
                 quota -= 1
                 continue
             outbox.put(conn, &t.remote, &t.local, t.ecn, space, n, t.segment if t.segment < n else 0)
-            quota -= <int>((n + t.segment - 1) // t.segment)
+            count = <int>((n + t.segment - 1) // t.segment)
+            # Large datagrams are fewer: others wait no longer for them.
+            quota -= count if t.segment < TURN_BYTES // FLUSH_DATAGRAMS else <int>(n * FLUSH_DATAGRAMS // TURN_BYTES)
         self.arm(conn, now)
         # A held connection is dirty: it goes on when the socket takes data again.
         return quota <= 0 and not conn.dirty
@@ -314,13 +319,13 @@ cdef class DriverCore(Waker):
         if at == 0 or conn.state == ST_DRAINED:
             self.deadlines.remove(conn)
             return
+        self.deadlines.put(conn, at)
         if at - now < SPIN_NS and at > now:
             if not conn.dirty:
                 self.mark(conn)
             if not self.scheduled:
                 self.schedule()
-            # fall through: the timer stays as a safety net
-        self.deadlines.put(conn, at)
+            return                    # the next turn arms again: no timer is that quick
         if self.timer_at == 0 or at < self.timer_at:
             self.set_timer(at)
 
