@@ -74,7 +74,7 @@ cdef extern from *:
     int wait_for(pollfd*, int, int64_t) nogil
 
 cdef enum:
-    SLACK_NS = 20000
+    SLACK_NS = 50000
     READS = 32                    # before deliveries get their turn
     MOST = 1 << 20                # packets on their way in one direction
     LARGEST = 65536
