@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -37,14 +38,20 @@ class PeerProcess:
         self._reader: asyncio.Task[None]
 
     @classmethod
-    async def launch(cls, log: IO[bytes] | None = None, level: str = "TRACE") -> PeerProcess:
-        """Start the process.  With `log`, it writes what it does into that file."""
+    async def launch(
+        cls, log: IO[bytes] | None = None, level: str = "TRACE", within: Sequence[str] = ()
+    ) -> PeerProcess:
+        """Start the process.  With `log`, it writes what it does into that file.
+
+        `within` is a command that runs the one that follows it, in another network for example.
+        """
         self = cls()
         env = {**os.environ}
         env.pop("PEER_TRACE", None)
         if log is not None:
             env["PEER_TRACE"] = level
         self._process = await asyncio.create_subprocess_exec(
+            *within,
             sys.executable,
             str(SCRIPT),
             stdin=asyncio.subprocess.PIPE,
