@@ -16,6 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from fuzz_acks import ack_seeds, run_acks
 from fuzz_connection import connection_seeds, run_connection
 from fuzz_levels import level_seeds, run_levels, run_unsealed, unsealed_seeds
 from fuzz_mutate import varint
@@ -454,6 +455,7 @@ TARGETS = {
         Target("config", config_seeds, run_config),
         Target("dns", dns_seeds, run_dns),
         Target("connection", lambda: connection_seeds(single_frames()), run_connection),
+        Target("acks", ack_seeds, run_acks),
         Target("levels", lambda: level_seeds(single_frames()), run_levels),
         Target("unsealed", lambda: unsealed_seeds(packet_seeds()), run_unsealed),
     )

@@ -20,7 +20,7 @@ from sim import CALM, Pair
 import iroh_fast
 
 CASES = {
-    **dict.fromkeys(("connection", "levels", "unsealed", "x509", "relay_server"), 300),
+    **dict.fromkeys(("acks", "connection", "levels", "unsealed", "x509", "relay_server"), 300),
     "dns": 50,
     "tls": 1000,
 }

@@ -2,74 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
+from acks import Reader, ack, runs
 from impostor import vi
 from links_table import controllers
-from sim import ECT0, MS, SECOND, calm, frames
+from sim import MS, SECOND, calm, frames
 
 from iroh_fast.quic._models import SentNumbers
 
 PROTOCOL_VIOLATION = 0x0A
-ACK, ACK_ECN = b"\x02", b"\x03"
 MAX_DATA, MAX_STREAM_DATA = 0x10, 0x11
 WINDOW = 14_720  # the first one
 BURST = 10  # packets that may leave at once
 
 every_controller = pytest.mark.parametrize("controller", controllers())
-
-
-def ack(ranges: Iterable[tuple[int, int]], delay: int = 0, ecn: tuple[int, int, int] | None = None):
-    """An ACK frame for ranges (low, high) in any order."""
-    (low, high), *rest = sorted(ranges, reverse=True)
-    out = vi(high) + vi(delay) + vi(len(rest)) + vi(high - low)
-    for lo, hi in rest:
-        out += vi(low - hi - 2) + vi(hi - lo)
-        low = lo
-    if ecn is None:
-        return ACK + out
-    return ACK_ECN + out + b"".join(map(vi, ecn))
-
-
-def runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """Numbers as ranges."""
-    out: list[list[int]] = []
-    for n in sorted(numbers):
-        if out and n == out[-1][1] + 1:
-            out[-1][1] = n
-        else:
-            out.append([n, n])
-    return [(lo, hi) for lo, hi in out]
-
-
-class Reader:
-    """What the impostor sees of a victim that sends a lot."""
-
-    def __init__(self, p, victim, peer):
-        self.p, self.victim, self.peer = p, victim, peer
-        self.taken = 0
-        self.numbers: list[int] = []
-        self.marked = 0
-
-    def take(self) -> list[int]:
-        """Numbers of the packets that came since the last call."""
-        new = []
-        for d in self.peer.received[self.taken :]:
-            if d.data[0] & 0x80:
-                continue
-            low = self.peer.number(d)
-            base = self.numbers[-1] if self.numbers else 0
-            # No more than 128 packets apart: one byte is enough to know the rest.
-            number = base + ((low - base + 128) & 0xFF) - 128
-            self.numbers.append(number)
-            new.append(number)
-            self.marked += d.ecn == ECT0
-        self.taken = len(self.peer.received)
-        return new
-
-    def bytes(self) -> int:
-        return sum(len(d.data) for d in self.peer.received)
 
 
 def bulk(hostile, controller: str = "cubic", amount: int = 4 << 20, **options):
@@ -84,7 +30,7 @@ def bulk(hostile, controller: str = "cubic", amount: int = 4 << 20, **options):
     p, victim, peer = hostile(
         prepare=prepare, transport=calm(congestion_controller=controller, **wide), **options
     )
-    return p, victim, peer, Reader(p, victim, peer)
+    return p, victim, peer, Reader(peer)
 
 
 def honest_rounds(p, peer, reader, rounds: int, rtt: int = 20 * MS) -> None:
@@ -180,9 +126,11 @@ def test_acknowledgements_out_of_order_on_purpose_hold_no_more_than_a_window(hos
         for n in late:
             peer.send(ack([(n, n)]), flush=False)
         late = [n for n in new if not n % 2]
+        before = victim.path_info(0)["in_flight"]
         p.flush()
         info = victim.path_info(0)
-        assert info["in_flight"] <= info["cwnd"] + 3 * 1252  # two probes
+        # Two probes, whatever the window says; a window that was cut lets nothing else leave.
+        assert info["in_flight"] <= max(before + 2 * 1252, info["cwnd"] + 1252)
     assert victim.close_reason is None
     assert info["stats"]["lost_packets"] <= len(reader.numbers) // 2
 
@@ -221,7 +169,7 @@ def test_more_marks_than_packets_switch_marks_off(hostile, controller, lie):
     assert victim.path_info(0)["cwnd"] >= window
 
 
-@every_controller
+@pytest.mark.parametrize("controller", ["cubic", "newreno"])  # BBR begins fast whatever is marked
 def test_marks_on_every_packet_slow_down_and_do_not_stop(hostile, controller):
     p, victim, peer, reader = bulk(hostile, controller)
     # Those that the honest side got, without a mark.
@@ -252,16 +200,17 @@ def test_huge_limits_let_no_more_wait_than_our_own_allow(hostile):
     while n := p.stream.write(block):
         written += n
         assert written <= 2 << 20
-    reader = Reader(p, victim, peer)
-    for _ in range(12):
+    reader = Reader(peer)
+    for _ in range(8):
         p.flush()
         p.run_for(20 * MS)
         if reader.take():
             peer.send(ack(runs(reader.numbers)))
         while n := p.stream.write(block):
             written += n
-    held = written - reader.bytes()
-    assert held <= 10_000_000
+        # Four times what may be in flight.
+        held = written - reader.bytes()
+        assert held <= max(1 << 20, 4 * victim.path_info(0)["cwnd"]) + len(block)
     assert victim.path_info(0)["in_flight"] <= victim.path_info(0)["cwnd"]
 
 

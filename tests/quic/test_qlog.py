@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sim import CLIENT, SERVER, Pair, calm, transfer
+from sim import CLIENT, MS, SECOND, SERVER, Pair, calm, transfer
 
 from iroh_fast._packet import encode_frame
 from iroh_fast.errors import CloseReason
@@ -18,6 +18,48 @@ from iroh_fast.quic import qlog
 from iroh_fast.quic.qlog import QlogWriter
 
 MakePair = Callable[..., Pair]
+
+# draft-ietf-quic-qlog-quic-events-12: event, its section's category, and what its data may have
+SCHEMA = {
+    "connectivity:connection_started": {"local", "remote"},
+    "connectivity:connection_closed": {
+        *("initiator", "connection_error", "application_error", "error_code"),
+        *("internal_code", "reason", "trigger"),
+    },
+    "connectivity:tuple_assigned": {"tuple_id", "tuple_remote", "tuple_local"},
+    "transport:parameters_set": None,  # parameters of extensions are named by their drafts
+    "transport:parameters_restored": {
+        *("disable_active_migration", "max_idle_timeout", "max_udp_payload_size"),
+        *("active_connection_id_limit", "initial_max_data", "initial_max_stream_data_bidi_local"),
+        *("initial_max_stream_data_bidi_remote", "initial_max_stream_data_uni"),
+        *("initial_max_streams_bidi", "initial_max_streams_uni", "max_datagram_frame_size"),
+    },
+    "transport:packet_sent": {"header", "frames", "raw"},
+    "transport:packet_received": {"header", "frames", "raw"},
+    "transport:timer_updated": {"timer_type", "timer_id", "event_type", "delta"},
+    "security:key_updated": {"key_type", "key_phase", "trigger"},
+    "security:key_discarded": {"key_type", "key_phase", "trigger"},
+    "recovery:parameters_set": {
+        *("reordering_threshold", "time_threshold", "timer_granularity", "initial_rtt"),
+        *("max_datagram_size", "initial_congestion_window", "persistent_congestion_threshold"),
+        "congestion_control",
+    },
+    "recovery:metrics_updated": {
+        *("min_rtt", "smoothed_rtt", "latest_rtt", "rtt_variance", "pto_count"),
+        *("congestion_window", "bytes_in_flight", "ssthresh", "packets_in_flight", "pacing_rate"),
+        # any number of others is allowed
+        *("path_id", "bandwidth_estimate", "inflight_longterm", "inflight_shortterm"),
+    },
+    "recovery:congestion_state_updated": {"old", "new", "trigger", "path_id"},
+    "recovery:packet_lost": {"header", "is_mtu_probe_packet", "trigger"},
+    "recovery:spurious_loss": {"header", "packets", "congestion_event_undone"},
+}
+NAMES = set(SCHEMA)
+# visualizations/src/data/QlogSchema02.ts of qvis: what its graphs are made of
+QVIS = {
+    *("transport:packet_sent", "transport:packet_received", "transport:parameters_set"),
+    *("recovery:packet_lost", "recovery:metrics_updated"),
+}
 Record = dict[str, Any]
 
 
@@ -38,8 +80,9 @@ def logs(directory: Path, prefix: str = "") -> tuple[list[Record], list[Record]]
 
 
 def named(log: list[Record], name: str) -> list[Record]:
-    """Data of the events of a name."""
-    return [e["data"] for e in log[1:] if e["name"] == f"quic:{name}"]
+    """Data of the events of a name as in the draft."""
+    shown = f"{qlog.EVENTS[name]}:{name.removeprefix('recovery_')}"
+    return [e["data"] for e in log[1:] if e["name"] == shown]
 
 
 def frame_types(log: list[Record], name: str) -> Counter[str]:
@@ -73,7 +116,7 @@ def test_file_has_name_header_and_ascending_times(make_pair: MakePair, tmp_path:
         assert common["reference_time"]["wall_clock_time"].startswith("2023-11-14T22:13:20")
         times = [e["time"] for e in log[1:]]
         assert times == sorted(times) and times[0] == 0
-        assert all(e["name"].startswith("quic:") for e in log[1:])
+        assert {e["name"] for e in log[1:]} <= NAMES
 
 
 def test_connection_tells_start_parameters_keys_and_end(
@@ -95,8 +138,8 @@ def test_connection_tells_start_parameters_keys_and_end(
     assert set(sent) == set(got) == {"local", "remote"}
     for ours, theirs in ((sent, got), (got, sent)):
         a, b = ours["local"], theirs["remote"]
-        assert {k: v for k, v in a.items() if k != "initiator"} == {
-            k: v for k, v in b.items() if k != "initiator"
+        assert {k: v for k, v in a.items() if k not in ("initiator", "owner")} == {
+            k: v for k, v in b.items() if k not in ("initiator", "owner")
         }
     assert sent["local"]["initial_max_path_id"] == 7
     assert sent["local"]["active_connection_id_limit"] == 5
@@ -225,7 +268,9 @@ def test_paths_are_tuples(make_pair: MakePair, tmp_path: Path) -> None:
     assert mine[-1] == {"tuple_id": str(path)}
     seen = [d for d in named(s, "tuple_assigned") if d["tuple_id"] == str(path)]
     assert seen[0]["tuple_remote"]["ip_v4"] == other[0]
-    on_path = [e for e in c[1:] if e.get("tuple") == str(path) and e["name"] == "quic:packet_sent"]
+    on_path = [
+        e for e in c[1:] if e.get("tuple") == str(path) and e["name"] == "transport:packet_sent"
+    ]
     assert on_path and all(e["data"]["header"]["path_id"] == path for e in on_path)
     assert "path_abandon" in frame_types(c, "packet_sent")
 
@@ -417,7 +462,7 @@ def test_dropped_writer_leaves_a_complete_file(tmp_path: Path) -> None:
     _, lost, closed = records(path)
     assert lost == {
         "time": 1.999,
-        "name": "quic:packet_lost",
+        "name": "recovery:packet_lost",
         "tuple": "1",
         "data": {
             "header": {"packet_type": "1RTT", "packet_number": 5, "path_id": 1},
@@ -433,3 +478,169 @@ def test_nothing_is_written_unless_asked(make_pair: MakePair, tmp_path: Path) ->
     client, server = pair.connect()
     assert client.qlog is None and server.qlog is None
     assert list(tmp_path.iterdir()) == []
+
+
+def busy_pair(make_pair: MakePair, directory: Path, **options: Any) -> tuple[Any, ...]:
+    """Both logs of a transfer over a narrow, lossy link that reorders."""
+    pair = logged_pair(make_pair, directory, **options)
+    client, server = pair.connect()
+    pair.to_server.rate, pair.to_server.queue = 500_000, 40_000
+    pair.to_server.loss, pair.to_server.reorder = 0.01, 0.02
+    transfer(pair, client, server, bytes(600_000))
+    pair.to_server.loss = pair.to_server.reorder = 0
+    client.force_key_update()
+    transfer(pair, client, server, bytes(20_000))
+    pair.run_for(2 * SECOND)
+    stats = client.path_info(0)["stats"]
+    pair.finish()
+    return *logs(directory), stats
+
+
+def test_events_and_their_fields_are_those_of_the_schema(
+    make_pair: MakePair, tmp_path: Path
+) -> None:
+    c, s, _ = busy_pair(make_pair, tmp_path)
+    for event in [*c[1:], *s[1:]]:
+        allowed = SCHEMA[event["name"]]
+        assert set(event) <= {"time", "name", "tuple", "data"}
+        assert allowed is None or set(event["data"]) <= allowed, event
+    assert {e["name"] for e in c[1:]} == NAMES - {"transport:parameters_restored"}
+
+
+def test_file_is_one_that_qvis_takes(make_pair: MakePair, tmp_path: Path) -> None:
+    """Its loader looks for the version and "JSON-SEQ" in the first characters, and for names by category."""
+    c, _, _ = busy_pair(make_pair, tmp_path)
+    raw = next(tmp_path.glob("*client.qlog")).read_bytes()
+    assert raw.startswith(b'\x1e{"qlog_version":"0.3","qlog_format":"JSON-SEQ"')
+    assert {e["name"] for e in c[1:]} >= QVIS
+    # flow control of the peer: it goes by the owner
+    assert {d["owner"] for d in named(c, "parameters_set")} == {"local", "remote"}
+
+
+def test_mode_rate_and_window_follow_the_controller(make_pair: MakePair, tmp_path: Path) -> None:
+    c, _, stats = busy_pair(make_pair, tmp_path)
+    (first,) = named(c, "recovery_parameters_set")
+    assert first["congestion_control"] == "cubic" and first["initial_rtt"] == 333
+    states = named(c, "congestion_state_updated")
+    assert "old" not in states[0]
+    assert all(a["new"] == b["old"] != b["new"] for a, b in zip(states, states[1:]))
+    seen = {d["new"] for d in states}
+    assert {"slow_start", "recovery", "congestion_avoidance"} <= seen
+    assert seen <= {"slow_start", "recovery", "congestion_avoidance", "application_limited"}
+    assert stats["congestion_events"] >= 1
+    rates = [d["pacing_rate"] for d in named(c, "recovery_metrics_updated") if "pacing_rate" in d]
+    # Bits per second: up to five quarters of what the window allows, on a link of 4 Mbit/s.
+    assert 2e6 < sorted(rates)[len(rates) // 2] < 4e7
+
+
+def test_modes_and_estimates_of_bbr_are_told(make_pair: MakePair, tmp_path: Path) -> None:
+    pair = make_pair(9, transport=calm(qlog_dir=str(tmp_path), congestion_controller="bbr"))
+    client, server = pair.connect()
+    pair.to_server.rate, pair.to_server.queue = 1_000_000, 100_000
+    transfer(pair, client, server, bytes(3_000_000))
+    pair.finish()
+    c, _ = logs(tmp_path)
+    assert named(c, "recovery_parameters_set")[0]["congestion_control"] == "bbr"
+    modes = [d["new"] for d in named(c, "congestion_state_updated")]
+    assert modes[:2] == ["startup", "drain"]
+    assert {"probe_down", "probe_cruise"} <= set(modes)
+    metrics = named(c, "recovery_metrics_updated")
+    believed = [d["bandwidth_estimate"] for d in metrics if "bandwidth_estimate" in d]
+    # The link takes 8 Mbit/s.
+    assert believed[-1] == pytest.approx(8e6, rel=0.1)
+    # The shortest round trip is 10 ms and the time to send a packet.
+    assert min(d["min_rtt"] for d in metrics if "min_rtt" in d) == pytest.approx(11, abs=1.5)
+
+
+def test_losses_that_were_none_are_told(make_pair: MakePair, tmp_path: Path) -> None:
+    c, _, stats = busy_pair(make_pair, tmp_path)
+    lost = {d["header"]["packet_number"] for d in named(c, "packet_lost")}
+    spurious = named(c, "spurious_loss")
+    assert spurious and {d["header"]["packet_number"] for d in spurious} <= lost
+    assert sum(d["packets"] for d in spurious) <= len(lost) == stats["lost_packets"]
+    undone = [d for d in spurious if d.get("congestion_event_undone")]
+    assert len(undone) >= stats["spurious_congestion_events"]
+
+
+def test_keys_are_told_to_be_gone(make_pair: MakePair, tmp_path: Path) -> None:
+    c, s, _ = busy_pair(make_pair, tmp_path)
+    both = {
+        f"{side}_{level}_secret"
+        for side in ("client", "server")
+        for level in ("initial", "handshake")
+    }
+    for log in (c, s):
+        gone = named(log, "key_discarded")
+        assert {d["key_type"] for d in gone if "key_phase" not in d} == both
+        old = [(d["key_type"], d["key_phase"]) for d in gone if "key_phase" in d]
+        assert old == [("client_1rtt_secret", 0), ("server_1rtt_secret", 0)]
+        assert len(gone) == 6
+
+
+def test_remembered_parameters_and_early_keys(make_pair: MakePair, tmp_path: Path) -> None:
+    pair = logged_pair(make_pair, tmp_path, resumption=True)
+    client, _ = pair.connect()
+    client.close()
+    pair.drain()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    pair.now += SECOND
+    client, server = pair.connect()
+    pair.run_for(SECOND)
+    assert client.resumed
+    pair.finish()
+    c, s = logs(tmp_path)
+    (restored,) = named(c, "parameters_restored")
+    told = next(d for d in named(s, "parameters_set") if d["initiator"] == "local")
+    assert restored and all(told[name] == value for name, value in restored.items())
+    assert not named(s, "parameters_restored")
+    assert ["client_0rtt_secret"] == [
+        d["key_type"] for d in named(c, "key_discarded") if "0rtt" in d["key_type"]
+    ]
+
+
+def test_timers_are_set_due_and_cancelled(make_pair: MakePair, tmp_path: Path) -> None:
+    c, s, _ = busy_pair(make_pair, tmp_path)
+    for log in (c, s):
+        running: dict[tuple[int, str], float] = {}
+        for event in log[1:]:
+            if event["name"] != "transport:timer_updated":
+                continue
+            data = event["data"]
+            key = (data["timer_id"], data["timer_type"])
+            if data["event_type"] == "set":
+                assert data["delta"] >= 0
+                running[key] = event["time"] + data["delta"]
+            else:
+                due = running.pop(key)
+                slack = 100 if "idle" in key[1] or "alive" in key[1] else 1.001
+                assert data["event_type"] == "cancelled" or event["time"] >= due - slack
+    kinds = {(d["timer_type"], d["event_type"]) for d in named(c, "timer_updated")}
+    assert {
+        ("pto", "set"),
+        ("pto", "cancelled"),
+        ("loss_timeout", "set"),
+        ("pacing", "expired"),
+    } <= kinds
+    assert ("ack", "set") in {(d["timer_type"], d["event_type"]) for d in named(s, "timer_updated")}
+    # What moves with every packet by less than it may slip is not told each time.
+    assert len(named(c, "timer_updated")) < 4 * len(named(c, "packet_sent"))
+    idle = [d for d in named(c, "timer_updated") if d["timer_type"] == "idle_timeout"]
+    assert len(idle) < 100
+
+
+def test_a_log_that_nobody_stops_ends(
+    make_pair: MakePair,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(qlog, "BYTES_MOST", 50_000)
+    pair = logged_pair(make_pair, tmp_path)
+    client, server = pair.connect()
+    transfer(pair, client, server, bytes(300_000))
+    pair.run_for(10 * MS)
+    assert all(path.stat().st_size <= 50_000 for path in tmp_path.iterdir())
+    assert len(warnings(caplog)) == 2 and "more than 50000 bytes" in warnings(caplog)[0]
+    c, _ = logs(tmp_path)
+    assert len(c) > 20

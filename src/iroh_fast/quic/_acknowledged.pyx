@@ -26,6 +26,7 @@ from iroh_fast.quic._sent cimport (
 from iroh_fast.quic._space cimport PnSpace, space_sent_time, space_skipped
 from iroh_fast.quic._stream_packets cimport stream_acked
 from iroh_fast.quic._time cimport ns_from_us, times
+from iroh_fast.quic._trace cimport log_spurious
 
 
 # Consecutive STREAM ranges of one stream that are acknowledged together.
@@ -84,6 +85,8 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
             take_sample(path, space, &news)
         cc_on_acked(&path.route.flight.cc, &news.acked)
     if news.arrived:
+        if conn.qlog is not None:
+            log_spurious(conn, path, level, news.newest_arrived, news.arrived, news.undone)
         reordering_on_spurious(&path.route.flight.reordering, news.newest_arrived, space.next_pn)
         if news.undone and space.lost.event_generation == path.route.flight.generation:
             cc_on_spurious(&path.route.flight.cc)

@@ -24,7 +24,7 @@ from iroh_fast.quic._first_flight cimport begin_client, begin_server, dial_at, d
 from iroh_fast.quic._handshake cimport own_parameters, remember_parameters, tls_drain
 from iroh_fast.quic._handshake_state cimport id_set
 from iroh_fast.quic._id_table cimport IdEntry, IdTable
-from iroh_fast.quic._paths cimport CID_LEN, ip_known
+from iroh_fast.quic._paths cimport CID_LEN, ip_known, path_cwnd
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._refused cimport datagram_too_big
 from iroh_fast.quic._receive cimport receive_datagram
@@ -342,6 +342,10 @@ cdef class QuicEndpoint(AdmissionHost):
                        PyBytes_FromStringAndSize(<char*>conn.handshake.theirs.bytes, conn.handshake.theirs.len))
         log_tuple(conn, conn.paths.first)
         conn.qlog.parameters(conn.now, True, parameters)
+        conn.qlog.recovery(conn.now, transport.congestion_controller, path_cwnd(conn.paths.first), {
+            "reordering_threshold": transport.packet_threshold, "time_threshold": transport.time_threshold,
+            "initial_rtt": transport.initial_rtt * 1000, "max_datagram_size": transport.initial_mtu,
+            "persistent_congestion_threshold": transport.persistent_congestion_threshold})
 
     def connect(self, remotes, *, bytes expected_peer=None, alpns, transport, int64_t now=0, bint resume=True,
                 tls=None):

@@ -29,6 +29,7 @@ from iroh_fast.quic._recovery cimport recovery_restart
 from iroh_fast.quic._send_buffer cimport sendbuf_rewind
 from iroh_fast.quic._stream_packets cimport rewind_0rtt
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
+from iroh_fast.quic._trace cimport log_key_discarded
 
 import logging
 import os
@@ -194,6 +195,7 @@ cdef void learn_from_long(Connection conn, Path* path, int level, const LongHead
     if conn.handshake.initial.live:
         drop_space(conn, path, &conn.handshake.initial.space)
         level_end(&conn.handshake, &conn.keys, LEVEL_INITIAL)
+        log_key_discarded(conn, LEVEL_INITIAL)
 
 
 cdef void adopt_handshake_id(Connection conn, Path* path, const LongHeader* header) noexcept nogil:

@@ -17,7 +17,7 @@ from iroh_fast.quic._control_queue cimport queue_control
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._handshake_state cimport (
     HandshakeId, crypto_in, crypto_out, handshake_release, handshake_validated, level_begin)
-from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_HANDSHAKE, keys_drop, keys_install, keys_may_update, keys_update
+from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_drop, keys_install, keys_may_update, keys_update
 from iroh_fast.quic._ledger cimport CONTROL_ACK_FREQUENCY, CONTROL_HANDSHAKE_DONE
 from iroh_fast.quic._loss cimport drop_space, forget_sent
 from iroh_fast.quic._mtud cimport mtud_defer, mtud_peer_limit
@@ -34,6 +34,7 @@ from iroh_fast.quic._stream_frames cimport got_peer_limits
 from iroh_fast.quic._stream_table cimport table_reject_0rtt
 from iroh_fast.quic._time cimport MS, ns_from_ms
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_set
+from iroh_fast.quic._trace cimport log_key_discarded
 
 import logging
 
@@ -220,6 +221,8 @@ cdef void complete_handshake(Connection conn):
     conn.peer_id = tls.peer_public_key
     if conn.is_client:
         # 0-RTT keys are of no use once 1-RTT keys exist (RFC 9001 §4.9.3).
+        if keys_can_seal(&conn.keys, LEVEL_0RTT):
+            log_key_discarded(conn, LEVEL_0RTT)
         keys_drop(&conn.keys, LEVEL_0RTT)
     if conn.cfg.max_paths and conn.handshake.peer_parameters.present & HAS_MAX_PATH_ID:
         start_multipath(conn, conn.handshake.peer_parameters.initial_max_path_id)
@@ -263,6 +266,10 @@ cdef void confirm_handshake(Connection conn):
             drop_space(conn, path, &conn.handshake.initial.space)
         if conn.handshake.handshake.live:
             drop_space(conn, path, &conn.handshake.handshake.space)
+    if conn.handshake.initial.live:
+        log_key_discarded(conn, LEVEL_INITIAL)
+    if conn.handshake.handshake.live:
+        log_key_discarded(conn, LEVEL_HANDSHAKE)
     handshake_release(&conn.handshake, &conn.keys)
     conn.address_token = None
     conn.tls.release_handshake_state()
@@ -279,6 +286,9 @@ cdef int remember_parameters(Connection conn, bytes data) except? -1:
         raise ValueError("a ticket without usable transport parameters")
     parameters_remember(params)
     conn.handshake.remembered = params
+    if conn.qlog is not None:
+        from iroh_fast.quic.parameters import TransportParameters
+        conn.qlog.restored(conn.now, TransportParameters.decode(data, from_server=True))
     adopt_limits(conn, params)
     return 0
 

@@ -208,4 +208,6 @@ cdef inline void keys_acked(KeyRing* ring, int64_t sent_at, bint phase) noexcept
     if ring.unacked and sent_at >= ring.since and phase == ring.phase:
         ring.unacked = False
 
+cdef inline bint keys_has_previous(const KeyRing* ring) noexcept nogil:
+    return ring.rx_previous != NULL
 cdef void keys_drop_previous(KeyRing* ring) noexcept nogil

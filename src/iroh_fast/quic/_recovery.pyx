@@ -3,17 +3,20 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from iroh_fast.quic._codes cimport ST_HANDSHAKE
+from iroh_fast.quic._controller cimport View
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._handshake_state cimport Stage, level_at
 from iroh_fast.quic._keys cimport LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal
 from iroh_fast.quic._loss cimport declare_lost, detect_losses, forget_sent
 from iroh_fast.quic._path_queries cimport amplification_blocked, must_abandon_itself
 from iroh_fast.quic._paths cimport Path, path_probed, path_pto, path_rtt
-from iroh_fast.quic._recovery_state cimport Flight
+from iroh_fast.quic._recovery_state cimport Flight, flight_view
 from iroh_fast.quic._routing cimport probe_unanswered
 from iroh_fast.quic._space cimport PnSpace
 from iroh_fast.quic._time cimport MS, NEVER, SECOND, doubled
 from iroh_fast.quic._timers cimport TIMER_LOSS, TIMER_PROBE, timer_clear, timer_set
+
+cdef double BITS = 8e9                # bits per second of one byte per ns
 
 
 cdef inline int64_t earlier_loss(int64_t at, const Stage* stage) noexcept nogil:
@@ -178,12 +181,29 @@ cdef void recovery_abandon(Connection conn, Path* path) noexcept nogil:
         declare_lost(conn, path, space, space.sent.head, LEVEL_1RTT)
 
 
+cdef const char* mode_of(Path* path, const View* view) noexcept nogil:
+    """What the controller is doing: its own word, or how RFC 9002 §7.3 calls it."""
+    cdef Flight* flight = &path.route.flight
+    if view.mode != NULL:
+        return view.mode
+    if path.recovery.app_limited:
+        return b"application_limited"
+    if flight.cc.recovery_start >= 0 and path.recovery.space.largest_acked_at <= flight.cc.recovery_start:
+        return b"recovery"
+    return b"slow_start" if flight.cc.cwnd < flight.cc.ssthresh else b"congestion_avoidance"
+
+
 cdef void log_metrics(Connection conn, Path* path) noexcept nogil:
+    """For qlog: round trips, window, rate and mode, as far as they changed."""
     cdef uint64_t packets = path.recovery.space.sent.outstanding
     cdef Flight* flight = &path.route.flight
+    cdef View view
     if path.id == 0:
         packets += conn.handshake.initial.space.sent.outstanding + conn.handshake.handshake.space.sent.outstanding
+    flight_view(flight, &view)
     with gil:
         conn.qlog.metrics(conn.now, path.id, (
-            flight.rtt.min, path_rtt(path), flight.rtt.latest, flight.rtt.var, path.recovery.pto_count, flight.cc.cwnd,
-            flight.in_flight, flight.cc.ssthresh, packets))
+            view.min_rtt or flight.rtt.min, path_rtt(path), flight.rtt.latest, flight.rtt.var, path.recovery.pto_count,
+            flight.cc.cwnd, flight.in_flight, flight.cc.ssthresh, packets, int(view.pacing_rate * BITS),
+            int(view.bandwidth * BITS), view.inflight_longterm, view.inflight_shortterm))
+        conn.qlog.mode(conn.now, path.id, (<bytes>mode_of(path, &view)).decode())

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t
 from iroh_fast.quic._closing cimport end_failed, finish_drained
 from iroh_fast.quic._codes cimport NO_VIABLE_PATH, PATH_UNSTABLE_OR_POOR, ST_CLOSING, ST_DRAINED, ST_ESTABLISHED
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_drop, keys_drop_previous
+from iroh_fast.quic._keys cimport LEVEL_0RTT, LEVEL_1RTT, keys_can_open, keys_drop, keys_drop_previous, keys_has_previous
 from iroh_fast.quic._mtud cimport MTUD_COMPLETE
 from iroh_fast.quic._path_queries cimport irreplaceable, open_paths, pto_max
 from iroh_fast.quic._path_table cimport abandon_path, challenge_path, discard_path
@@ -22,6 +22,7 @@ from iroh_fast.quic._timers cimport (
     N_CONNECTION_TIMERS, N_TIMERS, TIMER_ACK, TIMER_CHALLENGE, TIMER_CLOSE, TIMER_DRAIN, TIMER_HANDSHAKE,
     TIMER_HEARTBEAT, TIMER_IDLE, TIMER_KEEP_ALIVE, TIMER_KEYS, TIMER_LOSS, TIMER_MTU, TIMER_NO_PATH, TIMER_PATH_IDLE,
     TIMER_PROBE, TIMER_SILENCE, TIMER_VALIDATION, Timers, timer_clear, timer_set, timers_expired, timers_next)
+from iroh_fast.quic._trace cimport log_expired, log_key_discarded, log_timers
 from iroh_fast.quic._validation cimport give_up_migration
 
 import logging
@@ -116,6 +117,8 @@ cdef int64_t next_deadline(Connection conn) noexcept nogil:
         return 0
     if conn.state < ST_CLOSING:
         set_timers(conn)
+        if conn.qlog is not None:
+            log_timers(conn)
     earliest = timers_next(&conn.timers, N_CONNECTION_TIMERS)
     while path != NULL and conn.state < ST_CLOSING:
         at = timers_next(&path.timers, N_TIMERS)
@@ -146,6 +149,8 @@ cdef int64_t next_wake(Connection conn) noexcept nogil:
             return timers.due[TIMER_CLOSE]
         return together(NEVER, timers.due[TIMER_CLOSE], CLOSE_SLACK)
     set_timers(conn)
+    if conn.qlog is not None:
+        log_timers(conn)
     while path != NULL:
         # All path timers but these answer to something that is under way.
         for which in range(TIMER_LOSS, TIMER_PATH_IDLE):
@@ -193,6 +198,8 @@ cdef void handle_timeout(Connection conn, int64_t now) noexcept:
 cdef void expire(Connection conn, int which) noexcept:
     """A timer of the connection."""
     cdef Path* path = conn.paths.first
+    if conn.qlog is not None:
+        log_expired(conn, NULL, which)
     if which == TIMER_CLOSE:
         finish_drained(conn, None)
     elif which == TIMER_HANDSHAKE:
@@ -203,8 +210,12 @@ cdef void expire(Connection conn, int which) noexcept:
         logger.debug("connection %d: idle timeout", conn.stable_id)
         finish_drained(conn, CloseReason("timed_out"))
     elif which == TIMER_KEYS:
+        if keys_has_previous(&conn.keys):
+            log_key_discarded(conn, LEVEL_1RTT)
         keys_drop_previous(&conn.keys)
         if not conn.is_client:
+            if keys_can_open(&conn.keys, LEVEL_0RTT):
+                log_key_discarded(conn, LEVEL_0RTT)
             keys_drop(&conn.keys, LEVEL_0RTT)
     elif which == TIMER_NO_PATH:
         if open_paths(conn) == 0:
@@ -234,6 +245,8 @@ cdef void expire_path_timers(Connection conn, Path* path) noexcept nogil:
 
 
 cdef void expire_path_timer(Connection conn, Path* path, int which) noexcept nogil:
+    if conn.qlog is not None:
+        log_expired(conn, path, which)
     # TIMER_PACING and TIMER_MTU only ask for the next transmit.
     if which == TIMER_LOSS:
         recovery_on_loss_timer(conn, path)

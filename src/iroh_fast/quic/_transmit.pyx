@@ -36,6 +36,7 @@ from iroh_fast.quic._sent cimport REC_ELICITING, REC_MTU_PROBE
 from iroh_fast.quic._space cimport PnSpace, space_ack_due, space_probe_sent, space_probing
 from iroh_fast.quic._stream cimport streams_have_control, streams_ready
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
+from iroh_fast.quic._trace cimport log_key_discarded
 from iroh_fast.quic._validation cimport address_allowance, address_sent, off_path_waits, take_off_path
 from iroh_fast.quic._write cimport (
     CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, put_frame, write_ack, write_acks, write_crypto,
@@ -189,6 +190,7 @@ cdef size_t send_handshake(Connection conn, Path* path, uint8_t* buf, Transmit* 
             # RFC 9001 §4.9.1: a client is done with Initial keys once it sends Handshake packets.
             drop_space(conn, path, &conn.handshake.initial.space)
             level_end(&conn.handshake, &conn.keys, LEVEL_INITIAL)
+            log_key_discarded(conn, LEVEL_INITIAL)
     fill(path, out, True)
     out.segment = total
     out.dialing = dialing(conn)

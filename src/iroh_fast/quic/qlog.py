@@ -1,8 +1,12 @@
 """Writing qlog files: one per connection, JSON text sequences (RFC 7464).
 
-Schemas: draft-ietf-quic-qlog-main-schema-13 and draft-ietf-quic-qlog-quic-events-12. Frames of
-extensions that the draft does not know are named by their drafts in lower case. The tuple id of
-a path is its path id, and the empty text for path 0.
+Schemas: draft-ietf-quic-qlog-main-schema-13 and draft-ietf-quic-qlog-quic-events-12, so that qvis reads
+them. Frames of extensions that the draft does not know are named by their drafts in lower case. The
+tuple id of a path is its path id, and the empty text for path 0.
+
+DIFFERS: qvis knows versions up to 0.3 alone. For it the header names version and format as those did,
+events have the categories of that time instead of the namespace "quic" (`EVENTS`), and transport
+parameters have an owner beside the initiator. Everything else is as the drafts have it.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import contextlib
 import json
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Final
@@ -27,20 +32,75 @@ Address = tuple[str, int]
 Fields = dict[str, Any]
 
 BUFFER_BYTES: Final = 65_536
+BYTES_MOST: Final = 1 << 30  # of a file; a log that nobody stops ends here
 EVENT_SCHEMA: Final = "urn:ietf:params:qlog:events:quic-12"
 FILE_SCHEMA: Final = "urn:ietf:params:qlog:file:sequential"
+
+#: events with the category that qvis knows them by
+EVENTS: Final = {
+    "connection_started": "connectivity",
+    "connection_closed": "connectivity",
+    "tuple_assigned": "connectivity",
+    "parameters_set": "transport",
+    "parameters_restored": "transport",
+    "packet_sent": "transport",
+    "packet_received": "transport",
+    "timer_updated": "transport",
+    "key_updated": "security",
+    "key_discarded": "security",
+    "recovery_parameters_set": "recovery",
+    "recovery_metrics_updated": "recovery",
+    "congestion_state_updated": "recovery",
+    "packet_lost": "recovery",
+    # no draft has it; this is what other implementations call it
+    "spurious_loss": "recovery",
+}
 
 # by level of packet protection
 PACKET_TYPES: Final = ("initial", "0RTT", "handshake", "1RTT")
 KEY_TYPES: Final = ("initial", "0rtt", "handshake", "1rtt")
 
-# in the order in which the core gives them; the first four are times
+# In the order in which the core gives them; the first four are times. What stands behind the pacing rate is not in the
+# draft: what BBR believes of the path, in bits per second and bytes.
 METRICS: Final = (
     *("min_rtt", "smoothed_rtt", "latest_rtt", "rtt_variance", "pto_count"),
     *("congestion_window", "bytes_in_flight", "ssthresh", "packets_in_flight"),
+    *("pacing_rate", "bandwidth_estimate", "inflight_longterm", "inflight_shortterm"),
 )
 TIMES: Final = 4
 NO_LIMIT: Final = 1 << 62  # what is larger means "not set"
+
+SLACK_MS: Final = 100.0  # as much as timers of an idle path may slip
+#: timers of a connection and of a path in the core's order, and the changes (ms) that are left out
+CONNECTION_TIMERS: Final = (
+    ("close", 1.0),
+    ("handshake_timeout", SLACK_MS),
+    ("idle_timeout", SLACK_MS),
+    ("key_discard", 1.0),
+    ("no_available_path", 1.0),
+    ("keep_alive", SLACK_MS),
+)
+PATH_TIMERS: Final = (
+    ("discard_path", 1.0),
+    ("loss_timeout", 1.0),
+    ("pto", 1.0),
+    ("ack", 1.0),
+    ("path_challenge_lost", 1.0),
+    ("path_validation", 1.0),
+    ("pacing", 1.0),
+    ("path_idle", SLACK_MS),
+    ("path_keep_alive", SLACK_MS),
+    ("path_silence", SLACK_MS),
+    ("mtu_discovery", 1.0),
+)
+
+# what an earlier connection's parameters are of use for
+RESTORED: Final = (
+    *("disable_active_migration", "max_idle_timeout_ms", "max_udp_payload_size"),
+    *("active_connection_id_limit", "initial_max_data", "initial_max_stream_data_bidi_local"),
+    *("initial_max_stream_data_bidi_remote", "initial_max_stream_data_uni"),
+    *("initial_max_streams_bidi", "initial_max_streams_uni", "max_datagram_frame_size"),
+)
 
 TRANSPORT_ERRORS: Final = (
     *("no_error", "internal_error", "connection_refused", "flow_control_error"),
@@ -126,14 +186,20 @@ class QlogWriter:
     logged as a warning, and from then on nothing is written.
     """
 
-    __slots__ = ("_exponents", "_file", "_metrics", "_path", "_phase", "_side", "_start")
+    __slots__ = (
+        *("_exponents", "_file", "_metrics", "_modes", "_path"),
+        *("_phase", "_side", "_size", "_start", "_timers"),
+    )
 
     def __init__(self, file: BinaryIO, path: str, side: str, start: int) -> None:
         self._file: BinaryIO | None = file
         self._path = path
         self._side = side
         self._start = start
+        self._size = 0
         self._metrics: dict[int, dict[str, float]] = {}
+        self._modes: dict[int, str] = {}
+        self._timers: dict[tuple[int, int], int] = {}  # (path or -1, which): due
         self._phase = 0
         self._exponents = {"local": 3, "remote": 3}  # of ack delays
 
@@ -170,6 +236,8 @@ class QlogWriter:
         wall = datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
         self._put(
             {
+                "qlog_version": "0.3",
+                "qlog_format": "JSON-SEQ",
                 "file_schema": FILE_SCHEMA,
                 "serialization_format": "application/qlog+json-seq",
                 "title": "iroh_fast",
@@ -224,16 +292,20 @@ class QlogWriter:
                 value = TransportParameters.decode(value, self._side == "server")
             side = "local" if ours else "remote"
             self._exponents[side] = value.ack_delay_exponent
-            data: Fields = {"initiator": side}
-            for field in fields(value):
-                v = getattr(value, field.name)
-                if v is None or field.name == "preferred_address":
-                    continue
-                name = field.name
-                if name in ("max_idle_timeout_ms", "max_ack_delay_ms"):
-                    name = name.removesuffix("_ms")
-                data[name] = v.hex() if isinstance(v, bytes) else v
-            self._event(now, "parameters_set", data)
+            names = [f.name for f in fields(value) if f.name != "preferred_address"]
+            data: Fields = {"initiator": side, "owner": side}
+            self._event(now, "parameters_set", data | _parameters(value, names))
+
+    def restored(self, now: int, value: TransportParameters) -> None:
+        """parameters_restored: those of the server's earlier connection, to begin with."""
+        with self._guard():
+            self._event(now, "parameters_restored", _parameters(value, RESTORED))
+
+    def recovery(self, now: int, controller: str, window: int, values: Fields) -> None:
+        """recovery_parameters_set: which controller it is, its first window (bytes), thresholds."""
+        with self._guard():
+            data = {"timer_granularity": 1, "initial_congestion_window": window} | values
+            self._event(now, "recovery_parameters_set", {"congestion_control": controller} | data)
 
     def assigned(
         self, now: int, path_id: int, remote: Address | None, local: Address | None
@@ -272,7 +344,7 @@ class QlogWriter:
             self._event(now, "packet_lost", data, path_id)
 
     def metrics(self, now: int, path_id: int, values: tuple[int, ...]) -> None:
-        """recovery_metrics_updated with what changed on a path; `values` as in METRICS, ns and bytes."""
+        """recovery_metrics_updated with what changed on a path; `values` as in METRICS: ns, bytes, bits per second."""
         with self._guard():
             known = self._metrics.setdefault(path_id, {})
             data: Fields = {}
@@ -283,6 +355,58 @@ class QlogWriter:
             if data:
                 data["path_id"] = path_id
                 self._event(now, "recovery_metrics_updated", data, path_id)
+
+    def mode(self, now: int, path_id: int, new: str) -> None:
+        """congestion_state_updated, when the state of a path's controller is another one."""
+        with self._guard():
+            old = self._modes.get(path_id)
+            if new == old:
+                return
+            self._modes[path_id] = new
+            data: Fields = {"new": new} if old is None else {"old": old, "new": new}
+            self._event(now, "congestion_state_updated", data | {"path_id": path_id}, path_id)
+
+    def spurious(
+        self, now: int, level: int, path_id: int, pn: int, count: int, undone: bool
+    ) -> None:
+        """spurious_loss: `count` packets that counted as lost, `pn` the newest, arrived; `undone`: so did the
+        congestion event's others."""
+        with self._guard():
+            data: Fields = {"header": _header(level, path_id, pn), "packets": count}
+            if undone:
+                data["congestion_event_undone"] = True
+            self._event(now, "spurious_loss", data, path_id)
+
+    def timers(self, now: int, due: dict[tuple[int, int], int]) -> None:
+        """timer_updated for those that were set, moved or cancelled since the last call.
+
+        `due` has what is set: ns by path (-1: of the connection) and place in PATH_TIMERS or CONNECTION_TIMERS.
+        """
+        with self._guard():
+            for key, at in due.items():
+                known = self._timers.get(key)
+                if known is None or abs(at - known) >= _timer(key)[1] * 1e6:
+                    self._timers[key] = at
+                    self._timer_event(now, key, "set", max(0.0, _ms(at - now)))
+            for key in [key for key in self._timers if key not in due]:
+                del self._timers[key]
+                self._timer_event(now, key, "cancelled")
+
+    def expired(self, now: int, path_id: int, which: int) -> None:
+        """timer_updated: one was due."""
+        with self._guard():
+            key = (path_id, which)
+            if self._timers.pop(key, None) is not None:
+                self._timer_event(now, key, "expired")
+
+    def _timer_event(
+        self, now: int, key: tuple[int, int], what: str, delta: float | None = None
+    ) -> None:
+        path_id = max(0, key[0])
+        data: Fields = {"timer_type": _timer(key)[0], "timer_id": path_id, "event_type": what}
+        if delta is not None:
+            data["delta"] = delta
+        self._event(now, "timer_updated", data, path_id)
 
     def key(self, now: int, write: bool, level: int) -> None:
         """key_updated: TLS gave a key."""
@@ -304,6 +428,15 @@ class QlogWriter:
                     "trigger": "remote_update" if remote else "local_update",
                 }
                 self._event(now, "key_updated", data)
+
+    def key_discarded(self, now: int, level: int) -> None:
+        """key_discarded: keys of a level are of no use any more; of 1-RTT, those of the phase before."""
+        with self._guard():
+            for side in ("client",) if level == 1 else ("client", "server"):
+                data: Fields = {"key_type": f"{side}_{KEY_TYPES[level]}_secret"}
+                if level == 3:
+                    data["key_phase"] = self._phase - 1
+                self._event(now, "key_discarded", data | {"trigger": "tls"} if level < 3 else data)
 
     def closed(self, now: int, reason: CloseReason, code: int, application: bool) -> None:
         """connection_closed; `code` and `application` describe our own close."""
@@ -330,7 +463,9 @@ class QlogWriter:
         return _Guard(self)
 
     def _event(self, now: int, name: str, data: Fields, path_id: int = 0) -> None:
-        event: Fields = {"time": _ms(now - self._start), "name": f"quic:{name}"}
+        category = EVENTS[name]
+        shown = f"{category}:{name.removeprefix('recovery_')}"
+        event: Fields = {"time": _ms(now - self._start), "name": shown}
         if path_id:
             event["tuple"] = _tuple_id(path_id)
         event["data"] = data
@@ -339,8 +474,11 @@ class QlogWriter:
     def _put(self, record: Fields) -> None:
         if self._file is not None:
             with self._guard():
-                text = json.dumps(record, separators=(",", ":"))
-                self._file.write(b"\x1e" + text.encode() + b"\n")
+                text = b"\x1e" + json.dumps(record, separators=(",", ":")).encode() + b"\n"
+                self._size += len(text)
+                if self._size > BYTES_MOST:
+                    raise OSError(f"more than {BYTES_MOST} bytes")
+                self._file.write(text)
 
     def fail(self, error: BaseException) -> None:
         """Stop writing because of an error; the first one is logged."""
@@ -390,6 +528,26 @@ def _header(level: int, path_id: int, pn: int) -> Fields:
     if path_id:
         header["path_id"] = path_id
     return header
+
+
+def _timer(key: tuple[int, int]) -> tuple[str, float]:
+    """Name of a timer, and how far it may move unnoticed (ms)."""
+    return (CONNECTION_TIMERS if key[0] < 0 else PATH_TIMERS)[key[1]]
+
+
+def _parameters(value: TransportParameters, names: Iterable[str]) -> Fields:
+    """Transport parameters that were given, as qlog names them."""
+    data: Fields = {}
+    for name in names:
+        v = getattr(value, name)
+        if v is not None:
+            shown = (
+                name.removesuffix("_ms")
+                if name in ("max_idle_timeout_ms", "max_ack_delay_ms")
+                else name
+            )
+            data[shown] = v.hex() if isinstance(v, bytes) else v
+    return data
 
 
 def _transport_error(key: str, code: int) -> Fields:
