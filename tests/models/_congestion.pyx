@@ -10,12 +10,14 @@ from iroh_fast.quic._controller cimport Acked, Congestion, Lost, UINT64_MAX, in_
 from iroh_fast.quic._controllers cimport (
     CC_CUBIC, CC_NEW_RENO, cc_init, cc_on_acked, cc_on_ecn, cc_on_lost, cc_on_mtu, cc_on_spurious, cc_pacing_rate)
 from iroh_fast.quic._cubic cimport Cubic
+from iroh_fast.quic._hystart cimport Hystart
 from iroh_fast.quic._mtud cimport (
     MTUD_COMPLETE, MTUD_OFF, MTUD_SEARCHING, Mtud, mtud_asks, mtud_black_hole, mtud_init, mtud_on_acked, mtud_on_lost,
     mtud_on_probe_lost, mtud_on_probe_sent, mtud_peer_limit, mtud_poll, mtud_restart, mtud_route_limit, mtud_too_big)
 from iroh_fast.quic._newreno cimport NewReno
 from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_next, pacer_on_idle, pacer_on_sent
 from iroh_fast.quic._rtt cimport Rtt, rtt_conservative, rtt_get, rtt_init, rtt_pto_base, rtt_sample
+from iroh_fast.quic._time cimport NEVER
 
 
 CUBIC = CC_CUBIC
@@ -82,7 +84,9 @@ cdef class CongestionController:
         cc_init(&self.c, kind, mtu, now)
         self.is_cubic = kind == CC_CUBIC
 
-    def on_ack(self, int64_t now, int64_t sent_at, uint64_t size, bint app_limited, RttEstimator rtt not None):
+    def on_ack(self, int64_t now, int64_t sent_at, uint64_t size, bint app_limited, RttEstimator rtt not None,
+               bint measured=False):
+        """`measured`: rtt.latest is of this acknowledgement."""
         cdef Acked acked
         acked.now = now
         acked.sent_at = sent_at
@@ -90,6 +94,7 @@ cdef class CongestionController:
         acked.fresh = 0 if in_recovery(&self.c, sent_at) else size
         acked.in_flight = 0
         acked.app_limited = app_limited
+        acked.measured = measured
         acked.rtt = &rtt.r
         cc_on_acked(&self.c, &acked)
 
@@ -153,6 +158,18 @@ cdef class CongestionController:
     def bytes_acked(self):
         return 0 if self.is_cubic else (<NewReno*>self.c.state).bytes_acked
 
+    cdef const Hystart* hystart(self) noexcept:
+        return &(<Cubic*>self.c.state).hystart if self.is_cubic else &(<NewReno*>self.c.state).hystart
+
+    @property
+    def css_baseline(self):
+        """Least round trip of the round in which the delay rose, None outside conservative slow start."""
+        return self.hystart().baseline if self.hystart().baseline != NEVER else None
+
+    @property
+    def css_rounds(self):
+        return self.hystart().rounds
+
     @property
     def w_est(self):
         """What Reno would have (Cubic)."""
@@ -175,6 +192,7 @@ cdef class PacerModel:
     def __init__(self, int64_t now=0):
         pacer_init(&self.p, now)
         cc_init(&self.cc, CC_CUBIC, 1200, 0)
+        self.cc.ssthresh = 0          # past slow start
         rtt_init(&self.rtt, 0)
 
     def delay(self, int64_t now, uint64_t need, uint64_t cwnd, int64_t srtt, uint64_t mtu):

@@ -367,7 +367,7 @@ def test_when_a_packet_could_leave_is_told_without_asking_for_it():
     p.on_idle(now)
     before = (p.tokens, p.burst)
     # A packet, not before half of a quantum's time.
-    assert p.next(now) == now + 480 * US + 1
+    assert p.next(now) == now + 480 * US
     assert p.next(now + 10 * MS) == now + 10 * MS
     assert (p.tokens, p.burst) == before
     assert PacerModel(5).next(5) == 5

@@ -337,7 +337,7 @@ def test_lost_close_is_repeated_when_the_peer_goes_on(make_pair):
     p = make_pair(latency=20 * MS)
     c, s = p.connect()
     t = Transfer(p, s, c, bytes(5_000_000))
-    for _ in range(40):
+    for _ in range(20):
         t.poll()
         p.run_for(10 * MS)
     c.close(3, b"enough")

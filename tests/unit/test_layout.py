@@ -241,8 +241,8 @@ CORE: tuple[tuple[str, ...], ...] = (
     ("_id_table", "_ledger", "_mtud", "_rtt", "_send_buffer", "_space", "_stateless", "_timers"),
     # congestion control, and the handshake's state
     ("_controller", "_handshake_state", "_reordering"),
-    ("_bbr_model", "_cubic", "_newreno", "_pacer"),
-    ("_bbr_loss",),
+    ("_bbr_model", "_hystart", "_pacer"),
+    ("_bbr_loss", "_cubic", "_newreno"),
     ("_bbr_probe",),
     ("_bbr",),
     ("_controllers",),

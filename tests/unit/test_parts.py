@@ -179,12 +179,13 @@ PARTS: dict[str, Part] = {
     "Reordering": Part("_reordering", "seen"),
     "Pacer": Part("_pacer"),
     "Congestion": Part(
-        "_controller _controllers _cubic _newreno _bbr _bbr_model _bbr_loss _bbr_probe",
+        "_controller _controllers _cubic _hystart _newreno _bbr _bbr_model _bbr_loss _bbr_probe",
         "cwnd delivery mtu recovery_start ssthresh",
     ),
     "Delivery": Part("_delivery _controllers", "app_limited arrived delivered lost"),
     "Bbr": Part("_bbr _bbr_model _bbr_loss _bbr_probe"),
     "Cubic": Part("_cubic"),
+    "Hystart": Part("_hystart"),
     "NewReno": Part("_newreno"),
     # streams
     "StreamTable": Part(STREAM_ROOMS, "events reason streams_turn unconfirmed"),

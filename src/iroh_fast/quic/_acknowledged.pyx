@@ -70,6 +70,7 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
     alive = news.any and (not elsewhere or not path.silent or news.acked.sent_at > path.silent_since)
     if alive and news.eliciting and largest_sent_at >= path.route.flight.since:
         take_rtt(conn, path, level, frame, largest_sent_at)
+        news.acked.measured = True
     if conn.is_client and level == LEVEL_HANDSHAKE:
         handshake_validated(&conn.handshake)
     if news.acked.size:

@@ -34,6 +34,7 @@ cdef struct Acked:
     uint64_t fresh                # ... that were sent after the recovery period began: these let a window grow
     uint64_t in_flight            # after it
     bint app_limited              # the window was not what kept us from sending
+    bint measured                 # rtt.latest is of this acknowledgement
     const Rtt* rtt
     RateSample sample             # where the controller wants samples
 
@@ -135,9 +136,10 @@ cdef inline uint64_t slow_start(Congestion* cc, uint64_t size) noexcept nogil:
     grow_window(cc, take)
     return size - take
 
-# RFC 9002 §7.7: a quarter above the window per round trip, so that the pacer is never what limits.
+# RFC 9002 §7.7: a quarter above the window per round trip, so that the pacer is never what limits; twice the window where it
+# may double within the round trip.
 cdef inline double window_rate(const Congestion* cc, const Rtt* rtt) noexcept nogil:
     cdef int64_t smoothed = rtt.smoothed if rtt.has_sample else rtt.latest
     if smoothed <= 0 or cc.cwnd > UNPACED_WINDOW:
         return 0
-    return 1.25 * <double><int64_t>cc.cwnd / <double>smoothed
+    return (2.0 if cc.cwnd < cc.ssthresh else 1.25) * <double><int64_t>cc.cwnd / <double>smoothed

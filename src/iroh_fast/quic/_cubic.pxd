@@ -3,6 +3,7 @@
 from libc.stdint cimport uint64_t, int64_t
 
 from iroh_fast.quic._controller cimport Controller
+from iroh_fast.quic._hystart cimport Hystart
 
 
 # What a spurious loss brings back, and the present values of the same.
@@ -22,6 +23,7 @@ cdef struct Cubic:
     uint64_t saved_cwnd           # 0: nothing saved
     uint64_t saved_ssthresh
     int64_t saved_recovery_start
+    Hystart hystart
 
 
 cdef const Controller* cubic() noexcept nogil

@@ -1,4 +1,4 @@
-"""CUBIC (RFC 9438)."""
+"""CUBIC (RFC 9438), beginning with HyStart++ (RFC 9406)."""
 
 cimport cython
 from libc.math cimport cbrt
@@ -6,7 +6,8 @@ from libc.stdint cimport uint64_t, int64_t
 
 from iroh_fast.quic._controller cimport (
     Acked, Congestion, Controller, Lost, STATE_WORDS, UINT64_MAX, grow_window, in_recovery, min_window,
-    reduced_window, slow_start, window_rate)
+    reduced_window, window_rate)
+from iroh_fast.quic._hystart cimport hystart_init, hystart_on_acked
 from iroh_fast.quic._rtt cimport rtt_get
 
 
@@ -34,6 +35,7 @@ cdef void init(Congestion* cc, int64_t now) noexcept nogil:
     cdef Cubic* own = <Cubic*>cc.state
     own.curve.epoch = -1
     own.active_at = now
+    hystart_init(&own.hystart, now)
 
 
 @cython.cdivision(True)
@@ -98,7 +100,7 @@ cdef inline void use(Cubic* own, int64_t again, int64_t now) noexcept nogil:
 
 cdef void outside(Congestion* cc, Cubic* own, const Acked* acked) noexcept nogil:
     """Not, or not only, congestion avoidance."""
-    cdef uint64_t size = 0 if acked.app_limited else slow_start(cc, acked.fresh)
+    cdef uint64_t size = hystart_on_acked(&own.hystart, cc, acked)
     if own.curve.epoch < 0:
         own.active_at = acked.now
         if size:

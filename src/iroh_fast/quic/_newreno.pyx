@@ -1,10 +1,11 @@
-"""NewReno (RFC 9002 §7)."""
+"""NewReno (RFC 9002 §7), beginning with HyStart++ (RFC 9406)."""
 
 from libc.stdint cimport uint64_t, int64_t
 
 from iroh_fast.quic._controller cimport (
     Acked, Congestion, Controller, Lost, MAX_ACKED, STATE_WORDS, grow_window, in_recovery, min_window, reduced_window,
-    slow_start, window_rate)
+    window_rate)
+from iroh_fast.quic._hystart cimport hystart_init, hystart_on_acked
 
 cdef Controller CONTROLLER
 
@@ -15,15 +16,17 @@ cdef const Controller* newreno() noexcept nogil:
 
 cdef void init(Congestion* cc, int64_t now) noexcept nogil:
     cc.recovery_start = now
+    hystart_init(&(<NewReno*>cc.state).hystart, now)
 
 
 cdef void on_acked(Congestion* cc, const Acked* acked) noexcept nogil:
     cdef NewReno* own = <NewReno*>cc.state
-    cdef uint64_t size = acked.fresh if acked.fresh < MAX_ACKED else MAX_ACKED
+    cdef uint64_t size = acked.fresh
+    if cc.cwnd < cc.ssthresh:
+        size = hystart_on_acked(&own.hystart, cc, acked)
     if acked.app_limited or size == 0:
         return
-    size = slow_start(cc, size)
-    own.bytes_acked += size
+    own.bytes_acked += size if size < MAX_ACKED else MAX_ACKED
     while own.bytes_acked >= cc.cwnd:
         own.bytes_acked -= cc.cwnd
         grow_window(cc, cc.mtu)

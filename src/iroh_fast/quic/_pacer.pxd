@@ -11,6 +11,8 @@ cdef struct Pacer:
     double rate                   # bytes per ns that the quantum was made for, 0: unpaced
     uint64_t mtu, asked           # ... and the packet size, and the controller's wish
     int64_t quantum               # bytes, whole packets
+    int64_t apart                 # ns between two bursts at least, half a quantum's time
+    int64_t most                  # tokens that are kept while late looks are made up for
     int64_t burst                 # bytes that may leave without another look
     int64_t tokens                # bytes earned and not sent; below 0: what left unasked
     uint64_t sent

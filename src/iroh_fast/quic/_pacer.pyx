@@ -43,7 +43,7 @@ cdef inline double bounded(double rate, double ns) noexcept nogil:
 cdef void resize(Pacer* pacer, double rate, uint64_t mtu, uint64_t quantum) noexcept nogil:
     cdef double packet = <double>clamp_mtu(mtu)
     cdef double burst = MAX_QUANTUM
-    cdef double least
+    cdef double least, apart = 0
     if rate > 0:
         burst = bounded(rate, QUANTUM_NS)
         if quantum:
@@ -53,6 +53,10 @@ cdef void resize(Pacer* pacer, double rate, uint64_t mtu, uint64_t quantum) noex
             burst = MAX_QUANTUM
     burst = burst / packet + 0.5
     pacer.quantum = <int64_t>packet * (<int64_t>burst if burst >= 1 else 1)
+    if rate > 0:
+        apart = 0.5 * <double>pacer.quantum / rate
+    pacer.apart = <int64_t>apart if apart < <double>MAX_NS else MAX_NS
+    pacer.most = pacer.quantum + <int64_t>bounded(rate, LATE_NS)
     pacer.rate = rate
     pacer.mtu = mtu
     pacer.asked = quantum
@@ -60,17 +64,13 @@ cdef void resize(Pacer* pacer, double rate, uint64_t mtu, uint64_t quantum) noex
         pacer.burst = pacer.quantum
 
 
-cdef inline int64_t most(const Pacer* pacer) noexcept nogil:
-    """Tokens that are kept."""
-    return pacer.quantum + <int64_t>bounded(pacer.rate, LATE_NS) if pacer.behind else pacer.quantum
-
-
 cdef void fill(Pacer* pacer, int64_t now) noexcept nogil:
-    cdef int64_t limit = most(pacer)
+    cdef int64_t limit = pacer.most if pacer.behind else pacer.quantum
+    cdef int64_t debt = -MAX_DEBT * <int64_t>clamp_mtu(pacer.mtu)
     cdef double add
     cdef int64_t whole            # signed numbers become doubles, and back, with one instruction
-    if pacer.tokens < -MAX_DEBT * <int64_t>clamp_mtu(pacer.mtu):
-        pacer.tokens = -MAX_DEBT * <int64_t>clamp_mtu(pacer.mtu)
+    if pacer.tokens < debt:
+        pacer.tokens = debt
     if now > pacer.filled_at:
         add = pacer.carry + pacer.rate * <double>(now - pacer.filled_at)
         pacer.filled_at = now
@@ -89,15 +89,13 @@ cdef void fill(Pacer* pacer, int64_t now) noexcept nogil:
 @cython.cdivision(True)
 cdef int64_t wait_for(const Pacer* pacer, int64_t now, int64_t tokens) noexcept nogil:
     """Time until so many tokens are there, and half a quantum's time has passed since the last burst."""
-    cdef double wait = <double>(tokens - pacer.tokens) / pacer.rate
-    cdef double apart = 0.5 * <double>pacer.quantum / pacer.rate - <double>(now - pacer.granted_at)
-    if apart > wait:
-        wait = apart
-    if wait <= 0:
-        return 0
-    if wait >= <double>MAX_NS:
-        return MAX_NS
-    return <int64_t>wait + 1          # never too early, for lack of a part of a byte
+    cdef int64_t wait = 0, apart = pacer.apart - (now - pacer.granted_at)
+    cdef double missing
+    if tokens > pacer.tokens:
+        missing = <double>(tokens - pacer.tokens) / pacer.rate
+        # never too early, for lack of a part of a byte
+        wait = <int64_t>missing + 1 if missing < <double>MAX_NS else MAX_NS
+    return wait if wait > apart else apart
 
 
 cdef inline void learn(Pacer* pacer, int64_t late) noexcept nogil:
@@ -167,4 +165,4 @@ cdef int64_t pacer_next(const Pacer* pacer, int64_t now) noexcept nogil:
         return now
     fill(&copy, now)
     wait = wait_for(&copy, now, packet)
-    return now + wait
+    return now + wait if wait > 0 else now
