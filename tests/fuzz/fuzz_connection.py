@@ -34,15 +34,16 @@ def secret_of(lines: list[str], label: str) -> bytes:
 
 
 class Sealer:
-    """Seals 1-RTT or Initial packets as the peer would."""
+    """Seals 1-RTT or Initial packets as the peer would; `most`: bytes of their payload."""
 
-    def __init__(self, secret: bytes, header: Any) -> None:
+    def __init__(self, secret: bytes, header: Any, most: int = 1300) -> None:
         self.keys = PacketProtection(SUITES[len(secret)], secret)
         self.header = header
+        self.most = most
         self.pn = 1000
 
     def seal(self, payload: bytes, path_id: int = 0) -> bytes:
-        payload = payload[:1300]
+        payload = payload[: self.most]
         payload += bytes(max(0, 4 - len(payload)))  # enough for a sample
         self.pn += 1
         header = self.header(len(payload)) + struct.pack("!I", self.pn)
@@ -149,7 +150,7 @@ def sealed(pair: Pair, lines: list[str], to_server: bool, data: bytes) -> None:
     label = "CLIENT_TRAFFIC_SECRET_0" if to_server else "SERVER_TRAFFIC_SECRET_0"
     sent = (pair.client if to_server else pair.server).sent
     dcid = next(d.data[1:9] for d in reversed(sent) if not d.data[0] & 0x80)
-    sealer = Sealer(secret_of(lines, label), partial(short_header, dcid))
+    sealer = Sealer(secret_of(lines, label), partial(short_header, dcid), 65_400)
     transfer = Transfer(pair, victim, peer, DATA)
     transfer.poll()
     for flags, frames in pieces(data):
@@ -248,7 +249,11 @@ def opened_crypto(keys: PacketProtection, data: bytes) -> list[tuple[int, bytes]
 
 def connection_seeds(frames: list[bytes]) -> list[bytes]:
     """From one encoded frame of each kind."""
-    seeds = [b"\0" + bytes(60), bytes((0, 0, 0, 0, 1, 0, 1, 0, 2, 0, 3)), b"\0\0\0\x06\x01\x40\x80\0\x02\x08\0\x30"]
+    seeds = [
+        b"\0" + bytes(60),
+        bytes((0, 0, 0, 0, 1, 0, 1, 0, 2, 0, 3)),
+        b"\0\0\0\x06\x01\x40\x80\0\x02\x08\0\x30",
+    ]
     stream = b"\x0e\x00\x00\x05hello"
     more = b"\x0f\x00\x05\x01!"
     sequences = [
@@ -257,7 +262,12 @@ def connection_seeds(frames: list[bytes]) -> list[bytes]:
         [stream, b"\x05\x02\x09"],
         [b"\x1a" + b"challeng", b"\x1b" + b"response"],
         [b"\x02\0\0\0\0", b"\x02" + varint(5) + b"\0\0\x02"],
-        [b"\x10" + varint(2**30), b"\x12" + varint(200), b"\x14" + varint(5), b"\x16" + varint(100)],
+        [
+            b"\x10" + varint(2**30),
+            b"\x12" + varint(200),
+            b"\x14" + varint(5),
+            b"\x16" + varint(100),
+        ],
         [b"\x31\x05hello", b"\x30rest"],
         [b"\x0e\x03" + varint(1_000_000) + b"\x01x"],
         [b"\x1c\x0a\0\x04text"],
@@ -269,7 +279,9 @@ def connection_seeds(frames: list[bytes]) -> list[bytes]:
                 bytes((mode,)) + b"".join(struct.pack("!BH", flags, len(f)) + f for f in sequence)
                 for sequence in [*sequences, frames[::7]]
             ]
-        seeds += [bytes((mode,)) + struct.pack("!BH", 6, len(f)) + f for f in frames if len(f) < 1300]
+        seeds += [
+            bytes((mode,)) + struct.pack("!BH", 6, len(f)) + f for f in frames if len(f) < 1300
+        ]
     hello = client_hello()
     crypto = b"\x06\0" + varint(len(hello), 1) + hello
     half = len(hello) // 2
