@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import json
 import shlex
 import sys
@@ -218,6 +219,22 @@ def report(run: Run, command: str, started: datetime) -> dict[str, Any]:
     }
 
 
+def together(paths: Sequence[Path]) -> dict[str, Any]:
+    """Runs of different cells or rivals as one; what is said of the machine is the last one's."""
+    data: dict[str, Any] = {}
+    for path in paths:
+        more = json.loads(path.read_text())
+        for key in ("cells", "rivals", "versions"):
+            more[key] = data.get(key, {}) | more[key]
+        for key in ("failures", "spoilt"):
+            more[key] = data.get(key, []) + more[key]
+        results = data.get("results", {})
+        for cell, rivals in more["results"].items():
+            results[cell] = results.get(cell, {}) | rivals
+        data = more | {"results": results}
+    return data
+
+
 def row(cell: Cell, name: str, found: dict[str, float]) -> str:
     if cell.flows:
         both = "  ".join(f"{flow} {found[f'share_{i}']:.0%}" for i, flow in enumerate(cell.flows))
@@ -300,6 +317,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     if reason := missing():
         raise SystemExit(f"links cannot be emulated here: {reason}")
     quick = args.quick
+    if args.controller:
+        own = RIVALS[OWN]
+        script = (*own.script, "--controller", args.controller)
+        RIVALS[OWN] = dataclasses.replace(
+            own, script=script, about=f"this library with {args.controller}"
+        )
     run = Run(
         [CELLS[name] for name in chosen(args.cells, list(CELLS), "cell")],
         [RIVALS[name] for name in chosen(args.rivals, list(RIVALS), "rival")],
@@ -332,17 +355,22 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help="3, or 1 with --quick")
     parser.add_argument("--seconds", type=float, help="of every transfer, instead of the cell's")
     parser.add_argument("--quick", action="store_true", help="one round")
+    parser.add_argument("--controller", help=f"congestion controller of {OWN}, not its default")
     parser.add_argument("--loop", choices=["uvloop", "asyncio"], default="uvloop")
     parser.add_argument("--json", type=Path, help="default: bench/results/links-<time>.json")
     parser.add_argument("--chart", type=Path, help="also draw an SVG")
     parser.add_argument(
-        "--load", type=Path, metavar="JSON", help="show an earlier run instead of a new one"
+        "--load",
+        type=Path,
+        metavar="JSON",
+        nargs="+",
+        help="show earlier runs, together, instead of a new one",
     )
     args = parser.parse_args()
     if args.list:
         print(listing())
         return 0
-    data = json.loads(args.load.read_text()) if args.load else measure(args)
+    data = together(args.load) if args.load else measure(args)
     verdicts = judge(data)
     print("\n".join([*small_print(data), "", table(data), "", *map(str, verdicts)]))
     for failure in data["failures"]:
