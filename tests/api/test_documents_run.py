@@ -66,6 +66,7 @@ TESTED = {
     "api.md: 0-RTT": 1,
     "api.md: Relays": 1,
     "api.md: Tuning": 1,
+    "links.md: What to change": 1,
     "logging.md: The log": 1,
     "logging.md: Events": 1,
     "relay.md: In your program": 1,
@@ -195,6 +196,13 @@ async def test_api_early_data(bind: Bind) -> None:
 async def test_api_tuning() -> None:
     scope = await run("api.md: Tuning")
     assert scope["fast"].stream_receive_window == 8 << 20
+    await scope["ep"].close()
+    await scope["server"].close()
+
+
+async def test_links_controller() -> None:
+    scope = await run("links.md: What to change")
+    assert scope["radio"].congestion_controller == "bbr"
     await scope["ep"].close()
 
 

@@ -596,6 +596,31 @@ async def test_status_health_restarting_and_text_change_nothing() -> None:
         await connection.lost
 
 
+async def test_relay_that_says_the_same_again_and_again_fills_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG", "iroh_fast.relay.client")
+
+    async def script(peer: Peer) -> None:
+        await peer.register()
+        for number in range(50):
+            peer.frame(13, bytes([number % 3]))
+            peer.frame(12, bytes.fromhex("0000000a00000014"))
+        peer.datagram(KEY_B, b"still here")
+        await peer.closed()
+
+    async with running(script) as relay:
+        inbox = Inbox()
+        connection = await connection_to(relay, inbox)
+        connection.serve()
+        assert (await inbox.frame())[3] == b"still here"
+        connection.close()
+        await connection.lost
+    said = [r for r in caplog.records if "restarts" in r.message or "same secret" in r.message]
+    assert len(said) == 50 + 17
+    assert [r.levelname for r in said if r.levelname != "DEBUG"] == ["INFO", "WARNING"]
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -289,3 +289,22 @@ def test_readme_example_runs() -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
     )
     assert (done.stdout, done.stderr) == ("b'Hello, world!'\n", "")
+
+
+def test_rooms_that_relays_need_are_loaded_in_steps_and_none_is_left_for_later() -> None:
+    from iroh_fast import _assembly
+
+    named = {f"iroh_fast{name}" for name in _assembly._RELAY_ROOMS}
+    steps = ", ".join(sorted(named))
+    loaded = loaded_after(f"from iroh_fast.endpoint import Endpoint; import {steps}")
+    assert named <= loaded
+    # What choosing the service imports beyond them would hold up the loop in one piece.
+    late = loaded_after(
+        "import asyncio; from iroh_fast import Endpoint\n"
+        "async def main():\n"
+        "    ep = await Endpoint.bind(relays=['https://relay.test'], bind_addrs=['127.0.0.1:0'])\n"
+        "    await ep.close()\n"
+        "asyncio.run(main())"
+    )
+    relay_only = {name for name in late if name.startswith(("iroh_fast.web.", "iroh_fast.relay."))}
+    assert relay_only - loaded == set()

@@ -51,6 +51,7 @@ PING_TIMEOUT_S: Final = (0.5, 5.0)  # shortest, and longest and first
 BATCH_ITEMS: Final = 20
 BATCH_BYTES: Final = 64 * 1024
 WRITE_LOW, WRITE_HIGH = 32 * 1024, 128 * 1024  # bytes in the transport; above, sending pauses
+TELL_EVERY_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 1.0  # for the last bytes to leave
 BACKOFF_S: Final = (0.01, 16.0)
 
@@ -198,6 +199,7 @@ class RelayConnection(RelayLink):
         self._pong: bytes | None = None
         self._ws_pong: bytes | None = None
         self._limited = False
+        self._quiet_until: dict[str, float] = {}  # text of a warning: when it may come again
         self._heard = 0.0
         self._flush_handle: asyncio.Handle | None = None
         self._tick_handle: asyncio.TimerHandle | None = None
@@ -358,11 +360,11 @@ class RelayConnection(RelayLink):
             except UnicodeDecodeError:
                 self._fail("protocol", "a health frame that is not UTF-8", 1002)
             else:
-                log.warning("relay %s has a problem: %.200r", self._name, problem)
+                self._tell(logging.WARNING, "relay %s has a problem: %.200r", problem)
         elif kind == RESTARTING:
             reconnect_in, try_for = int.from_bytes(body[:4], "big"), int.from_bytes(body[4:], "big")
             self.restarting = reconnect_in / 1000, try_for / 1000
-            log.info("relay %s restarts, back in %d ms", self._name, reconnect_in)
+            self._tell(logging.INFO, "relay %s restarts, back in %d ms", reconnect_in)
         elif kind == WS_PINGED:
             self._ws_pong = body
         elif kind == WS_CLOSED:
@@ -371,16 +373,25 @@ class RelayConnection(RelayLink):
         elif kind == TEXT:
             log.debug("relay %s sent a text message", self._name)
 
+    def _tell(self, level: int, text: str, *args: object) -> None:
+        """Log a text once a minute, and at DEBUG between: how often it comes is up to the relay."""
+        now = self._loop.time()
+        if now < self._quiet_until.get(text, now):
+            level = logging.DEBUG
+        else:
+            self._quiet_until[text] = now + TELL_EVERY_S
+        log.log(level, text, self._name, *args)
+
     def _status(self, status: int) -> None:
         name = _STATUS_NAMES.get(status, f"unknown status {status}")
         if status == _SAME_KEY:
-            log.warning(
+            self._tell(
+                logging.WARNING,
                 "relay %s: another endpoint with the same secret key is connected and gets the "
                 "datagrams; keys must not be shared",
-                self._name,
             )
         else:
-            log.info("relay %s: %s", self._name, name)
+            self._tell(logging.INFO, f"relay %s: {name}")
         if status in (_HEALTHY, _SAME_KEY):
             self._owner.on_superseded(status == _SAME_KEY)
         if status == _RATE_LIMITED and not self._limited:
