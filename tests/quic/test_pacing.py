@@ -59,7 +59,7 @@ class Sender:
             if self.now > end:
                 break
 
-    def open(self) -> "Sender":
+    def open(self) -> Sender:
         """Leave the opening behind, and what it owes."""
         self.run_until(OPENING * S // self.rate + 20 * MS)
         self.bursts.clear()
