@@ -259,9 +259,9 @@ def test_controller_on_a_random_link(controller: str, kind: str, seed: int) -> N
     assert stats["lost_packets"] <= 1.2 * dropped.lost + 0.05 * stats["udp_tx"]["datagrams"] + 30
     assert lost <= 0.5
     if controller == "bbr" and kind == "deep":
-        assert dropped.queue_delay_ms(0.95) <= 1.5e3 * round_trip + 12 * PACKET * 8e-3 / (
-            case.link.rate or 1
-        )
+        # It begins with 32 packets and doubles before it knows: on links that hold less these are the queue.
+        beginning = 64 * PACKET * 8e-3 / (case.link.rate or 1)
+        assert dropped.queue_delay_ms(0.95) <= max(1.5e3 * round_trip, beginning)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
