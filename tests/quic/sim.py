@@ -65,9 +65,11 @@ def derive(base: QuicTransportConfig, **changes: Any) -> QuicTransportConfig:
     return copy
 
 
-#: iroh's defaults without anything that happens by itself: heartbeats and MTU probes.
+#: iroh's defaults without anything that happens by itself: heartbeats and MTU probes. With Cubic, whose window tests can
+#: reckon with; `test_controllers` and `test_bbr` have the others.
 CALM = derive(
     QuicTransportConfig(),
+    congestion_controller="cubic",
     keep_alive_interval=None,
     default_path_keep_alive_interval=None,
     mtu_discovery=None,

@@ -171,6 +171,7 @@ cdef bint on_ecn(Congestion* cc, int64_t now, int64_t sent_at, uint64_t marked, 
     if sent_at < own.cycle_at:
         return False                  # of the probe that was answered
     own.marks_in_round = True
+    own.marked += <double><int64_t>marked
     probe_marked(cc, own, now)
     if in_recovery(cc, sent_at):
         return False

@@ -2,11 +2,11 @@
 """Which losses tell BBR of congestion (draft-ietf-ccwg-bbr §5.5.10), and which the path has by itself.
 
 DIFFERS: the draft takes more than 2 % lost for congestion, whatever else is known, and slows down for any loss while it
-# cruises. Radio links lose more than that while nothing waits in their queue. Here a share of lost packets that does not
-# depend on our rate is the path's own, and is allowed for. That has to be proven: where losses appear without queueing
-# delay, we send 15 % less for a while. A policer, or a buffer that is full with what we send, then loses next to nothing,
-# and the answer is the draft's; a path that loses the same share as before loses by itself. What comes on top of that share,
-# or together with queueing delay, is congestion as before. Beyond 15 % every loss is.
+cruises. Radio links lose more than that while nothing waits in their queue. Here a share of lost packets that does not
+depend on our rate is the path's own, and is allowed for. That has to be proven: where losses appear without queueing
+delay, we send 15 % less for a while. A policer, or a buffer that is full with what we send, then loses next to nothing,
+and the answer is the draft's; a path that loses the same share as before loses by itself. What comes on top of that share,
+or together with queueing delay, is congestion as before. Beyond 15 % every loss is.
 """
 
 from libc.math cimport sqrt
@@ -166,9 +166,13 @@ cdef void loss_round(Congestion* cc, Bbr* own, uint64_t acked) noexcept nogil:
     count(&own.round, <double><int64_t>acked * packet, lost, arrived)
     if not own.loss_round_start:
         return
+    if own.mode == STARTUP:
+        own.marked_rounds = own.marked_rounds + 1 if 2 * own.marked >= own.round.packets > 0 else 0
     if not is_accelerating(own):
         if own.marks_in_round:
-            answer_marks(cc, own)
+            if own.tally.rounds > STALE_ROUNDS:
+                # Not those of the probe that has just been answered.
+                answer_marks(cc, own)
         elif own.loss_in_round and has_queue(own) and beyond_chance(own.round.lost, own.own_loss * own.round.packets):
             cut(cc, own)
             own.doubt_loss = 0
@@ -176,4 +180,4 @@ cdef void loss_round(Congestion* cc, Bbr* own, uint64_t acked) noexcept nogil:
         elif own.tally.rounds >= STALE_ROUNDS and not has_queue(own):
             look_at_losses(cc, own)
     own.loss_in_round = own.marks_in_round = False
-    own.round.packets = own.round.lost = 0
+    own.round.packets = own.round.lost = own.marked = 0

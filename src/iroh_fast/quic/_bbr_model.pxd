@@ -64,6 +64,8 @@ cdef struct Bbr:
     uint64_t inflight_longterm, inflight_shortterm, inflight_latest, max_inflight
     uint64_t loss_round_end
     bint loss_round_start, loss_in_round, marks_in_round, cwnd_limited
+    double marked                 # packets with ECN marks in this round
+    int marked_rounds             # of startup, in a row, with more than half of them
     uint64_t lost_before, arrived_before          # of `Delivery`, when losses were last counted
     # how far (§5.3.4.3)
     int64_t min_rtt, min_rtt_at   # 0: not known
@@ -81,7 +83,7 @@ cdef struct Bbr:
     # probing for bandwidth (§5.3.3)
     bint probe_sample, too_high, precautionary
     int up_rounds
-    uint64_t up_acked, up_step, rounds_since_up
+    uint64_t up_acked, up_step, rounds_since_up, crowded_rounds
     int64_t cycle_at, cycle_wait
     # losses that are no sign of congestion: see `_bbr_loss`
     double own_loss, proven_loss, doubt_loss, doubt_bw, doubt_restore

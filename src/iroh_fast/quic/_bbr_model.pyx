@@ -36,13 +36,22 @@ cdef uint64_t inflight_for(const Congestion* cc, const Bbr* own, double gain) no
 
 
 cdef uint64_t inflight_with_headroom(const Congestion* cc, const Bbr* own) noexcept nogil:
-    cdef uint64_t room, size
+    """Room for others below the long-term bound.
+
+    DIFFERS: not below what the path holds without a queue: where the queue is short, that would leave the path idle.
+    """
+    cdef uint64_t room, size, full
     if own.inflight_longterm == UINT64_MAX:
         return UINT64_MAX
     room = <uint64_t>(HEADROOM * <double>own.inflight_longterm)
     if room < cc.mtu:
         room = cc.mtu
     size = own.inflight_longterm - room if own.inflight_longterm > room else 0
+    full = inflight_for(cc, own, 1) + cc.quantum
+    if full > own.inflight_longterm:
+        full = own.inflight_longterm
+    if size < full:
+        size = full
     return size if size > MIN_PIPE * cc.mtu else MIN_PIPE * cc.mtu
 
 
@@ -118,6 +127,11 @@ cdef void model_rtt(Bbr* own, int64_t rtt, int64_t now) noexcept nogil:
     if rtt > 0 and (rtt < own.recent_rtt or own.recent_rtt == 0 or own.probe_rtt_due):
         own.recent_rtt = rtt
         own.recent_rtt_at = now
+    elif 0 < rtt <= own.recent_rtt + own.recent_rtt // 32:
+        # DIFFERS: nearly the least again: nothing waits on the way, there is no need to make room to see that.
+        own.recent_rtt_at = now
+        if own.recent_rtt <= own.min_rtt:
+            own.min_rtt_at = now
     if own.recent_rtt and (own.recent_rtt < own.min_rtt or own.min_rtt == 0
                            or now > own.min_rtt_at + MIN_RTT_WINDOW_MS * <int64_t>MS):
         own.min_rtt = own.recent_rtt

@@ -26,7 +26,9 @@ cdef enum:
     SECOND = 1000000000
     FULL_ROUNDS = 3               # without growth: the path is full
     STARTUP_LOSSES = 6            # packets
+    MARKED_ROUNDS = 2             # with more than half of the packets marked
     DRAIN_ROUNDS = 3
+    CROWDED_ROUNDS = 8            # ... where others keep a queue
     RENO_ROUNDS = 63              # between probes, where Reno would fill the path by then (§5.3.3.5)
     PROBE_RTT_MS = 200
 
@@ -85,7 +87,8 @@ cdef void probe_startup(Congestion* cc, Bbr* own, const Acked* acked) noexcept n
     cdef uint64_t bdp
     look_for_plateau(own, &acked.sample)
     if own.mode == STARTUP:
-        if not own.full_bw_reached and loses_at_start(cc, own, acked.rtt.smoothed):
+        if not own.full_bw_reached and (
+                loses_at_start(cc, own, acked.rtt.smoothed) or own.marked_rounds >= MARKED_ROUNDS):
             own.undo_mode = STARTUP
             own.full_bw_reached = True
             bdp = inflight_for(cc, own, 1)
@@ -118,6 +121,7 @@ cdef void enter_down(Congestion* cc, Bbr* own, int64_t now) noexcept nogil:
     own.ack_phase = ACKS_STOPPING
     start_round(cc, own)
     own.mode = PROBE_DOWN
+    own.crowded_rounds = 0
     own.pacing_gain = 0.9
     own.cwnd_gain = 2
 
@@ -212,6 +216,8 @@ cdef bint time_to_probe(Congestion* cc, Bbr* own, int64_t now) noexcept nogil:
     target = inflight_for(cc, own, 1)
     if target > cc.cwnd:
         target = cc.cwnd
+    if own.crowded_rounds >= CROWDED_ROUNDS:
+        return True
     rounds = target // cc.mtu
     return own.rounds_since_up >= (rounds if rounds < RENO_ROUNDS else RENO_ROUNDS)
 
@@ -235,6 +241,8 @@ cdef bint time_to_go_down(Congestion* cc, Bbr* own, const Acked* acked) noexcept
 cdef void probe_cycle(Congestion* cc, Bbr* own, const Acked* acked) noexcept nogil:
     if not own.full_bw_reached or adapt_longterm(cc, own, acked) or not is_cycling(own):
         return
+    if own.round_start and own.mode == PROBE_CRUISE and has_queue(own):
+        own.crowded_rounds += 1
     if own.mode == PROBE_UP:
         if time_to_go_down(cc, own, acked):
             own.too_high = False

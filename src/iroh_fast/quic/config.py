@@ -143,7 +143,7 @@ class QuicTransportConfig:
     allow_spin: bool = True
     datagram_receive_buffer_size: int | None = 1_250_000
     datagram_send_buffer_size: int = 1024 * 1024
-    congestion_controller: Literal["bbr", "cubic", "newreno"] = "cubic"
+    congestion_controller: Literal["bbr", "cubic", "newreno"] = "bbr"
     enable_segmentation_offload: bool = True
     send_observed_address_reports: bool = False
     receive_observed_address_reports: bool = False
