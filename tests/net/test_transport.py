@@ -33,6 +33,7 @@ class Wire:
     kind = "wire"
     subnet = LINK
     max_segments = 3
+    max_datagram = 0
 
     def __init__(self) -> None:
         self.addrs: PrivateAddrs[tuple[Any, bytes]] = PrivateAddrs(LINK)
@@ -51,6 +52,13 @@ class Wire:
         if self.other is not None:
             driver, source = self.other
             asyncio.get_running_loop().call_soon(driver.inject, source, data, segment)
+
+
+class Wide(Wire):
+    """A transport for large packets, of which nine are more than a frame of a relay holds."""
+
+    max_segments = 64
+    max_datagram = 7281
 
 
 class Mixer(Wire):
@@ -173,6 +181,43 @@ async def test_endpoints_talk_over_a_transport_of_their_own() -> None:
             assert ip16.startswith(PRIVATE_PREFIX + LINK)
             assert len(data) <= 3 * (segment or 1500) and (segment == 0 or segment < len(data))
         assert any(segment for _, _, segment, _ in there.sent)
+    finally:
+        client.stop()
+        server.stop()
+
+
+async def test_packets_become_as_large_as_a_transport_carries() -> None:
+    here = [BindAddr("127.0.0.1")]
+    server = Driver.bind(here, identity=Identity(bytes([1]) * 32))
+    client = Driver.bind(here, identity=Identity(bytes([2]) * 32))
+    try:
+        there, back = Wide(), Wide()
+        client.add_transport(there)
+        server.add_transport(back)
+        to_server = there.route(RelayAddr(URL), bytes([1]) * 32)
+        to_client = back.route(RelayAddr(URL), bytes([2]) * 32)
+        assert to_server is not None and to_client is not None
+        there.other = (server, IPv6Address(to_client[0]).packed)
+        back.other = (client, IPv6Address(to_server[0]).packed)
+        config = QuicTransportConfig()
+        q = client.connect(
+            [to_server],
+            expected_peer=server.endpoint.identity.public_key,
+            alpns=[b"t"],
+            transport=config,
+        )
+        async with asyncio.timeout(60):
+            attempt = await server.wait_incoming()
+            assert attempt is not None
+            accepted = attempt.accept([b"t"], config)
+            while not (q.handshake_confirmed and accepted.handshake_confirmed):
+                await asyncio.sleep(0.01)
+            stream = q.open_stream(False)
+            stream.write(bytes(1_000_000))
+            while client.stats()["send_wire"] < 1_000_000:
+                await asyncio.sleep(0.01)
+        assert max(segment or len(data) for _, _, segment, data in there.sent) == 7281
+        assert max(len(data) for _, _, _, data in there.sent) <= 65_500
     finally:
         client.stop()
         server.stop()

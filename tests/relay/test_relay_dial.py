@@ -29,6 +29,7 @@ from iroh_fast.errors import ConfigError, DialError, RelayClientError, RelayErro
 from iroh_fast.relay.client import link as link_module
 from iroh_fast.relay.client.link import Dialer, Target
 from iroh_fast.relay.client.link import RelayLink as Link
+from iroh_fast.relay.congestion import connect, prefer_bbr
 from iroh_fast.relay.wire import accept_value
 from iroh_fast.web import race as race_module
 from iroh_fast.web.ca import CaConfig
@@ -665,9 +666,12 @@ async def test_open_says_what_is_wrong_with_a_certificate(
             return super().now(tz) + datetime.timedelta(days=365 * years)
 
     with monkeypatch.context() as patch:
-        patch.setattr("iroh_fast.web.tls_files.datetime", SimpleNamespace(
-            datetime=Shifted, timedelta=datetime.timedelta, timezone=datetime.timezone
-        ))
+        patch.setattr(
+            "iroh_fast.web.tls_files.datetime",
+            SimpleNamespace(
+                datetime=Shifted, timedelta=datetime.timedelta, timezone=datetime.timezone
+            ),
+        )
         cert, key = self_signed(["other.example"] if fault == "name" else ["localhost"])
     (tmp_path / "c.pem").write_bytes(cert)
     (tmp_path / "k.pem").write_bytes(key)
@@ -803,3 +807,36 @@ def test_ca_context_has_the_profile_of_iroh() -> None:
     assert context.check_hostname and context.verify_mode == ssl.CERT_REQUIRED
     assert context.cert_store_stats()["x509_ca"] > 100
     assert CaConfig(roots="none").context().cert_store_stats()["x509_ca"] == 0
+
+
+def congestion(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="nothing to choose here")
+async def test_connections_to_relays_and_those_they_accept_take_bbr_where_it_can_be_chosen() -> (
+    None
+):
+    with socket.socket() as plain:
+        try:
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"bbr")
+            expected = b"bbr"
+        except OSError:
+            expected = congestion(plain)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        prefer_bbr(server)
+        sock = await connect("127.0.0.1", server.getsockname()[1], socket.AF_INET)
+        with sock, server.accept()[0] as accepted:
+            assert congestion(sock) == congestion(accepted) == expected
+
+
+async def test_a_system_that_does_not_let_us_choose_is_left_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    prefer_bbr(SimpleNamespace(setsockopt=refuse))  # type: ignore[arg-type]
+    monkeypatch.delattr(socket, "TCP_CONGESTION", raising=False)
+    with socket.socket() as sock:
+        prefer_bbr(sock)

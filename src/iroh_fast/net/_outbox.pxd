@@ -11,6 +11,7 @@ cdef enum:
     MAX_SOCKETS = 16
     MAX_TRANSPORTS = 8
     BATCH_BYTES = 65536           # largest batch of one call, no smaller than any datagram
+    CARRIED_BYTES = 65500         # the same for a transport: what a frame of a relay holds
     MAX_QUEUED = 64               # datagrams and batches that leave together
 
 
@@ -24,6 +25,7 @@ cdef struct Bound:
 cdef struct Carrier:              # a transport that is no socket
     uint8_t subnet[2]
     int max_segments
+    int max_datagram              # bytes, 0: unknown
     uint64_t rx, tx               # bytes
 
 

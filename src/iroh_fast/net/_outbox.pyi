@@ -26,6 +26,7 @@ class Outbox:
         subnet: bytes,
         kind: str,
         max_segments: int,
+        max_datagram: int,
         send: Callable[[bytes, int, int, bytes], object],
     ) -> None: ...
     def on_writable(self, index: int) -> None: ...

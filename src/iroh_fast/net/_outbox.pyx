@@ -98,14 +98,15 @@ cdef class Outbox:
             self.first_socket = sock
         self.parked.append([])
 
-    def add_transport(self, bytes subnet, str kind, int max_segments, send):
+    def add_transport(self, bytes subnet, str kind, int max_segments, int max_datagram, send):
         """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data)``, which never waits."""
         cdef Carrier* carrier
-        if self.n_carriers == MAX_TRANSPORTS or len(subnet) != 2 or max_segments < 1:
+        if self.n_carriers == MAX_TRANSPORTS or len(subnet) != 2 or max_segments < 1 or max_datagram < 0:
             raise ValueError("too many transports, or one with impossible properties")
         carrier = &self.carriers[self.n_carriers]
         memcpy(carrier.subnet, PyBytes_AS_STRING(subnet), 2)
         carrier.max_segments = max_segments
+        carrier.max_datagram = max_datagram
         self.n_carriers += 1
         self.sends.append(send)
         self.kinds.append(kind)
@@ -157,7 +158,8 @@ cdef class Outbox:
         cdef int index
         cdef UdpAddr own = src[0]
         if is_private(dst.ip):
-            return 0                      # what every transport carries
+            index = self.carrier_of(dst.ip)
+            return self.carriers[index].max_datagram if index >= 0 else 0
         index = self.choose(dst, src)
         if index < 0:
             return 0
@@ -174,6 +176,8 @@ cdef class Outbox:
         cdef size_t piece = n, part
         if segment:
             piece = segment * <size_t>self.carriers[index].max_segments
+            if piece > CARRIED_BYTES:
+                piece = CARRIED_BYTES // segment * segment
         while n:
             part = piece if piece < n else n
             self.carriers[index].tx += part

@@ -36,6 +36,7 @@ class DriverCore(Waker):
         subnet: bytes,
         kind: str,
         max_segments: int,
+        max_datagram: int,
         send: Callable[[bytes, int, int, bytes], object],
     ) -> None: ...
     def inject(self, ip16: bytes, port: int, data: bytes, stride: int) -> None: ...

@@ -117,9 +117,9 @@ cdef class DriverCore(Waker):
         self.outbox.add_socket(sock, prefix, default_route)
         self.loop.add_reader(sock.fileno(), self.on_readable, len(self.outbox.sockets) - 1)
 
-    def add_transport(self, bytes subnet, str kind, int max_segments, send):
+    def add_transport(self, bytes subnet, str kind, int max_segments, int max_datagram, send):
         """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data)``, which never waits."""
-        self.outbox.add_transport(subnet, kind, max_segments, send)
+        self.outbox.add_transport(subnet, kind, max_segments, max_datagram, send)
 
     def inject(self, bytes ip16, int port, bytes data not None, uint32_t stride):  # hot
         """Datagrams from a private address: `data` is cut into pieces of `stride` bytes (0: one)."""

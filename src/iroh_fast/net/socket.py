@@ -143,7 +143,11 @@ class Driver:
         """Let `transport` carry what goes to its private addresses."""
         self.transports.add(transport)
         self._core.add_transport(
-            transport.subnet, transport.kind, transport.max_segments, transport.send
+            transport.subnet,
+            transport.kind,
+            transport.max_segments,
+            transport.max_datagram,
+            transport.send,
         )
 
     def inject(self, ip16: bytes, data: bytes, segment: int) -> None:

@@ -44,12 +44,14 @@ class Transport(Protocol):
     ----------
     kind : name in counters and for the choice of paths, "relay".
     subnet : two bytes behind the private prefix that all its addresses have.
-    max_segments : datagrams that `send` takes at once.
+    max_segments : datagrams that `send` takes at once, of 65,500 bytes together.
+    max_datagram : bytes of the largest one, for MTU discovery; 0 where that is unknown.
     """
 
     kind: str
     subnet: bytes
     max_segments: int
+    max_datagram: int
 
     def route(self, addr: TransportAddr, peer: bytes) -> SockAddr | None:
         """The private address of `peer` (32 bytes of key) at `addr`; None for a foreign kind."""

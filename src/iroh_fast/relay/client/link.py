@@ -16,7 +16,8 @@ from ...errors import ConfigError, DialError, RelayClientError
 from ...web.ca import CaConfig
 from ...web.dial import Link, StreamDialer, parse_head
 from ...web.proxy import Proxy
-from ...web.race import Connect, Resolve, connect, resolve
+from ...web.race import Connect, Resolve, resolve
+from ..congestion import connect
 from ..map import check_token
 from ..wire import PROTOCOLS, accept_value
 

@@ -60,6 +60,8 @@ class RelayTransport:
     kind = "relay"
     subnet = RELAY_SUBNET
     max_segments = 64
+    # A frame holds more. But what TCP loses holds up a whole packet, and it is the smallest window.
+    max_datagram = 8100
 
     def __init__(
         self,

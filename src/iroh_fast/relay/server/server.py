@@ -29,6 +29,7 @@ from ...web.listen import (
     is_loopback,
     open_socket,
 )
+from ..congestion import prefer_bbr
 from ..wire import Exporter
 from ._forward import Forwarder
 from .certificates import Certificates
@@ -228,6 +229,7 @@ class RelayServer:
         # Without settings a second server on this machine should just run.
         elsewhere = self.config.other_ports and address[1] != 0
         sock = open_socket(name, address, elsewhere=elsewhere)
+        prefer_bbr(sock)
         listener = Listener(
             sock,
             settings,
