@@ -180,7 +180,9 @@ def test_a_burst_is_a_millisecond_in_whole_packets(rate, mtu, packets):
         (10_000 * MBIT, 10**9, 350),
     ],
 )
-def test_the_controller_says_how_large_a_burst_is_unless_timers_cannot_follow(rate, quantum, packets):
+def test_the_controller_says_how_large_a_burst_is_unless_timers_cannot_follow(
+    rate, quantum, packets
+):
     p = PacerModel()
     p.ask(0, MTU, rate, MTU, quantum)
     assert p.quantum == packets * MTU

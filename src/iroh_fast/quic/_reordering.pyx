@@ -43,6 +43,8 @@ cdef void reordering_on_event(Reordering* reordering) noexcept nogil:
     reordering.calm -= 1
     if reordering.calm > 0:
         return
+    # DIFFERS: RFC 8985 falls back to one step at once, and never forgets that packets overtake each other. A path that needs
+    # three steps would pay two rounds of spurious losses every sixteen events; one that needs none any more waits for nothing.
     reordering.calm = CALM_EVENTS
     reordering.steps -= 1
     reordering.seen = reordering.steps > 0
