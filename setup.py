@@ -49,11 +49,12 @@ LAB = {
 # Wheels of a release are made by cibuildwheel, or from the source distribution, which alone has this file.
 RELEASE = "CIBUILDWHEEL" in os.environ or (ROOT / "PKG-INFO").exists()
 CRYPTO = "iroh_fast._crypto"
-# What runs once per handshake, connection or request: compiled for size, a third less of it.
+# What runs once per handshake, connection or request: compiled for size, a third less of it. (`_packet._dicts` is not among
+# them: the gate's loops over the decoders are there, and have to be compiled as in the rooms where packets pass.)
 SMALL = {
     f"iroh_fast.{name}"
     for name in (
-        *("_packet._dicts", "_packet._numbers", "quic._admission", "quic._agreed", "quic._cids"),
+        *("_packet._numbers", "quic._admission", "quic._agreed", "quic._cids"),
         *("quic._client_hello", "quic._closing", "quic._config", "quic._first_flight"),
         *("quic._handshake", "quic._handshake_state", "quic._parameters", "quic._path_queries"),
         *("quic._random", "quic._stateless", "quic._trace", "quic._validation"),
