@@ -23,7 +23,7 @@ cdef extern from *:
 
 
 cdef enum:
-    STATE_WORDS = 96              # of 8 bytes, for the controller's own state
+    STATE_WORDS = 72              # of 8 bytes, for the controller's own state
 
 
 # One acknowledgement, as far as it is about packets sent on the present route.
@@ -58,7 +58,7 @@ cdef struct Congestion:
     uint64_t quantum              # bytes that may leave at a time; 0: that is the pacer's to say
     bint window_full              # it kept a packet back; a controller that wants to know resets it
     Delivery delivery             # of the path, where the controller wants samples
-    uint64_t state[96]            # STATE_WORDS
+    uint64_t state[72]            # STATE_WORDS
 
 
 # One packet declared lost, whose size is in cc.delivery.lost already.
