@@ -113,7 +113,8 @@ cdef void end_doubt(Bbr* own) noexcept nogil:
         own.bw_shortterm = own.doubt_restore
     else:
         # It followed the rate: what was delivered then is what there is.
-        own.own_loss = own.proven_loss = share
+        if share < own.own_loss:
+            own.own_loss = own.proven_loss = share
         if own.doubt_bw > own.bw_shortterm:
             own.bw_shortterm = own.doubt_bw
     own.doubt_loss = 0

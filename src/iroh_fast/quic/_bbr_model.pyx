@@ -127,7 +127,7 @@ cdef void model_rtt(Bbr* own, int64_t rtt, int64_t now) noexcept nogil:
     if rtt > 0 and (rtt < own.recent_rtt or own.recent_rtt == 0 or own.probe_rtt_due):
         own.recent_rtt = rtt
         own.recent_rtt_at = now
-    elif 0 < rtt <= own.recent_rtt + own.recent_rtt // 32:
+    elif 0 < rtt <= own.recent_rtt + (own.recent_rtt // 32 if own.recent_rtt > 32 * MS else <int64_t>MS):
         # DIFFERS: nearly the least again: nothing waits on the way, there is no need to make room to see that.
         own.recent_rtt_at = now
         if own.recent_rtt <= own.min_rtt:

@@ -7,8 +7,9 @@ came later takes it away. An eighth of the send window is kept for the highest p
 wait behind bulk data that filled the window. Where the application set no send window it follows the congestion windows: what
 lies in it beyond that only waits, and a slow peer slows its writer.
 
-The window of a stream begins as iroh's and doubles when the application read half of it within one round trip: it is then
-between two and four times what arrives in one, which leaves a round trip for what is lost to come again. Whoever reads
+The window of a stream begins as iroh's and doubles when the application read a quarter of it within one round trip: it is
+then between four and eight times what arrives in one. A sender that starts doubles in each of them, and what is lost comes
+again one or two later. Whoever reads
 slowly, or not at all, keeps the first window. What a window was told to be larger than at first is taken of the endpoint's
 budget, and what is kept for sending beyond the least send window.
 Sources: RFC 9000 §4, with iroh's credit policy (updates in steps of an eighth of a window).
@@ -102,7 +103,7 @@ cdef void flow_measure(StreamTable* table, Stream* stream, int64_t now, int64_t 
     if stream.window >= table.flow.max_window or stream.rx_state != RX_OPEN:
         return
     if stream.measured_at != 0 and now - stream.measured_at <= rtt:
-        if taken < stream.window // 2:
+        if taken < stream.window // 4:
             return
         # Where much is left to read it is the reader that takes its time.
         if recvbuf_readable(&stream.rx) <= stream.window // 4:

@@ -96,7 +96,7 @@ class QuicTransportConfig:
     a changed copy.
 
     ``stream_receive_window`` is how far the peer may be ahead of the reader of a stream.  None
-    begins with iroh's 1,250,000 bytes and doubles whenever the application reads half of it
+    begins with iroh's 1,250,000 bytes and doubles whenever the application reads a quarter of it
     within a round trip, up to ``max_stream_receive_window`` (None: 32 MiB, enough for 1 Gbit/s
     at 130 ms; less than 1,250,000 is what it begins with, too).  A number is fixed, unless
     ``max_stream_receive_window`` says how far it may grow from there.
