@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sim import ALPN, CLIENT, MS, SECOND, SERVER, Pair, calm, frames, kinds, transfer
+from sim import ALPN, CLIENT, MS, SECOND, SERVER, Pair, calm, frames, kinds, read_all, transfer
 
 from iroh_fast._crypto import PacketProtection
 from iroh_fast.errors import ConnectionLost, IrohError
@@ -156,9 +156,13 @@ def test_server_stays_within_three_times_what_it_received(make_pair):
 
 
 @covers("noq:handshake_1rtt_handling")
-def test_early_one_rtt_packets_are_kept_until_their_keys_exist(make_pair):
-    """The client's Finished comes after its 1-RTT data: no retransmission is needed."""
-    p = make_pair()
+@pytest.mark.parametrize("forged", [0, 10], ids=["alone", "after-forged-large-ones"])
+def test_early_one_rtt_packets_are_kept_until_their_keys_exist(make_pair, forged):
+    """The client's Finished comes after its 1-RTT data: no retransmission is needed.
+
+    Datagrams that nobody can check yet take no room beyond what honest ones need.
+    """
+    p = make_pair(transport=calm(initial_mtu=1452))
     p.dial()
     p.run_until(
         lambda: (
@@ -168,19 +172,26 @@ def test_early_one_rtt_packets_are_kept_until_their_keys_exist(make_pair):
     )
     (c,) = p.client.endpoint.connections.values()
     stream = c.open_stream(False)
-    stream.write(b"early")
+    stream.write(bytes(10_000))
     stream.finish()
     # what is in the network now carries the Finished: hold that, let the data overtake
     held = p.hold(True)
     assert any(x[2].has("handshake") for x in held)
-    p.flush()
-    p.run_for(6 * MS)
     (s,) = p.server.accepted
+    sent = len(p.client.sent)
+    p.flush()
+    early = p.client.sent[sent:]
+    assert len(early) >= 7 and all(d.kinds == ["short"] for d in early)
+    for _ in range(forged):
+        p.inject(True, early[0].data[:9] + bytes(65_000))
+    p.run_for(6 * MS)
     assert not s.handshake_complete
     p.release(held)
-    p.run_until(
-        lambda: (r := s.accept_stream(False)) is not None and r.read() == b"early", limit=200 * MS
-    )
+    p.flush()
+    p.run_for(6 * MS)
+    r = s.accept_stream(False)
+    assert r is not None
+    assert len(read_all(r)) == 10_000
 
 
 @covers("runner:handshakeloss")

@@ -35,7 +35,9 @@ from iroh_fast.quic._trace cimport log_packet
 from iroh_fast.quic._validation cimport address_received, migrate
 
 cdef enum:
-    MAX_EARLY_DATAGRAMS = 10      # 1-RTT datagrams kept until the keys exist
+    # 1-RTT datagrams kept until the keys exist: so many, and so many bytes, enough for as many of 1500
+    MAX_EARLY_DATAGRAMS = 10
+    MAX_EARLY_BYTES = 16384
 
 
 cdef struct Arrival:              # what came with a datagram
@@ -104,9 +106,13 @@ cdef bint same_destination(const uint8_t* first, const uint8_t* data, size_t n) 
 
 # ---------------------------------------------------------------- 1-RTT packets before their keys
 cdef void keep_early(Connection conn, const uint8_t* data, size_t n, const Arrival* arrival) noexcept:
+    cdef size_t size = n
+    cdef tuple kept
     if conn.early_datagrams is None:
         conn.early_datagrams = []
-    if len(conn.early_datagrams) < MAX_EARLY_DATAGRAMS:
+    for kept in conn.early_datagrams:
+        size += <size_t>len(<bytes>kept[0])
+    if len(conn.early_datagrams) < MAX_EARLY_DATAGRAMS and size <= MAX_EARLY_BYTES:
         conn.early_datagrams.append((PyBytes_FromStringAndSize(<char*>data, n), addr_bytes(arrival.src),
                                      addr_bytes(arrival.dst), arrival.ecn))
 
