@@ -304,6 +304,7 @@ cdef class Wire:
     cdef Lane lanes[2]
     cdef readonly Link there, back
     cdef int control
+    cdef bint owned               # the devices: not where the arguments were refused
     cdef uint8_t* buffer
 
     def __cinit__(self, int left, int right, int control, Link there not None, Link back not None):
@@ -311,6 +312,7 @@ cdef class Wire:
         self.there, self.back = there, back
         self.lanes[0].source = self.lanes[1].sink = left
         self.lanes[0].sink = self.lanes[1].source = right
+        self.owned = True
         self.buffer = <uint8_t*>malloc(LARGEST)
         for i in range(2):
             self.lanes[i].room = 256
@@ -324,8 +326,9 @@ cdef class Wire:
                 free(take(&self.lanes[i]))
             free(self.lanes[i].heap)
         free(self.buffer)
-        close(self.lanes[0].source)
-        close(self.lanes[0].sink)
+        if self.owned:
+            close(self.lanes[0].source)
+            close(self.lanes[0].sink)
 
     def run(self):
         """Carry packets until the control descriptor can be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -36,8 +37,9 @@ def missing() -> str | None:
     return refused()
 
 
+@functools.cache
 def refused() -> str | None:
-    """Why a namespace cannot be made here, or None: some containers allow root none."""
+    """Why a namespace cannot be made here, or None: some containers allow root none. Tried once per process."""
     name = f"{PREFIX}-{os.getpid()}-probe{next(COUNTER)}"
     try:
         ip("netns", "add", name)

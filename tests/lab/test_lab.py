@@ -415,6 +415,26 @@ def test_command_that_cannot_work_says_why(arguments: list[str], status: int, me
     assert done.returncode == status and message in done.stderr and "Traceback" not in done.stderr
 
 
+def test_wire_that_could_not_be_made_closes_nothing() -> None:
+    pytest.importorskip("tests.lab._wire", reason="the loop between TUN devices is of Linux")
+    program = """
+import os
+from tests.lab import LinkConfig
+from tests.lab._link import Link
+from tests.lab._wire import Wire
+try:
+    Wire(0, 0, 0, Link(LinkConfig(), 0), None)
+except TypeError:
+    os.fstat(0)
+    print("still open")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.stdout == "still open\n", done.stderr
+
+
 def test_machine_without_root_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "root" in (missing() or "")
