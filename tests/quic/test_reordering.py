@@ -14,7 +14,9 @@ class Seconds:
     """A transfer second by second."""
 
     def __init__(self, controller: str, link: LinkConfig, seed: int = 1) -> None:
-        self.wire = Wire(link, link, seed, server_transport=settings("cubic"))
+        # A window that the queue of the link holds: nothing is lost for want of room.
+        receiver = settings("cubic", stream_receive_window=1_250_000)
+        self.wire = Wire(link, link, seed, server_transport=receiver)
         self.flow = start(self.wire, controller)
         self.wire.begin()
         self.before = (0, 0, 0)
