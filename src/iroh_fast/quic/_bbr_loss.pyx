@@ -27,7 +27,7 @@ cdef extern from *:
 cdef enum:
     PROOF_LOSSES = 8              # expected losses after which one can tell
     TALLY_PACKETS = 1024          # that are counted together at most
-    PROOF_CYCLES = 4              # after which the path's own share is proven again
+    PROOF_CYCLES = 10             # after which the path's own share is proven again
 
 
 cdef inline bint beyond_chance(double lost, double expected) noexcept nogil:

@@ -30,6 +30,8 @@ cdef enum:
     DRAIN_ROUNDS = 3
     CROWDED_ROUNDS = 8            # ... where others keep a queue
     RENO_ROUNDS = 63              # between probes, where Reno would fill the path by then (§5.3.3.5)
+    PROBE_ROUNDS = 24             # ... and where nobody does: at least
+    DOUBT_S = 5                   # the longest time for finding out what losses mean
     PROBE_RTT_MS = 200
 
 
@@ -110,13 +112,24 @@ cdef uint64_t chance(const Congestion* cc, int64_t now) noexcept nogil:
     return word ^ (word >> 31)
 
 
+cdef int64_t wait_to_probe(const Bbr* own, uint64_t word) noexcept nogil:
+    """§5.3.3.5.3: 2 to 3 s. DIFFERS: not more than 24 to 31 rounds, within half a second at least: on a path of tens of
+    milliseconds a rate that has come back, or another's end, is noticed as soon as others notice it.
+    """
+    cdef int64_t most = 2 * <int64_t>SECOND + <int64_t>((word >> 1) % SECOND)
+    cdef int64_t wait = own.min_rtt * <int64_t>(PROBE_ROUNDS + ((word >> 40) & 7))
+    if wait < SECOND // 2:
+        wait = SECOND // 2
+    return wait if wait < most else most
+
+
 cdef void enter_down(Congestion* cc, Bbr* own, int64_t now) noexcept nogil:
     cdef uint64_t word = chance(cc, now)
     reset_signals(own)
     loss_cycle(own)
     own.up_step = UINT64_MAX
     own.rounds_since_up = word & 1
-    own.cycle_wait = 2 * <int64_t>SECOND + <int64_t>((word >> 1) % SECOND)
+    own.cycle_wait = wait_to_probe(own, word)
     own.cycle_at = now
     own.ack_phase = ACKS_STOPPING
     start_round(cc, own)
@@ -210,7 +223,7 @@ cdef bint time_to_probe(Congestion* cc, Bbr* own, int64_t now) noexcept nogil:
     cdef int64_t waited = now - own.cycle_at
     if own.doubt_loss > 0:
         # It is being found out what the losses mean: that comes first, within bounds.
-        return waited > 2 * own.cycle_wait
+        return waited > DOUBT_S * <int64_t>SECOND
     if waited > own.cycle_wait:
         return True
     target = inflight_for(cc, own, 1)
