@@ -202,7 +202,7 @@ async def test_api_tuning() -> None:
 
 async def test_links_controller() -> None:
     scope = await run("links.md: What to change")
-    assert scope["radio"].congestion_controller == "bbr"
+    assert scope["courteous"].congestion_controller == "cubic"
     await scope["ep"].close()
 
 
