@@ -60,6 +60,20 @@ class Upload:
             async with asyncio.timeout_at(self._end):
                 await work()
 
+    async def into_stream(self, connect: Callable[[], Awaitable[Any]]) -> Any:
+        """Write into one stream of a connection until the seconds are over; the connection, or None."""
+        conn = None
+
+        async def work() -> None:
+            nonlocal conn
+            conn = await connect()
+            stream = await conn.open_uni()
+            while True:
+                await stream.write_all(WRITE)
+
+        await self.run(work)
+        return conn
+
     def report(self, sent: int, again: int) -> dict[str, Any]:
         cpu = time.process_time() - self._cpu
         return {"started": self.started, "sent": sent, "again": again, "cpu_s": cpu}

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from _child import main, spawn
-from _transfer import TRANSFER, WRITE, Receiver, Upload
+from _transfer import TRANSFER, Receiver, Upload
 from fast import versions
 
 from iroh_fast import Endpoint, EndpointAddr, EndpointTicket, IrohError, QuicTransportConfig
@@ -58,16 +58,8 @@ class Client:
         return {"address": None, "versions": versions()}
 
     async def upload(self, seconds: float) -> dict[str, Any]:
-        upload, conn = Upload(seconds), None
-
-        async def work() -> None:
-            nonlocal conn
-            conn = await self.endpoint.connect(self.peer, TRANSFER)
-            stream = await conn.open_uni()
-            while True:
-                await stream.write_all(WRITE)
-
-        await upload.run(work)
+        upload = Upload(seconds)
+        conn = await upload.into_stream(lambda: self.endpoint.connect(self.peer, TRANSFER))
         if conn is None:
             return upload.report(0, 0)
         stats = conn.stats()

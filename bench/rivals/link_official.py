@@ -9,7 +9,7 @@ from typing import Any
 
 import iroh
 from _child import main, spawn
-from _transfer import TRANSFER, WRITE, Receiver, Upload
+from _transfer import TRANSFER, Receiver, Upload
 from iroh import iroh_ffi
 from official import READ, options, use_memmove
 
@@ -63,16 +63,8 @@ class Client:
         return {"address": None, "versions": {"iroh": version("iroh")}}
 
     async def upload(self, seconds: float) -> dict[str, Any]:
-        upload, conn = Upload(seconds), None
-
-        async def work() -> None:
-            nonlocal conn
-            conn = await self.endpoint.connect(self.peer, TRANSFER)
-            stream = await conn.open_uni()
-            while True:
-                await stream.write_all(WRITE)
-
-        await upload.run(work)
+        upload = Upload(seconds)
+        conn = await upload.into_stream(lambda: self.endpoint.connect(self.peer, TRANSFER))
         if conn is None:
             return upload.report(0, 0)
         paths = conn.paths()
