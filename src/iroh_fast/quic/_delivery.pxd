@@ -44,10 +44,12 @@ cdef inline void delivery_limited(Delivery* path, uint64_t in_flight) noexcept n
     if path.app_limited == 0:
         path.app_limited = 1
 
+cdef inline bint delivery_is_dry(const Delivery* path) noexcept nogil:
+    return path.dry_at != 0
+
 cdef inline void delivery_dry(Delivery* path, int64_t since) noexcept nogil:
-    """There is nothing to send. `since`: from when on pacing would let something go."""
-    if path.dry_at == 0:
-        path.dry_at = since
+    """There is nothing to send any more. `since`: from when on pacing would let something go."""
+    path.dry_at = since
 
 cdef inline void delivery_resumes(Delivery* path, int64_t now, uint64_t in_flight) noexcept nogil:
     """Before a packet leaves: whether there was a gap that only the application is to blame for (§4.1.2.4)."""

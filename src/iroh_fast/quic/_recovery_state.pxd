@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, int64_t
 from iroh_fast.quic._controller cimport Congestion, View
 from iroh_fast.quic._controllers cimport (
     cc_init, cc_on_app_limited, cc_on_sent, cc_on_window_full, cc_pacing_rate, cc_quantum, cc_samples, cc_view)
-from iroh_fast.quic._delivery cimport Snapshot, delivery_dry, delivery_on_sent, delivery_resumes
+from iroh_fast.quic._delivery cimport Snapshot, delivery_dry, delivery_is_dry, delivery_on_sent, delivery_resumes
 from iroh_fast.quic._pacer cimport Pacer, pacer_delay, pacer_init, pacer_next, pacer_on_idle, pacer_on_sent
 from iroh_fast.quic._reordering cimport Reordering
 from iroh_fast.quic._rtt cimport Rtt, rtt_init, rtt_pto_base
@@ -102,7 +102,7 @@ cdef inline void recovery_on_idle(Flight* flight, Recovery* recovery, bint limit
     recovery.app_limited = limited
     if not limited:
         return
-    if cc_samples(&flight.cc) and flight_has_room(flight, flight.cc.mtu):
+    if cc_samples(&flight.cc) and not delivery_is_dry(&flight.cc.delivery) and flight_has_room(flight, flight.cc.mtu):
         delivery_dry(&flight.cc.delivery, pacer_next(&flight.pacer, now))
     pacer_on_idle(&flight.pacer, now)
     cc_on_app_limited(&flight.cc, now)
