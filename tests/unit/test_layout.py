@@ -19,7 +19,7 @@ pytestmark = pytest.mark.source_tree
 ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("errors",), False),
     (("_check", "_later", "_view", "keys", "addr", "ticket"), True),
-    (("_packet", "_crypto", "_batch", "_relay", "_probe"), False),
+    (("_packet", "_crypto", "_batch", "_relay", "_probe", "_dns"), False),
     (("quic",), True),
     (("aio",), True),
     (("net",), True),

@@ -10,6 +10,8 @@ __all__ = [
     "AddressLookupError",
     "DialError",
     "DialErrorKind",
+    "DnsMessageError",
+    "EndpointInfoError",
     "PortmapError",
     "RelayClientError",
     "RelayDenied",
@@ -17,6 +19,8 @@ __all__ = [
     "RelayErrorKind",
     "RelayFrameError",
     "RelayHandshakeError",
+    "SignedPacketError",
+    "SignedPacketErrorKind",
     "WsProtocolError",
 ]
 
@@ -36,6 +40,59 @@ class AddressLookupError(IrohError):
     def __init__(self, message: str | None = None, *, provenance: str = "") -> None:
         super().__init__(message)
         self.provenance = provenance
+
+
+class DnsMessageError(IrohError, ValueError):
+    """The bytes are not a DNS message, or what they should say does not fit into one."""
+
+    _default = "not a DNS message"
+
+
+class EndpointInfoError(IrohError, ValueError):
+    """The TXT records are not those of an endpoint.
+
+    Attributes
+    ----------
+    kind : str
+        ``UnexpectedFormat``: a record without ``=``.  Of the name: ``NumLabels``,
+        ``NotAnIrohRecord`` (it does not begin with ``_iroh``), ``DecodingError`` (no key follows).
+    """
+
+    _default = "not the records of an endpoint"
+    kind: str
+
+    def __init__(self, message: str | None = None, *, kind: str = "UnexpectedFormat") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+SignedPacketErrorKind = Literal[
+    "TooShort",
+    "TooLarge",
+    "InvalidKey",
+    "SignatureError",
+    "DnsError",
+    "PacketTooLarge",
+]
+"""What is wrong with a signed packet; see `SignedPacketError`."""
+
+
+class SignedPacketError(IrohError, ValueError):
+    """The bytes are not a signed packet, or the records do not fit into one.
+
+    Attributes
+    ----------
+    kind : SignedPacketErrorKind
+        Of bytes: ``"TooShort"``, ``"TooLarge"``, ``"InvalidKey"``, ``"SignatureError"`` or
+        ``"DnsError"``.  Of records: ``"PacketTooLarge"`` together, or ``"DnsError"``: one of them is.
+    """
+
+    _default = "not a signed packet"
+    kind: SignedPacketErrorKind
+
+    def __init__(self, kind: SignedPacketErrorKind, message: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class RelayError(IrohError):
