@@ -20,7 +20,7 @@ AddrLike: TypeAlias = TransportAddr | SocketAddr | RelayUrl | str
 """An address, or its text: ``1.2.3.4:5`` or the URL of a relay."""
 
 
-def _as_transport_addr(value: AddrLike) -> TransportAddr:
+def as_transport_addr(value: AddrLike) -> TransportAddr:
     if isinstance(value, TransportAddr):
         return value
     if isinstance(value, SocketAddr):
@@ -43,7 +43,7 @@ MAX_ADDRS = 8192  # of what somebody else wrote: reading them must not take long
 def _as_transport_addrs(values: Iterable[AddrLike]) -> set[TransportAddr]:
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise TypeError(f"addrs is a list of addresses, not {type(values).__name__}")
-    return {_as_transport_addr(value) for value in values}
+    return {as_transport_addr(value) for value in values}
 
 
 class EndpointAddr(Ordered):

@@ -1,0 +1,58 @@
+"""Address lookup: how endpoints are found that are known by their key alone.
+
+Names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ..errors import EndpointInfoError, SignedPacketError, UserDataTooLong
+    from .filters import AddrFilter, AddrFilterLike, ip_only, relay_only, unfiltered
+    from .info import EndpointData, EndpointInfo
+    from .signed_packet import SignedPacket
+
+_MODULE_OF = {
+    "AddrFilter": ".filters",
+    "AddrFilterLike": ".filters",
+    "EndpointData": ".info",
+    "EndpointInfo": ".info",
+    "EndpointInfoError": "..errors",
+    "SignedPacket": ".signed_packet",
+    "SignedPacketError": "..errors",
+    "UserDataTooLong": "..errors",
+    "ip_only": ".filters",
+    "relay_only": ".filters",
+    "unfiltered": ".filters",
+}
+
+__all__ = [
+    "AddrFilter",
+    "AddrFilterLike",
+    "EndpointData",
+    "EndpointInfo",
+    "EndpointInfoError",
+    "SignedPacket",
+    "SignedPacketError",
+    "UserDataTooLong",
+    "ip_only",
+    "relay_only",
+    "unfiltered",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(module, __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))
