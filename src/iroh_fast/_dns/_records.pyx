@@ -57,8 +57,8 @@ cdef inline bint _class_known(uint16_t klass) noexcept nogil:
 cdef bint _question_type_known(uint16_t type) noexcept nogil:
     """Types that simple-dns has a name for: a question of another one makes it refuse the message."""
     if type <= 64:
-        # 24 SIG, 25 KEY, 26 PX, 27 GPOS, 30 NXT, 31, 32, 34, 38, 39 DNAME, 40, 42, 44, 50 to 62
-        return type != 0 and not (
+        # 19 X25, 24 SIG, 25 KEY, 26 PX, 27 GPOS, 30 NXT, 31, 32, 34, 38, 39 DNAME, 40, 42, 44, 50 to 62
+        return type != 0 and type != 19 and not (
             24 <= type <= 27 or 30 <= type <= 32 or type == 34 or 38 <= type <= 40
             or type == 42 or type == 44 or 50 <= type <= 62
         )
@@ -198,8 +198,6 @@ cdef bint _fits(Cursor* c, uint16_t type) noexcept nogil:
         return _name(c) and _name(c)
     if type == 15 or type == 18 or type == 21 or type == 36:  # MX, AFSDB, RT, KX
         return _bytes(c, 2) and _name(c)
-    if type == 19:  # X25
-        return _string(c)
     if type == 22:  # NSAP
         return _bytes(c, 20)
     if type == 29:  # LOC
