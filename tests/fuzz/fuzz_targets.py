@@ -19,6 +19,14 @@ from typing import Any
 from fuzz_acks import ack_seeds, run_acks
 from fuzz_connection import connection_seeds, run_connection
 from fuzz_levels import level_seeds, run_levels, run_unsealed, unsealed_seeds
+from fuzz_lookup import (
+    message_seeds,
+    run_message,
+    run_signed_packet,
+    run_txt,
+    signed_packet_seeds,
+    txt_seeds,
+)
 from fuzz_mutate import varint
 from fuzz_relay import relay_seeds, run_relay
 from fuzz_service import (
@@ -454,6 +462,9 @@ TARGETS = {
         Target("certificate", certificate_seeds, run_certificate),
         Target("config", config_seeds, run_config),
         Target("dns", dns_seeds, run_dns),
+        Target("dns_message", message_seeds, run_message),
+        Target("signed_packet", signed_packet_seeds, run_signed_packet),
+        Target("txt", txt_seeds, run_txt),
         Target("connection", lambda: connection_seeds(single_frames()), run_connection),
         Target("acks", ack_seeds, run_acks),
         Target("levels", lambda: level_seeds(single_frames()), run_levels),
