@@ -32,6 +32,7 @@ from iroh_fast import (
     ZeroRttStatus,
     presets,
 )
+from iroh_fast.lookup import EndpointData, EndpointInfo, SignedPacket, ip_only, relay_only
 from iroh_fast.stats import Closed, PathEvent
 
 
@@ -160,3 +161,20 @@ async def routers(ep: Endpoint) -> None:
     assert_type(Router(ep).accept(b"a", Handler()).start(), Router)
     Router(ep, {b"a": 5})  # type: ignore[dict-item]
     await Endpoint.bind(hooks=[Hooks()])
+
+
+def published() -> None:
+    data = EndpointData(["https://relay.example", "1.2.3.4:5", SocketAddr.parse("[::1]:5")], "me")
+    assert_type(data.filtered(relay_only), EndpointData)
+    assert_type(data.filtered(lambda addrs: addrs[:1]), EndpointData)
+    assert_type(data.filtered(ip_only).user_data, str | None)
+    EndpointData([b"1.2.3.4:5"])  # type: ignore[list-item]
+    data.user_data = "you"  # type: ignore[misc]
+    info = EndpointInfo("00" * 32, data)
+    assert_type(info.to_addr(), EndpointAddr)
+    assert_type(EndpointInfo.from_txt("_iroh.x", ["a=b", b"c=d"]), EndpointInfo)
+    packet = SignedPacket.from_endpoint_info(info, SecretKey.generate(), ttl=30)
+    assert_type(packet.timestamp, int)
+    assert_type(packet.endpoint_info().id, EndpointId)
+    assert_type(SignedPacket.from_relay_payload(info.id, packet.relay_payload), SignedPacket)
+    EndpointInfo(info.id, ["1.2.3.4:5"])  # type: ignore[arg-type]
