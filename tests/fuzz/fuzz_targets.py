@@ -18,6 +18,7 @@ from typing import Any
 
 from fuzz_acks import ack_seeds, run_acks
 from fuzz_connection import connection_seeds, run_connection
+from fuzz_dht import dht_seeds, run_dht
 from fuzz_levels import level_seeds, run_levels, run_unsealed, unsealed_seeds
 from fuzz_lookup import (
     message_seeds,
@@ -462,6 +463,7 @@ TARGETS = {
         Target("certificate", certificate_seeds, run_certificate),
         Target("config", config_seeds, run_config),
         Target("dns", dns_seeds, run_dns),
+        Target("dht", dht_seeds, run_dht),
         Target("dns_message", message_seeds, run_message),
         Target("signed_packet", signed_packet_seeds, run_signed_packet),
         Target("txt", txt_seeds, run_txt),

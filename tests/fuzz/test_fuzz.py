@@ -10,6 +10,7 @@ from functools import partial, partialmethod
 from pathlib import Path
 
 import fuzz_connection
+import fuzz_dht
 import fuzz_levels
 import fuzz_service
 import pytest
@@ -21,6 +22,7 @@ import iroh_fast
 
 CASES = {
     **dict.fromkeys(("acks", "connection", "levels", "unsealed", "x509", "relay_server"), 300),
+    "dht": 500,
     "dns": 50,
     "tls": 1000,
 }
@@ -142,6 +144,14 @@ async def test_fuzz_relay_ends_are_let_in_and_exchange_frames() -> None:
         )
         await fuzz_service.serve(fuzz_service.split(3, [frame]))
     assert any(b"to you" in data for data in written)
+
+
+def test_fuzz_answers_of_the_dht_reach_the_search() -> None:
+    """Otherwise its target would test the parser alone."""
+    found = [search.best for search in map(fuzz_dht.run_dht, fuzz_dht.dht_seeds())]
+    assert [best and best.timestamp for best in found] == [None, None, 5, 6, None, None, None]
+    asked = [fuzz_dht.run_dht(data).requests for data in fuzz_dht.dht_seeds()]
+    assert min(asked) >= 3 and max(asked) > 5
 
 
 def note_written(transport: fuzz_service.Transport, written: list[bytes]) -> bytes:
