@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.lab.namespaces import Namespace
+
 
 def place() -> Path:
     """The folder that `tools/build_peers.sh` fills."""
@@ -31,10 +33,11 @@ def program(name: str) -> str:
 
 
 class RustPeer:
-    """`peer …` as a child process; ends with the block."""
+    """`peer …` as a child process, on the network of a lab where one is given; ends with the block."""
 
-    def __init__(self, *args: str) -> None:
-        self._args = (program("peer"), *args)
+    def __init__(self, *args: str, network: Namespace | None = None) -> None:
+        command = (program("peer"), *args)
+        self._args = command if network is None else tuple(network.command(command))
         self.seen: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> RustPeer:
