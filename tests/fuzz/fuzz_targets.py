@@ -28,6 +28,7 @@ from fuzz_lookup import (
     signed_packet_seeds,
     txt_seeds,
 )
+from fuzz_mdns import mdns_seeds, run_mdns
 from fuzz_mutate import varint
 from fuzz_relay import relay_seeds, run_relay
 from fuzz_service import (
@@ -467,6 +468,7 @@ TARGETS = {
         Target("dns_message", message_seeds, run_message),
         Target("signed_packet", signed_packet_seeds, run_signed_packet),
         Target("txt", txt_seeds, run_txt),
+        Target("mdns", mdns_seeds, run_mdns),
         Target("connection", lambda: connection_seeds(single_frames()), run_connection),
         Target("acks", ack_seeds, run_acks),
         Target("levels", lambda: level_seeds(single_frames()), run_levels),

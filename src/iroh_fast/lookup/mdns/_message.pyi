@@ -1,0 +1,3 @@
+def read(
+    message: bytes, service: bytes
+) -> tuple[bool, list[bytes], list[tuple[bytes, list[tuple[bytes, int]], list[bytes]]]]: ...
