@@ -40,7 +40,10 @@ log = logging.getLogger("iroh_fast.endpoint")
 USER = "user"  # the source of the addresses that the user gives
 
 # What an endpoint with relays needs besides, in steps of a few milliseconds.
-_RELAY_ROOMS = (".web.resolver", ".web.dial", ".relay.wire", ".relay.client.transport")
+_RELAY_ROOMS = (
+    *(".web.client", ".web.resolver", ".web.resolver.stub"),
+    *(".web.dial", ".relay.wire", ".relay.client.transport"),
+)
 
 
 @dataclass(slots=True, eq=False)

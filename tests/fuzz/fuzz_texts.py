@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
 
-import dns.asyncresolver
 import dns.message
+import dns.name
 import dns.rcode
-import dns.resolver
 import dns.rrset
 
 from iroh_fast import EndpointId, SecretKey, Signature
@@ -20,6 +17,7 @@ from iroh_fast.errors import (
     AddrError,
     ConfigError,
     DialError,
+    DnsError,
     KeyParsingError,
     RelayUrlError,
     SignatureParsingError,
@@ -27,8 +25,21 @@ from iroh_fast.errors import (
 from iroh_fast.net.bind import BindAddr
 from iroh_fast.relay import RelayConfig
 from iroh_fast.relay.server.config import RelayServerConfig
-from iroh_fast.web import resolver
 from iroh_fast.web.proxy import Proxy
+from iroh_fast.web.resolver.hosts import Hosts
+from iroh_fast.web.resolver.message import (
+    AAAA,
+    TXT,
+    A,
+    Alias,
+    Question,
+    is_format_error,
+    is_refusal,
+    is_truncated,
+    rcode_text,
+    read_answer,
+)
+from iroh_fast.web.resolver.system import parse_resolv_conf
 
 # --- files and options ---------------------------------------------------------------------
 
@@ -52,11 +63,13 @@ def run_config(data: bytes) -> None:
             config = RelayServerConfig.from_toml(text, dev=kind == b"D", env={})
             config.check()
         elif kind == b"H":
-            hosts = resolver._read_hosts(str(temporary("hosts", rest)))
-            for addresses in hosts.values():
-                for address in addresses:
-                    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            hosts = Hosts(str(temporary("hosts", rest)))
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for address in hosts.addresses("a.example", family):
                     socket.inet_pton(family, address)
+        elif kind == b"N":
+            found = parse_resolv_conf(text)
+            assert len(found.nameservers) <= 8 and len(found.search) <= 16 and found.ndots <= 15
         elif kind == b"R":
             try:
                 value = json.loads(rest)
@@ -132,6 +145,7 @@ def config_seeds() -> list[bytes]:
         b"R" + json.dumps(relay.to_json()).encode(),
         b'R{"url": "https://a./", "quic": {"port": 5}}',
         b"Phttp://user:pa%20ss@proxy.example:8080/",
+        b"Nnameserver 127.0.0.1:5353\nsearch a.example b\noptions ndots:3 rotate\n",
         b"Phttps://[::1]:1",
         b"B0.0.0.0:5",
         b"B[::1]:0",
@@ -145,66 +159,38 @@ def config_seeds() -> list[bytes]:
 # --- name servers --------------------------------------------------------------------------
 
 
-class NameServer(asyncio.DatagramProtocol):
-    """Answers with what the case says, and then that there is no such name."""
-
-    def __init__(self) -> None:
-        self.answers: list[bytes] = []
-
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-
-    def datagram_received(self, data: bytes, addr: Any) -> None:
-        if self.answers:
-            # Whoever guesses the number of the question; without it nothing is read.
-            answer = data[:2] + self.answers.pop()[2:]
-        else:
-            reply = dns.message.make_response(dns.message.from_wire(data))
-            reply.set_rcode(dns.rcode.NXDOMAIN)
-            answer = reply.to_wire()
-        self.transport.sendto(answer, addr)
-
-
-class Asking:
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        made = self.loop.create_datagram_endpoint(NameServer, local_addr=("127.0.0.1", 0))
-        transport, self.server = self.loop.run_until_complete(made)
-        self.resolver = resolver.SystemResolver()
-        inner = dns.asyncresolver.Resolver(configure=False)
-        inner.nameservers = ["127.0.0.1"] * 2  # the same one again, without a pause
-        inner.port = transport.get_extra_info("sockname")[1]
-        self.resolver._dns = inner
-        self.resolver._dns_stamp = resolver._stamp("/etc/resolv.conf")
-
-
-_asking: list[Asking] = []
-
-
 def run_dns(data: bytes) -> None:
-    """The answer to a question for an IPv4 (first byte even) or IPv6 address."""
-    if not _asking:
-        _asking.append(Asking())
-    asking = _asking[0]
-    family = socket.AF_INET6 if data[:1] and data[0] & 1 else socket.AF_INET
-    asking.server.answers = [data[1:1500]]
-    lifetime, resolver.LIFETIME_S = resolver.LIFETIME_S, 0.005
+    """The answer to a question for an IPv4 or IPv6 address, or for texts, as the first byte says."""
+    kind = (A, AAAA, TXT)[data[0] % 3 if data else 0]
+    question = Question.of("relay.example.", kind)
+    query = question.query()
+    # Of whoever guesses the number of the question; without it nothing is read.
+    answer = query.wire[:2] + data[3:]
+    if not query.is_answered_by(answer):
+        return
+    is_truncated(answer), is_format_error(answer)
+    if is_refusal(answer):
+        assert rcode_text(answer).isprintable()
     try:
-        found = asking.loop.run_until_complete(asking.resolver.lookup("relay.example.", family))
-        for address in found:
-            socket.inet_pton(family, address)
-    except OSError as error:
-        assert str(error)
-    finally:
-        resolver.LIFETIME_S = lifetime
+        records = read_answer(question, answer)
+    except Alias as alias:
+        assert alias.name and alias.steps <= 8 and 0 <= alias.ttl <= 86400
+    except DnsError as error:
+        assert str(error).isprintable()
+    else:
+        for value in records.values:
+            assert kind == TXT or len(value[0]) in (4, 16)
 
 
 def dns_seeds() -> list[bytes]:
     seeds = []
-    for kind, text in (("A", "192.0.2.1"), ("AAAA", "2001:db8::1")):
+    for first, kind, text in (
+        (b"\0", "A", "192.0.2.1"),
+        (b"\1", "AAAA", "2001:db8::1"),
+        (b"\2", "TXT", '"relay=https://a/" "b"'),
+    ):
         question = dns.message.make_query("relay.example.", kind)
         question.id = 0
-        first = bytes((kind == "AAAA",))
         for code in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN, dns.rcode.SERVFAIL):
             reply = dns.message.make_response(question)
             reply.set_rcode(code)

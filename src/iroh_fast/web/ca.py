@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Literal
 from .._check import check_flag, check_items, kind_of, shown
 from ..errors import ConfigError
 
-__all__ = ["CaConfig"]
+__all__ = ["CaConfig", "trusted"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +77,21 @@ class CaConfig:
             except (ssl.SSLError, ValueError) as err:
                 raise ConfigError(f"an extra root is not a certificate: {err}") from err
         return context
+
+
+@functools.lru_cache(maxsize=8)  # relays, HTTPS and DNS of an endpoint share one
+def _context(config: CaConfig) -> ssl.SSLContext:
+    return config.context()
+
+
+def trusted(ca: CaConfig | ssl.SSLContext | None) -> ssl.SSLContext:
+    """The client context of an option `ca`, None for the embedded roots; nobody may change it.
+
+    Raises
+    ------
+    ConfigError
+        An extra root is not a certificate.
+    """
+    if isinstance(ca, ssl.SSLContext):
+        return ca
+    return _context(ca or CaConfig())

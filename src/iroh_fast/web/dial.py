@@ -14,9 +14,10 @@ from typing import Any, Final, cast
 from ..aio._waiters import WaitQueue
 from ..aio.once import Once
 from ..errors import DialError, DialErrorKind
-from .ca import CaConfig
+from .ca import CaConfig, trusted
 from .proxy import Proxy
 from .race import Connect, Resolve, connect, race, resolve
+from .tls_faults import tls_fault
 
 __all__ = ["Link", "StreamDialer", "parse_head"]
 
@@ -142,7 +143,6 @@ class Link(asyncio.BufferedProtocol):
             self.transport.abort()
 
 
-
 class StreamDialer:
     """Opens TCP or TLS streams to servers, through an HTTP proxy where there is one.
 
@@ -167,7 +167,6 @@ class StreamDialer:
         connect: Connect = connect,
     ) -> None:
         self._ca = ca
-        self._context = ca if isinstance(ca, ssl.SSLContext) else None
         self._proxy = Proxy.parse(proxy) if isinstance(proxy, str) else proxy
         self._prefer_ipv6 = prefer_ipv6
         self._resolve = resolve
@@ -175,10 +174,7 @@ class StreamDialer:
 
     def tls_context(self) -> ssl.SSLContext:
         """The context of all TLS connections, made when first needed."""
-        if self._context is None:
-            ca = self._ca if isinstance(self._ca, CaConfig) else CaConfig()
-            self._context = ca.context()
-        return self._context
+        return trusted(self._ca)
 
     async def open(self, link: Link, host: str, port: int, *, server_name: str | None) -> None:
         """Connect `link` to a server; ``link.transport`` is the stream then.
@@ -286,34 +282,9 @@ def _check_name(name: str, kind: DialErrorKind) -> None:
         raise DialError(kind, f"{name[:80]} is not a name for TLS: {err}") from None
 
 
-# Results of OpenSSL's verification, X509_V_ERR_ of <openssl/x509_vfy.h>.
-_UNKNOWN_ISSUER: Final = {2, 18, 19, 20, 21, 27}
-_WRONG_NAME: Final = {62, 63, 64}
-_NOT_YET_VALID: Final = 9
-_EXPIRED: Final = 10
-
-
-def _certificate_fault(err: ssl.SSLCertVerificationError, name: str) -> str:
-    """Say what is wrong with a certificate: who issued it, whom it is for, or when."""
-    code = err.verify_code
-    if code in _UNKNOWN_ISSUER:
-        return f"the certificate of {name} is of an unknown issuer ({err.verify_message})"
-    if code in _WRONG_NAME:
-        return f"the certificate that was shown is not valid for the name {name}"
-    if code == _EXPIRED:
-        return f"the certificate of {name} has expired"
-    if code == _NOT_YET_VALID:
-        return f"the certificate of {name} is not valid yet; is the clock right?"
-    return f"the certificate of {name} is not accepted: {err.verify_message}"
-
-
 def _tls_error(err: OSError, name: str, *, proxy: bool) -> DialError:
     """Name what a TLS handshake raised."""
-    if isinstance(err, ssl.SSLCertVerificationError):
-        return DialError("tls", f"TLS failed: {_certificate_fault(err, name)}")
     if isinstance(err, ssl.SSLError):
-        if err.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
-            return DialError("tls", f"TLS failed: {name} does not speak TLS there ({err.reason})")
-        return DialError("tls", f"TLS failed: {err.reason or err}")
+        return DialError("tls", tls_fault(err, name))
     text = f"the connection ended during set-up: {str(err) or type(err).__name__}"
     return DialError("proxy_connect" if proxy else "io", text)

@@ -8,11 +8,14 @@ import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 from ..errors import DialError
-from .resolver import SystemResolver
+from .names import Names
+from .resolver import DnsResolver
+from .tcp import connect
 
-__all__ = ["Connect", "Resolve", "connect", "race", "resolve"]
+__all__ = ["Connect", "Resolve", "connect", "race", "resolve", "resolved_by"]
 
 DNS_TIMEOUT_S: Final = 3.0
 ATTEMPT_TIMEOUT_S: Final = 1.5
@@ -26,25 +29,23 @@ Connect: TypeAlias = Callable[[str, int, socket.AddressFamily], Awaitable[socket
 """``(ip, port, family)`` to a connected non-blocking socket; closes it when cancelled."""
 
 
-_SYSTEM: Final = SystemResolver()
+def resolved_by(names: Names) -> Resolve:
+    """A resolver as the function that a race wants."""
+
+    def resolve(host: str, port: int, family: socket.AddressFamily) -> Awaitable[Sequence[str]]:
+        return names.lookup(host, family)
+
+    return resolve
+
+
+# Of whoever has no endpoint; a resolver belongs to one loop at a time.
+_resolvers: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, DnsResolver]] = WeakKeyDictionary()
 
 
 async def resolve(host: str, port: int, family: socket.AddressFamily) -> Sequence[str]:
     """Ask the system's table of hosts and name servers for the addresses of one family."""
-    return await _SYSTEM.lookup(host, family)
-
-
-async def connect(ip: str, port: int, family: socket.AddressFamily) -> socket.socket:
-    """Connect a TCP socket."""
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, (ip, port))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+    resolver = _resolvers.setdefault(asyncio.get_running_loop(), DnsResolver())
+    return await resolver.lookup(host, family)
 
 
 def _discard(task: asyncio.Task[socket.socket]) -> None:

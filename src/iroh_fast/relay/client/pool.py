@@ -14,7 +14,9 @@ from ...addr import RelayUrl
 from ...errors import RelayClientError
 from ...keys import SecretKey
 from ...web.ca import CaConfig
+from ...web.names import Names
 from ...web.proxy import Proxy
+from ...web.race import resolve, resolved_by
 from ..map import RelayMap, RelayStatus
 from .active import ActiveRelay, RelayStats
 from .connection import ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
@@ -61,6 +63,8 @@ class RelayPool:
         Replace how a connection is made, and the random numbers of the backoff.
     home_policy : HomePolicy, optional
         Chooses the home relay once `follow_map` was called; default: `ListOrder`.
+    resolver : Names, optional
+        Finds the addresses of relays; default: what the system is configured for.
     on_connected : callable, optional
         Gets the URL of each relay that is connected, again or for the first time.
 
@@ -88,6 +92,7 @@ class RelayPool:
         connector: Connector | None = None,
         uniform: Callable[[], float] = random.random,
         home_policy: HomePolicy | None = None,
+        resolver: Names | None = None,
         on_connected: Callable[[RelayUrl], None] = lambda url: None,
     ) -> None:
         self.stats = RelayStats()
@@ -95,7 +100,12 @@ class RelayPool:
         self._relay_map = relay_map
         self.deliver = on_datagrams
         self._on_home_status = on_home_status
-        self._dialer = Dialer(ca=ca, proxy=proxy, prefer_ipv6=prefer_ipv6)
+        self._dialer = Dialer(
+            ca=ca,
+            proxy=proxy,
+            prefer_ipv6=prefer_ipv6,
+            resolve=resolve if resolver is None else resolved_by(resolver),
+        )
         self.loop = loop or asyncio.get_running_loop()
         self._connector = connector or self._dial
         self.uniform = uniform

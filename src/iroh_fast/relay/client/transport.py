@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ...aio.watcher import Watchable
     from ...keys import SecretKey
     from ...web.ca import CaConfig
+    from ...web.names import Names
     from ...web.proxy import Proxy
 
 __all__ = ["RelayTransport"]
@@ -44,6 +45,8 @@ class RelayTransport:
     on_status : called with the state of the home relay at each change, None without one.
     home_policy : HomePolicy, optional
         Chooses the home relay; default: the first one of the list that can be reached.
+    resolver : Names, optional
+        Finds the addresses of relays; default: what the system is configured for.
 
     Attributes
     ----------
@@ -73,6 +76,7 @@ class RelayTransport:
         statuses: Watchable[tuple[RelayStatus, ...]],
         on_status: Callable[[RelayStatus | None], object],
         home_policy: HomePolicy | None = None,
+        resolver: Names | None = None,
     ) -> None:
         _check_extra()
         self.relay_map = relay_map
@@ -91,6 +95,7 @@ class RelayTransport:
             ca=ca,
             proxy=proxy,
             home_policy=home_policy,
+            resolver=resolver,
             on_connected=self._connected,
         )
 
@@ -183,7 +188,7 @@ class RelayTransport:
 
 def _check_extra() -> None:
     """Say at bind what would make every attempt fail later."""
-    missing = [name for name in ("blake3", "certifi", "dns") if find_spec(name) is None]
+    missing = [name for name in ("blake3", "certifi") if find_spec(name) is None]
     if missing:
         raise ConfigError(
             f"relays need further packages ({', '.join(missing)} missing): "

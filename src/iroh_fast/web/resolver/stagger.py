@@ -1,0 +1,72 @@
+"""The same call several times, the first success counts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
+
+from ...errors import DnsStaggered, IrohError
+
+__all__ = ["DNS_STAGGER_S", "staggered"]
+
+T = TypeVar("T")
+
+DNS_STAGGER_S: Final = (0.2, 0.3, 0.6, 1.0, 2.0, 3.0)
+"""When the calls of a lookup begin, besides the first one at once (iroh's)."""
+JITTER: Final = 0.2
+
+
+async def staggered(
+    call: Callable[[], Awaitable[T]],
+    delays: Sequence[float],
+    *,
+    what: str = "",
+    uniform: Callable[[], float] = random.random,
+) -> T:
+    """Call now and after each delay, until one succeeds; that one ends all others.
+
+    A call that fails ends none: what does not exist now may exist in a second.
+
+    Parameters
+    ----------
+    delays : seconds from now; each is changed by up to a fifth, so that many do not ask at once.
+    what : named in the error.
+
+    Raises
+    ------
+    DnsStaggered : all calls failed.
+    """
+    loop = asyncio.get_running_loop()
+
+    async def later(delay: float) -> T:
+        await asyncio.sleep(delay * (1 - JITTER + 2 * JITTER * uniform()))
+        return await call()
+
+    waiting: set[asyncio.Future[T]] = {asyncio.ensure_future(call(), loop=loop)}
+    waiting.update(loop.create_task(later(delay)) for delay in delays)
+    errors: list[IrohError] = []
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    return task.result()
+                if not isinstance(error, IrohError):
+                    raise error
+                errors.append(error)
+    finally:
+        for task in waiting:
+            task.cancel()
+            task.add_done_callback(_seen)
+    texts = list(dict.fromkeys(str(error) for error in errors))
+    raise DnsStaggered(
+        f"{what}: no call of {len(errors)} succeeded: {'; '.join(texts)}", host=what, errors=errors
+    )
+
+
+def _seen(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
