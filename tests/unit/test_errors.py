@@ -62,6 +62,7 @@ CASES = [
     (errors.DatagramUnsupported(), [errors.DatagramError]),
     (errors.DatagramDisabled(), [errors.DatagramError]),
     (errors.AddressLookupError("x", provenance="dns"), []),
+    (errors.AddressLookupFailed("x", kind="no_service"), [errors.AddressLookupError]),
     (errors.RelayError("x", url="https://a/", status=401), []),
     (errors.RelayClientError("handshake", "x", url="https://a/", denied_reason="no"), [errors.RelayError]),
     (errors.DialError("proxy_connect_invalid_status", "x", status=407), []),

@@ -61,10 +61,12 @@ from .names import (
 )
 from .services import (
     AddressLookupError,
+    AddressLookupFailed,
     DialError,
     DialErrorKind,
     DnsMessageError,
     EndpointInfoError,
+    LookupFailedKind,
     PortmapError,
     RelayClientError,
     RelayDenied,
@@ -108,6 +110,7 @@ from .values import (
 __all__ = [
     "AddrError",
     "AddressLookupError",
+    "AddressLookupFailed",
     "AlpnMismatch",
     "ApplicationClosed",
     "BindError",
@@ -147,6 +150,7 @@ __all__ = [
     "KeyParsingReason",
     "LocallyClosed",
     "LocallyRejected",
+    "LookupFailedKind",
     "NoAddress",
     "NotAllowed",
     "NotDelivered",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from .base import IrohError, printable
 
 __all__ = [
     "AddressLookupError",
+    "AddressLookupFailed",
     "DialError",
     "DialErrorKind",
     "DnsMessageError",
     "EndpointInfoError",
+    "LookupFailedKind",
     "PortmapError",
     "RelayClientError",
     "RelayDenied",
@@ -93,6 +96,38 @@ class SignedPacketError(IrohError, ValueError):
     def __init__(self, kind: SignedPacketErrorKind, message: str | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+LookupFailedKind = Literal["no_service", "no_results"]
+"""Why a lookup found nothing; see `AddressLookupFailed`."""
+
+
+class AddressLookupFailed(AddressLookupError):
+    """No address lookup service found an endpoint.
+
+    Attributes
+    ----------
+    kind : LookupFailedKind
+        ``"no_service"``: there is none to ask; ``"no_results"``: none had an answer.
+    errors : tuple of AddressLookupError
+        Of services that failed; the `provenance` of each names it.  Those that just know
+        nothing are not among them.
+    """
+
+    _default = "no address lookup service found the endpoint"
+    kind: LookupFailedKind
+    errors: tuple[AddressLookupError, ...]
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        kind: LookupFailedKind = "no_results",
+        errors: Sequence[AddressLookupError] = (),
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.errors = tuple(errors)
 
 
 class RelayError(IrohError):

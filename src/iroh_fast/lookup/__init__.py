@@ -9,17 +9,47 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from ..errors import EndpointInfoError, SignedPacketError, UserDataTooLong
+    from ..errors import (
+        AddressLookupError,
+        AddressLookupFailed,
+        EndpointInfoError,
+        SignedPacketError,
+        UserDataTooLong,
+    )
     from .filters import AddrFilter, AddrFilterLike, ip_only, relay_only, unfiltered
     from .info import EndpointData, EndpointInfo
+    from .memory import MemoryLookup
+    from .merge import Lookup
+    from .registry import AddressLookupServices
+    from .services import (
+        AddressLookup,
+        AddressLookupBuilder,
+        AddressLookupLike,
+        LookupAnswer,
+        LookupFailure,
+        LookupHost,
+        LookupItem,
+    )
     from .signed_packet import SignedPacket
 
 _MODULE_OF = {
     "AddrFilter": ".filters",
     "AddrFilterLike": ".filters",
+    "AddressLookup": ".services",
+    "AddressLookupBuilder": ".services",
+    "AddressLookupError": "..errors",
+    "AddressLookupFailed": "..errors",
+    "AddressLookupLike": ".services",
+    "AddressLookupServices": ".registry",
     "EndpointData": ".info",
     "EndpointInfo": ".info",
     "EndpointInfoError": "..errors",
+    "Lookup": ".merge",
+    "LookupAnswer": ".services",
+    "LookupFailure": ".services",
+    "LookupHost": ".services",
+    "LookupItem": ".services",
+    "MemoryLookup": ".memory",
     "SignedPacket": ".signed_packet",
     "SignedPacketError": "..errors",
     "UserDataTooLong": "..errors",
@@ -31,9 +61,21 @@ _MODULE_OF = {
 __all__ = [
     "AddrFilter",
     "AddrFilterLike",
+    "AddressLookup",
+    "AddressLookupBuilder",
+    "AddressLookupError",
+    "AddressLookupFailed",
+    "AddressLookupLike",
+    "AddressLookupServices",
     "EndpointData",
     "EndpointInfo",
     "EndpointInfoError",
+    "Lookup",
+    "LookupAnswer",
+    "LookupFailure",
+    "LookupHost",
+    "LookupItem",
+    "MemoryLookup",
     "SignedPacket",
     "SignedPacketError",
     "UserDataTooLong",
