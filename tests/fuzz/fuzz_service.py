@@ -166,17 +166,17 @@ class Serving:
     def connect(self) -> Transport:
         loop = asyncio.get_running_loop()
         server = self.server
-        server._admission.enter("192.0.2.1")
+        server._host.admission.enter("192.0.2.1")
         protocol = HttpProtocol(
             loop,
             server._handle_main,
-            turns=server._turns,
+            turns=server._host.turns,
             deadline=loop.time() + 60,
-            on_end=server._http_ended,
+            on_end=server._host._ended,
             peer="192.0.2.1",
             main=True,
         )
-        server._http_began(protocol)
+        server._host._began(protocol)
         self.transports.append(Transport(protocol))
         return self.transports[-1]
 
@@ -208,10 +208,10 @@ class Serving:
             transport.abort()
         await turn(lambda: False)
         server = self.server
-        assert not server._http and not server._gate.pending
+        assert not server._host.protocols and not server._gate.pending
         assert not server.forwarder.connections
-        assert server._admission.total == server._admission.unproven == 0
-        assert server._turns.counters.handler_errors == 0
+        assert server._host.admission.total == server._host.admission.unproven == 0
+        assert server._host.turns.counters.handler_errors == 0
 
 
 async def serve(data: bytes) -> None:

@@ -18,7 +18,9 @@ from iroh_fast.relay.server.routes import auth_token
 from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.relay.wire import accept_value
 from iroh_fast.web import http as http_module
-from iroh_fast.web.http import MAX_HEAD_BYTES, READ_BYTES, Request, Response
+from iroh_fast.web.http import READ_BYTES
+from iroh_fast.web.message import Request, Response
+from iroh_fast.web.reading import MAX_HEAD_BYTES
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "relay_frames.json").read_text())
 HTTP = VECTORS["http"]
@@ -351,8 +353,8 @@ async def test_unread_answers_stop_reading_of_further_requests():
                 await asyncio.sleep(0.002)
             # The kernel's buffers are full, ours hold one read and one answer.
             assert sent < 1 << 26
-            (protocol,) = server._http
-            assert len(protocol._held) <= 2 * READ_BYTES
+            (protocol,) = server._host.protocols
+            assert protocol._reader.left <= 2 * READ_BYTES
             assert protocol.transport.get_write_buffer_size() < 4096
             assert server.metrics()["unauthenticated"] == 1
         await until(lambda: server.metrics()["unauthenticated"] == 0)
@@ -441,7 +443,7 @@ async def test_tls_begins_with_the_first_bytes_of_the_client():
     async with RelayServer(config(tls=SELF_SIGNED)) as server:
         async with opened(server, "https") as (reader, writer):
             await until(lambda: server.metrics()["unauthenticated"] == 1)
-            (protocol,) = server._http
+            (protocol,) = server._host.protocols
             assert protocol.transport is None
             writer.write(b"not TLS at all\r\n\r\n")
             try:

@@ -11,9 +11,9 @@ import pytest
 from relay_peer import config, connected, head, request, until, where
 
 from iroh_fast.errors import ConfigError
-from iroh_fast.relay.server import certificates as certificates_module
 from iroh_fast.relay.server.config import RelayTlsConfig
 from iroh_fast.relay.server.server import RelayServer
+from iroh_fast.web import certificates as certificates_module
 from iroh_fast.web.tls_files import self_signed
 
 

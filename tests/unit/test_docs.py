@@ -320,9 +320,10 @@ FACTS = [
     (
         "security.md",
         "16 KiB and 64 headers; the server waits ten seconds",
-        "web/http.py",
-        {"MAX_HEAD_BYTES": 16384, "MAX_HEADERS": 64, "HEAD_TIMEOUT_S": 10},
+        "web/reading.py",
+        {"MAX_HEAD_BYTES": 16384, "MAX_HEADERS": 64},
     ),
+    ("security.md", "the server waits ten seconds", "web/http.py", {"HEAD_TIMEOUT_S": 10}),
     ("relay.md", "the relay path ends after 30 s", "net/remote/state.py", {"RELAY_PATH_IDLE_S": 30}),
     (
         "relay.md",

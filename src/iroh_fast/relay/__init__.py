@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ..errors import RelayClientError, RelayError
     from ..web.ca import CaConfig
-    from ..web.http import Request, Response
+    from ..web.message import Request, Response
     from ..web.proxy import Proxy
     from .client.connection import connect_relay
     from .client.home import Candidate, HomePolicy, ListOrder
@@ -56,8 +56,8 @@ _MODULE_OF = {
     "RelayServerConfig": ".server.config",
     "RelayStatus": ".map",
     "RelayTlsConfig": ".server.config",
-    "Request": "..web.http",
-    "Response": "..web.http",
+    "Request": "..web.message",
+    "Response": "..web.message",
     "SharedToken": ".server.access",
     "connect_relay": ".client.connection",
 }

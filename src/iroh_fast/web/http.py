@@ -1,119 +1,43 @@
-"""A small HTTP/1.1 server: request heads, plain answers, hand-over to another protocol.
+"""A small HTTP/1.1 server: requests, answers, hand-over to another protocol.
 
-Heads are parsed by `httptools`. There are no request bodies, no HTTP/2, and nothing that waits:
-an answer is made at once or the connection is handed to another protocol.
+Requests are read by `RequestReader`. There is no HTTP/2. An answer is made at once, or it comes
+`Later`, or the connection is handed to another protocol.
 
-A client gets one answer at a time: while it has not read the last one, nothing more is read from
-it, and an answer that stays unread ends the connection. All clients share half a millisecond per
-turn of the event loop (`Turns`), so that nobody keeps it from its other work.
+A client gets one answer at a time: while it has not read the last one, or while the next one is
+not there yet, not much more is read from it, and an answer that stays unread ends the connection.
+All clients share half a millisecond per turn of the event loop (`Turns`), so that nobody keeps it
+from its other work.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
+import math
 import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from dataclasses import dataclass
 from typing import Final, TypeAlias, cast
-from urllib.parse import parse_qsl
 
-import httptools
+from .message import Headers, Later, Request, Response
+from .reading import Refused, RequestReader
 
-__all__ = [
-    "MAX_HEADERS",
-    "MAX_HEAD_BYTES",
-    "HttpCounters",
-    "HttpProtocol",
-    "Request",
-    "Response",
-    "Turns",
-    "query_pairs",
-]
+__all__ = ["Handler", "HttpCounters", "HttpProtocol", "Turns"]
 
-MAX_HEAD_BYTES: Final = 16 * 1024
-MAX_HEADERS: Final = 64
 HEAD_TIMEOUT_S: Final = 10.0
 UNREAD_TIMEOUT_S: Final = 10.0  # for an answer that the client does not read
 READ_BYTES: Final = 4096  # what is held of requests that wait for their turn
 SLICE_S: Final = 0.0005
+LINGER_S: Final = 2.0  # for a client to read why its body is not wanted
+LINGER_BYTES: Final = 1024 * 1024
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 logger = logging.getLogger("iroh_fast.web.http")
 
-
-@dataclass(slots=True)
-class Request:
-    """The head of a request; names of headers are in lower case, values as they came."""
-
-    method: str = ""
-    target: str = ""
-    headers: list[tuple[str, bytes]] = field(default_factory=list)
-
-    @property
-    def path(self) -> str:
-        """What stands before the question mark of :attr:`target`."""
-        return self.target.partition("?")[0]
-
-    @property
-    def query(self) -> str | None:
-        """What stands behind it, as it came; None without a question mark."""
-        path, mark, query = self.target.partition("?")
-        return query if mark else None
-
-    def get(self, name: str) -> bytes | None:
-        """The first value of a header."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An answer; ``content-length`` and ``date`` are added."""
-
-    status: int
-    body: bytes = b""
-    headers: tuple[tuple[str, str], ...] = ()
-
-    def encode(self, keep_alive: bool, with_body: bool = True) -> bytes:
-        """The bytes of the answer; `with_body` is False for HEAD."""
-        lines = [f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in self.headers]
-        if self.status != 101:
-            if self.status != 204:
-                lines.append(f"content-length: {len(self.body)}")
-            if not keep_alive:
-                lines.append("connection: close")
-        lines.append(f"date: {_date(int(time.time()))}")
-        head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
-        return head + self.body if with_body else head
-
-
-# strftime would follow the locale, and email.utils takes long to load.
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS: Final = tuple("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
-
-
-@functools.lru_cache(1)
-def _date(second: int) -> str:
-    """A date as RFC 9110 §5.6.7 has it."""
-    t = time.gmtime(second)
-    clock = f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
-    day = f"{_DAYS[t.tm_wday]}, {t.tm_mday:02} {_MONTHS[t.tm_mon - 1]} {t.tm_year}"
-    return f"{day} {clock} GMT"
-
-
-def query_pairs(request: Request) -> list[tuple[str, str]]:
-    """The query, form-decoded (WHATWG URL, application/x-www-form-urlencoded)."""
-    try:
-        return parse_qsl(request.query or "", keep_blank_values=True, max_num_fields=100)
-    except ValueError:
-        return []
-
-
-Handler: TypeAlias = "Callable[[Request, HttpProtocol], Response | None]"
+Handler: TypeAlias = "Callable[[Request, HttpProtocol], Response | Later | None]"
 """Gives the answer, or None when it took the connection over by `HttpProtocol.upgrade`."""
 
 
@@ -172,7 +96,11 @@ class HttpProtocol(asyncio.BufferedProtocol):
     deadline : float
         Loop time at which the connection ends if nobody has taken it over.
     head_timeout : float
-        Seconds for the first request head, TLS included.
+        Seconds for the first request, TLS included.
+    idle_timeout : float, optional
+        Seconds from an answer to the end of the next request. None: only `deadline` counts.
+    max_body : int
+        Bytes of a request's body; 0: none are read, and what has one is the last request.
     on_end : callable
         Called once when the connection is gone or was upgraded, with True if that was in order.
     peer : str
@@ -196,8 +124,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
         deadline: float,
         on_end: Callable[[HttpProtocol, bool], None],
         head_timeout: float = HEAD_TIMEOUT_S,
+        idle_timeout: float | None = None,
+        max_body: int = 0,
         peer: str = "",
-        extra: tuple[tuple[str, str], ...] = (),
+        extra: Headers = (),
         may_stay: bool = True,
         main: bool = False,
     ) -> None:
@@ -208,52 +138,28 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self.plain_socket: socket.socket | None = None
         self.transport = None
         self.upgraded = False
+        self.proven = False  # for the owner
         self._handler = handler
         self._turns = turns
         self._on_end: Callable[[HttpProtocol, bool], None] | None = on_end
         self._extra = extra
-        self._may_stay = may_stay
+        self._reader = RequestReader(max_body=max_body, may_stay=may_stay)
         self._over = False  # nothing more is answered
         self._well = False
         self._queued = False
         self._blocked = False
+        self._later: Later | None = None
+        self._with_body = True  # of the answer that is being made
         self._reading = True
+        self._at_end = False  # the client has sent its last byte
+        self._is_last = False  # no request is read behind the next answer
+        self._to_discard = 0
         self._unread: asyncio.TimerHandle | None = None
         self._deadline = deadline
-        self._head_due: float | None = min(deadline, loop.time() + head_timeout)
-        self._timer = loop.call_at(self._head_due, self._expired)
-        self._held = b""  # received and not parsed
-        self._at = 0
-        self._begin_head()
-
-    def _begin_head(self) -> None:
-        self._request = Request()
-        self._head_size = 0
-        self._tail = b""  # the last bytes parsed, for an end of the head across two reads
-        self._keep_alive = False
-        self._is_whole = False
-        self._parser = httptools.HttpRequestParser(self)
-
-    # --- parser
-
-    def on_url(self, url: bytes) -> None:
-        self._request.target += url.decode("latin-1")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._request.headers.append((name.decode("latin-1").lower(), value.strip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        self._is_whole = True
-        # Later the parser has forgotten about this request.
-        self._request.method = self._parser.get_method().decode("ascii")
-        self._keep_alive = (
-            self._may_stay
-            and self._parser.should_keep_alive()
-            and not any(
-                name == "transfer-encoding" or (name == "content-length" and value != b"0")
-                for name, value in self._request.headers
-            )
-        )
+        self._idle_timeout = math.inf if idle_timeout is None else idle_timeout
+        self._due = min(deadline, loop.time() + head_timeout)  # of the request that is awaited
+        self._timer_at = self._due
+        self._timer = loop.call_at(self._due, self._expired)
 
     # --- transport
 
@@ -269,11 +175,17 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._over:
+            self._discard(nbytes)
             return
-        self._held = self._held[self._at :] + bytes(self._turns.scratch[:nbytes])
-        self._at = 0
-        self._set_reading(False)
+        self._reader.feed(self._turns.scratch[:nbytes])
+        if self._blocked or self._later is not None or self._reader.left >= READ_BYTES:
+            self._set_reading(False)
         self._enqueue()
+
+    def eof_received(self) -> bool:
+        """Stay open for the answers that are due; TLS has no way to."""
+        self._at_end = True
+        return self.plain_socket is not None and (self._later is not None or self._reader.left > 0)
 
     def _set_reading(self, wanted: bool) -> None:
         transport = self.transport
@@ -286,7 +198,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             transport.pause_reading()
 
     def _enqueue(self) -> None:
-        if not self._queued:
+        if not self._queued and self._later is None and not self._blocked:
             self._queued = True
             self._turns.add(self)
 
@@ -310,71 +222,87 @@ class HttpProtocol(asyncio.BufferedProtocol):
     # --- requests
 
     def step(self) -> None:
-        """Called by `Turns`: go on to the end of the next head, and answer it."""
+        """Called by `Turns`: go on to the end of the next head or body, and answer."""
         self._queued = False
-        if self._over or self._blocked:
+        if self._over or self._blocked or self._later is not None:
             return
-        if self._at < len(self._held) and self._parse():
-            self._answer()
-            if self._over or self.upgraded:
+        reader = self._reader
+        if reader.left:
+            try:
+                request = reader.read()
+            except Refused as refused:
+                self._refuse(refused)
                 return
-        if self._at < len(self._held):
-            if not self._blocked:
-                self._enqueue()
-            return
-        self._held, self._at = b"", 0
-        if not self._blocked:
-            self._set_reading(True)
+            if request is not None:
+                self._answer(request)
+                if self._over or self.upgraded or self._later is not None:
+                    return
+            elif reader.wants_continue:
+                reader.wants_continue = False
+                assert self.transport is not None
+                self.transport.write(_CONTINUE)
+        if reader.left:
+            self._enqueue()
+        elif not self._blocked:
+            if self._at_end:
+                self._close(True)
+            else:
+                self._set_reading(True)
 
-    def _parse(self) -> bool:
-        """Feed the parser up to the next end of a head; tells whether one was there."""
-        seen = self._tail + self._held[self._at :]
-        end = seen.find(b"\r\n\r\n")
-        size = len(seen) if end < 0 else end + 4
-        piece = seen[len(self._tail) : size]
-        self._head_size += len(piece)
-        if self._head_size > MAX_HEAD_BYTES:
-            self._refuse(431, b"Request Header Fields Too Large")
-            return False
-        try:
-            self._parser.feed_data(piece)
-        except httptools.HttpParserUpgrade:
-            pass
-        except httptools.HttpParserError:
-            self._refuse(400, b"Bad Request")
-            return False
-        self._at += len(piece)
-        self._tail = seen[:size][-3:]
-        if len(self._request.headers) > MAX_HEADERS:
-            self._refuse(431, b"Request Header Fields Too Large")
-            return False
-        # Empty lines before a request are no request (RFC 9112 §2.2).
-        return end >= 0 and self._is_whole
-
-    def _answer(self) -> None:
-        request, keep_alive = self._request, self._keep_alive
-        self._head_due = None
-        self._begin_head()
+    def _answer(self, request: Request) -> None:
         self._turns.counters.requests += 1
-        with_body = request.method != "HEAD"
+        self._with_body = request.method != "HEAD"
         try:
             response = self._handler(request, self)
-            answer = b"" if response is None else response.encode(keep_alive, with_body)
+        except Exception:
+            self._failed(request)
+            return
+        if response is None:
+            return
+        if isinstance(response, Later):
+            self._later = response
+            response.then(self._send)
+        else:
+            self._send(response)
+
+    def _failed(self, request: Request) -> None:
+        self._turns.counters.handler_errors += 1
+        logger.exception("a handler of %.100r failed", request.path)
+        self._send(Response(500, b"Internal Server Error", self._extra))
+
+    def _send(self, response: Response) -> None:
+        """Answer the request that is open."""
+        later, self._later = self._later, None
+        transport = self.transport
+        if self._over or transport is None:
+            return
+        is_last = self._is_last or (self._at_end and not self._reader.left)
+        keep_alive = self._reader.keep_alive and not is_last
+        try:
+            answer = response.encode(keep_alive, self._with_body)
         except Exception:
             self._turns.counters.handler_errors += 1
-            logger.exception("a handler of %.100r failed", request.path)
+            logger.exception("an answer cannot be sent")
             response = Response(500, b"Internal Server Error", self._extra)
-            answer = response.encode(keep_alive, with_body)
-        if response is None or self._over or self.transport is None:
-            return
-        self.transport.write(answer)
+            answer = response.encode(keep_alive, self._with_body)
+        transport.write(answer)
         if not keep_alive:
             self._close(True)
+            return
+        self._due = min(self._deadline, self.loop.time() + self._idle_timeout)
+        if self._due < self._timer_at:  # one that comes too early looks again
+            self._timer.cancel()
+            self._set_timer()
+        if later is not None:
+            if self._reader.left:
+                self._enqueue()
+            elif not self._blocked:
+                self._set_reading(True)
 
     @property
     def has_early_data(self) -> bool:
         """Bytes came behind the head that is being answered."""
-        return self._at < len(self._held)
+        return self._reader.left > 0
 
     def upgrade(self, response: Response, protocol: asyncio.BaseProtocol) -> None:
         """Answer and give the transport to another protocol, which reads on."""
@@ -391,10 +319,27 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     # --- the end
 
-    def _refuse(self, status: int, text: bytes) -> None:
+    def _refuse(self, refused: Refused) -> None:
         assert self.transport is not None
-        self.transport.write(Response(status, text, self._extra).encode(False))
-        self._close(False)
+        response = Response(refused.status, str(refused).encode(), self._extra)
+        self.transport.write(response.encode(False))
+        if not refused.body_comes or self._at_end:
+            self._close(False)
+            return
+        # Closing at once would throw the answer away together with what comes in.
+        self._over = True
+        self._reader.drop()
+        self._to_discard = LINGER_BYTES
+        self._deadline = self._due = self.loop.time() + LINGER_S
+        self._timer.cancel()
+        self._timer = self.loop.call_at(self._due, self.abort)
+        self._set_reading(True)
+
+    def _discard(self, nbytes: int) -> None:
+        if self._to_discard:
+            self._to_discard -= min(nbytes, self._to_discard)
+            if not self._to_discard:
+                self._close(False)
 
     def _close(self, well: bool) -> None:
         """End when the last answer is out; until then the connection counts."""
@@ -403,12 +348,36 @@ class HttpProtocol(asyncio.BufferedProtocol):
         assert self.transport is not None
         self.transport.close()
 
+    def _set_timer(self) -> None:
+        self._timer_at = self._due
+        if self._due < math.inf:
+            self._timer = self.loop.call_at(self._due, self._expired)
+
     def _expired(self) -> None:
-        if self.loop.time() < self._deadline and self._head_due is None:
-            # After the first request only the end of its life counts.
-            self._timer = self.loop.call_at(self._deadline, self._expired)
-            return
+        now = self.loop.time()
+        if now < self._deadline:
+            if self._later is not None:  # that it takes so long is not the client's fault
+                self._due = min(self._deadline, now + HEAD_TIMEOUT_S)
+            if now < self._due:
+                self._set_timer()
+                return
+            if self.transport is not None and self._is_idle():
+                self._close(True)
+                return
         self.abort()
+
+    def _is_idle(self) -> bool:
+        """Everything was answered, and that nothing comes is in order."""
+        may_idle = self._idle_timeout < math.inf
+        return may_idle and self._reader.is_between and not self._blocked
+
+    def finish(self) -> None:
+        """Let the answer that is due go out, and end; without one at once."""
+        self._is_last = True
+        if self.transport is None:
+            self.abort()
+        elif not self._over and self._later is None and self._reader.is_between:
+            self._close(True)
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -425,11 +394,14 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _end(self) -> None:
         self._over = True
-        self._held, self._at = b"", 0
+        self._reader.drop()
         self._timer.cancel()
         if self._unread is not None:
             self._unread.cancel()
             self._unread = None
+        later, self._later = self._later, None
+        if later is not None:
+            later.abandon()
         on_end, self._on_end = self._on_end, None
         if on_end is not None:
             on_end(self, self._well)

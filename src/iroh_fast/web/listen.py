@@ -17,7 +17,14 @@ from ..errors import BindError
 from .http import HEAD_TIMEOUT_S, Handler, HttpProtocol, Turns
 from .limits import Admission, Seldom
 
-__all__ = ["Address", "Listener", "ListenerSettings", "is_loopback", "open_socket"]
+__all__ = [
+    "Address",
+    "Listener",
+    "ListenerSettings",
+    "is_loopback",
+    "open_socket",
+    "plain_ip",
+]
 
 logger = logging.getLogger("iroh_fast.web.listen")
 
@@ -35,7 +42,9 @@ def is_loopback(host: str) -> bool:
     return host == "::1" or host == "localhost" or host.startswith("127.")
 
 
-def open_socket(name: str, address: Address, *, elsewhere: bool = False) -> socket.socket:
+def open_socket(
+    name: str, address: Address, *, elsewhere: bool = False, backlog: int = BACKLOG
+) -> socket.socket:
     """Open a listening TCP socket.
 
     Parameters
@@ -46,6 +55,8 @@ def open_socket(name: str, address: Address, *, elsewhere: bool = False) -> sock
         ``"::"`` takes IPv4 too; on a machine without IPv6 it stands for ``"0.0.0.0"``.
     elsewhere : bool
         Take a free port when that one is in use.
+    backlog : int
+        Connections that wait to be accepted.
 
     Raises
     ------
@@ -68,12 +79,13 @@ def open_socket(name: str, address: Address, *, elsewhere: bool = False) -> sock
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
         sock.bind((host, port))
-        sock.listen(BACKLOG)
+        _keep_alive(sock)
+        sock.listen(backlog)
     except OSError as err:
         sock.close()
         if elsewhere and err.errno == errno.EADDRINUSE and port:
             logger.warning("%s: port %d is in use, taking another one", name, port)
-            return open_socket(name, (host, 0))
+            return open_socket(name, (host, 0), backlog=backlog)
         hint = "; another server has it" if err.errno == errno.EADDRINUSE else ""
         raise BindError(
             f"cannot bind {name} to {host} port {port}: {err.strerror}{hint}",
@@ -81,6 +93,24 @@ def open_socket(name: str, address: Address, *, elsewhere: bool = False) -> sock
             address=f"{host}:{port}",
         ) from err
     return sock
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the system find clients that are gone without a word: accepted sockets inherit this."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, seconds in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15)):
+        if (option := getattr(socket, name, None)) is not None:
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, option, seconds)
+            except OSError:  # the system's own times do, too
+                pass
+
+
+def plain_ip(host: str) -> str:
+    """The address of a client; IPv4 as such also where it came to a socket of IPv6."""
+    if host.startswith("::ffff:") and "." in host:
+        return host[7:]
+    return host.partition("%")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +124,13 @@ class ListenerSettings:
     context : ssl.SSLContext, optional
         For TLS.
     life : float
-        Seconds a connection may last that nobody takes over.
+        Seconds a connection may last that nobody takes over; may be infinite.
+    idle_timeout : float, optional
+        Seconds from an answer to the end of the next request.
+    max_body : int
+        Bytes of a request's body; 0: none are read.
+    backlog : int
+        Connections that wait to be accepted.
     extra : tuple
         Headers of errors found before a handler is asked.
     may_stay : bool
@@ -106,6 +142,9 @@ class ListenerSettings:
     handler: Handler
     context: ssl.SSLContext | None = None
     life: float = HTTP_LIFE_S
+    idle_timeout: float | None = None
+    max_body: int = 0
+    backlog: int = BACKLOG
     extra: tuple[tuple[str, str], ...] = ()
     may_stay: bool = True
     main: bool = False
@@ -165,17 +204,18 @@ class Listener:
                 if err.errno in _GONE:
                     continue
                 raise
-            reason = self._admission.refusal(peer[0])
+            ip = plain_ip(peer[0])
+            reason = self._admission.refusal(ip)
             if reason is not None:
                 self._on_refused()
                 if count := self._seldom.count():
                     logger.warning(
-                        "%d connections refused, the last from %s: %s", count, peer[0], reason
+                        "%d connections refused, the last from %s: %s", count, ip, reason
                     )
                 sock.close()
             else:
-                self._admission.enter(peer[0])
-                task = asyncio.ensure_future(self._establish(sock, peer[0]))
+                self._admission.enter(ip)
+                task = asyncio.ensure_future(self._establish(sock, ip))
                 self._establishing[task] = sock
                 task.add_done_callback(self._settled)
             # A socket that is ready does not let go of the loop by itself.
@@ -199,7 +239,12 @@ class Listener:
             settings.handler,
             turns=self._turns,
             deadline=loop.time() + settings.life,
-            head_timeout=min(settings.life, HEAD_TIMEOUT_S + (TLS_TIMEOUT_S if context else 0)),
+            head_timeout=min(
+                settings.life,
+                (settings.idle_timeout or HEAD_TIMEOUT_S) + (TLS_TIMEOUT_S if context else 0),
+            ),
+            idle_timeout=settings.idle_timeout,
+            max_body=settings.max_body,
             on_end=self._on_end,
             peer=ip,
             extra=settings.extra,

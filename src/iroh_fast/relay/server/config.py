@@ -19,6 +19,7 @@ from ..._check import (
 )
 from ...errors import ConfigError
 from ...web.acme_config import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, AcmeConfig
+from ...web.certificates import CertificateSource
 from ...web.limits import AdmissionLimits
 from ..map import DEFAULT_QUIC_PORT
 from .access import AccessControl, Everyone
@@ -121,6 +122,18 @@ class RelayTlsConfig:
             cert_dir=self.cert_dir,
             directory=self.acme_url or (LETS_ENCRYPT if self.prod_tls else LETS_ENCRYPT_STAGING),
             roots=self.acme_ca,
+        )
+
+    def source(self) -> CertificateSource:
+        """Where the certificate comes from; ConfigError where that cannot work."""
+        if self.cert_mode == "LetsEncrypt":
+            if self.http_only:
+                raise ConfigError("Let's Encrypt cannot be used while TLS is off")
+            return CertificateSource(names=self.hostname, acme=self.acme())
+        if self.cert_mode == "SelfSigned":
+            return CertificateSource(names=self.hostname)
+        return CertificateSource(
+            files=(self.certificate, self.private_key), watch=self.cert_mode == "Reloading"
         )
 
     @property
@@ -328,7 +341,8 @@ class RelayServerConfig:
             together; the text names the key.
         """
         # Late: a program that needs no file need not load what checks one.
-        from .config_file import access_of, address, parse_file
+        from ...web.toml_file import address
+        from .config_file import access_of, parse_file
 
         file = parse_file(text)
         env = os.environ if env is None else env
@@ -370,7 +384,7 @@ class RelayServerConfig:
 
 
 def _tls(table: TlsTable, env: Mapping[str, str]) -> RelayTlsConfig:
-    from .config_file import address
+    from ...web.toml_file import address
 
     names = [table.hostname] if isinstance(table.hostname, str) else table.hostname
     tls = RelayTlsConfig(

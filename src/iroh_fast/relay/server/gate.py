@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ...keys import EndpointId, PublicKey
-from ...web.http import HttpProtocol, Request, Response, query_pairs
+from ...web.http import HttpProtocol
 from ...web.limits import Admission, Seldom
+from ...web.message import Request, Response, query_pairs
 from ..wire import AUTH_HEADER, Exporter, RelayHandshakeError, ServerHandshake, accept_value
 from ._connection import RelayConnection, RelayProtocol
 from ._forward import Forwarder

@@ -7,14 +7,13 @@ the prefix ``iroh_fast_relay_``.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
-if TYPE_CHECKING:
-    from prometheus_client.core import CollectorRegistry, Metric
+from ...web.exposition import Family
+from ...web.exposition import exposition as make_exposition
 
-__all__ = ["HttpCounters", "UniqueKeys", "exposition"]
+__all__ = ["UniqueKeys", "exposition"]
 
 # Of iroh's relay: name here, text.
 _COUNTERS: Final = {
@@ -69,14 +68,11 @@ _OWN_GAUGES: Final = {
 }
 
 
-@dataclass(slots=True)
-class HttpCounters:
-    """What the listeners count."""
-
-    http_connections: int = 0
-    http_connections_closed: int = 0
-    http_connections_errored: int = 0
-    connections_refused: int = 0
+FAMILIES: Final = (
+    *(Family(f"relayserver_{name}", text, name) for name, text in _COUNTERS.items()),
+    *(Family(f"iroh_fast_relay_{name}", text, name) for name, text in _OWN_COUNTERS.items()),
+    *(Family(f"iroh_fast_relay_{name}", text, name, "gauge") for name, text in _OWN_GAUGES.items()),
+)
 
 
 class UniqueKeys:
@@ -98,7 +94,7 @@ class UniqueKeys:
             self.count += 1
 
 
-def exposition(snapshot: Callable[[], dict[str, int]]) -> Callable[[], bytes]:
+def exposition(snapshot: Callable[[], Mapping[str, int]]) -> Callable[[], bytes]:
     """Make a function that gives the text of all metrics.
 
     Parameters
@@ -106,34 +102,4 @@ def exposition(snapshot: Callable[[], dict[str, int]]) -> Callable[[], bytes]:
     snapshot : callable
         Gives values by name.
     """
-    registry = None
-
-    def text() -> bytes:
-        nonlocal registry
-        if registry is None:  # the library loads when somebody asks for the first time
-            registry = _registry(snapshot)
-        from prometheus_client.openmetrics.exposition import generate_latest
-
-        return generate_latest(registry)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
-
-    return text
-
-
-def _registry(snapshot: Callable[[], dict[str, int]]) -> CollectorRegistry:
-    from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily
-
-    class Collector:
-        def collect(self) -> Iterator[Metric]:
-            values = snapshot()
-            for name, text in _COUNTERS.items():
-                yield CounterMetricFamily(f"relayserver_{name}", text, value=values.get(name, 0))
-            for name, text in _OWN_COUNTERS.items():
-                yield CounterMetricFamily(
-                    f"iroh_fast_relay_{name}", text, value=values.get(name, 0)
-                )
-            for name, text in _OWN_GAUGES.items():
-                yield GaugeMetricFamily(f"iroh_fast_relay_{name}", text, value=values.get(name, 0))
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())
-    return registry
+    return make_exposition(FAMILIES, snapshot)

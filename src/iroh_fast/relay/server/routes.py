@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 
 from ... import __version__
 from ...errors import ConfigError
-from ...web.http import Request, Response, query_pairs
+from ...web.message import Request, Response, query_pairs
 from ..wire import PROTOCOLS, choose_protocol
 
 __all__ = [

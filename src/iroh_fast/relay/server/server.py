@@ -20,22 +20,18 @@ from typing import Final, Protocol, Self
 from ...aio.once import Once, see_through
 from ...errors import ConfigError
 from ...keys import EndpointId, PublicKey
-from ...web.http import HttpProtocol, Request, Response, Turns
-from ...web.limits import Admission
-from ...web.listen import (
-    HTTP_LIFE_S,
-    Listener,
-    ListenerSettings,
-    is_loopback,
-    open_socket,
-)
+from ...web.certificates import Certificates
+from ...web.exposition import metrics_handler
+from ...web.host import HttpHost, url_of
+from ...web.http import HttpProtocol
+from ...web.listen import HTTP_LIFE_S, ListenerSettings, is_loopback
+from ...web.message import Request, Response
 from ..congestion import prefer_bbr
 from ..wire import Exporter
 from ._forward import Forwarder
-from .certificates import Certificates
 from .config import HTTPS_PORT, METRICS_PORT, QUIC_PORT, Address, RelayServerConfig
 from .gate import Gate
-from .metrics import HttpCounters, exposition
+from .metrics import exposition
 from .routes import SECURITY_HEADERS, Route, Routes, Upgrade, check_routes, read_upgrade
 
 __all__ = ["QadFactory", "QadService", "RelayServer", "Route"]
@@ -125,15 +121,11 @@ class RelayServer:
         self._qad_factory = _builtin_qad if qad is None else qad
         self._qad: QadService | None = None
         self._limits = self.config.limits
-        self._counters = HttpCounters()
-        self._tasks: list[asyncio.Task[None]] = []
-        self._listeners: list[Listener] = []
-        self._http: set[HttpProtocol] = set()
+        self._closing: list[asyncio.Task[None]] = []  # rules of access that were replaced
         self._certificates: Certificates | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._stopped: Once | None = None
         self._hurry = Once()  # no time for a drain
-        self._failure: BaseException | None = None
 
     # --- life
 
@@ -153,8 +145,8 @@ class RelayServer:
         config.check()
         self._stopped = Once()
         self._loop = asyncio.get_running_loop()
-        self._turns = Turns(self._loop)
-        self._admission = Admission(limits.admission(), self._loop.time)
+        self._host = HttpHost(limits.admission(), logger, self._begin_stop)
+        self.addresses = self._host.addresses
         self.forwarder = Forwarder(
             self._loop,
             key_cache=config.key_cache_capacity,
@@ -168,7 +160,7 @@ class RelayServer:
         self._gate = Gate(
             self.forwarder,
             config.access,
-            self._admission,
+            self._host.admission,
             establish_timeout=limits.establish_timeout,
             exporter=self._exporter,
         )
@@ -185,10 +177,10 @@ class RelayServer:
         if config.enable_metrics:
             self._listen_metrics(config.metrics_bind_addr or (host, METRICS_PORT))
         if tls is not None:
-            self._certificates = Certificates(tls, self._certificate_changed)
+            self._certificates = Certificates(tls.source(), self._certificate_changed)
             self.certificate = self._certificates.self_signed
             if self._certificates.work is not None:
-                self._run(self._certificates.work)
+                self._host.run(self._certificates.work)
         context = None
         if self._certificates is not None and tls is not None and not tls.http_only:
             context = self._certificates.context
@@ -218,9 +210,7 @@ class RelayServer:
             await self._start_qad(host)
 
     def _listen_metrics(self, address: Address) -> None:
-        text = exposition(self.metrics)
-        headers = (("content-type", "text/plain; charset=utf-8"),)
-        settings = ListenerSettings(handler=lambda _r, _p: Response(200, text(), headers))
+        settings = ListenerSettings(handler=metrics_handler(exposition(self.metrics)))
         self._listen("metrics", address, settings)
         if not is_loopback(address[0]):
             logger.warning("metrics are open to everyone who reaches %s", self.addresses["metrics"])
@@ -228,21 +218,7 @@ class RelayServer:
     def _listen(self, name: str, address: Address, settings: ListenerSettings) -> None:
         # Without settings a second server on this machine should just run.
         elsewhere = self.config.other_ports and address[1] != 0
-        sock = open_socket(name, address, elsewhere=elsewhere)
-        prefer_bbr(sock)
-        listener = Listener(
-            sock,
-            settings,
-            turns=self._turns,
-            admission=self._admission,
-            on_refused=self._refused,
-            on_begin=self._http_began,
-            on_end=self._http_ended,
-        )
-        self._listeners.append(listener)
-        self.addresses[name] = listener.address
-        logger.info("%s on %s port %d", name, *listener.address)
-        self._run(listener.run)
+        self._host.listen(name, address, settings, elsewhere=elsewhere, prepare=prefer_bbr)
 
     async def _start_qad(self, host: str) -> None:
         tls = self.config.tls
@@ -277,15 +253,11 @@ class RelayServer:
 
     async def _stop(self) -> None:
         assert self._stopped is not None
-        for task in self._tasks:
-            task.cancel()
-        for listener in self._listeners:
-            listener.close()
+        self._host.stop_accepting()
         try:
             await self._end_connections()
-            for listener in self._listeners:
-                await listener.wait_closed()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._host.wait_closed()
+            await asyncio.gather(*self._closing, return_exceptions=True)
             self.forwarder.stop()
             await self._closed("address discovery", self._qad)
             await self._closed("access control", self._gate)
@@ -302,8 +274,7 @@ class RelayServer:
             logger.exception("closing %s failed", name)
 
     async def _end_connections(self) -> None:
-        for protocol in list(self._http):
-            protocol.abort()
+        self._host.abort()
         pending = list(self._gate.pending)
         for connection in pending:
             connection.close(_GOING_AWAY)
@@ -326,36 +297,21 @@ class RelayServer:
             waiting = [c for c in waiting if c.transport is not None]
         for connection in waiting:
             connection.abort()
-        if waiting or self._http:
+        if waiting or self._host.protocols:
             await asyncio.sleep(0)
 
     async def wait_stopped(self) -> None:
         """Wait until the server has stopped; raises what stopped it, if that was an error."""
         stopped = self._started()
         await stopped.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self._host.failure is not None:
+            raise self._host.failure
 
     def _started(self) -> Once:
         """Raise RuntimeError before the start."""
         if self._stopped is None:
             raise RuntimeError("this relay server was not started: use async with, or start()")
         return self._stopped
-
-    def _run(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a part without which the server cannot go on."""
-
-        async def guarded() -> None:
-            try:
-                await work()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as err:
-                logger.exception("a service failed, stopping")
-                self._failure = err
-                self._begin_stop()
-
-        self._tasks.append(asyncio.ensure_future(guarded()))
 
     # --- what embedders use
 
@@ -365,31 +321,26 @@ class RelayServer:
         name = "https" if "https" in self.addresses else "http"
         if name not in self.addresses:
             raise RuntimeError("the relay server listens nowhere: start it with async with")
-        host, port = self.addresses[name]
         tls = self.config.tls
-        if name == "https" and tls is not None and tls.hostname:
-            host = tls.hostname[0]
-        elif host in ("::", "0.0.0.0"):
-            host = "127.0.0.1" if name == "http" else "localhost"
-        if ":" in host:
-            host = f"[{host}]"
-        return f"{name}://{host}:{port}/"
+        known_as = tls.hostname[0] if name == "https" and tls is not None and tls.hostname else None
+        return url_of(name, self.addresses[name], known_as)
 
     def metrics(self) -> dict[str, int]:
         """All counters and gauges by name; RuntimeError before the start, as all below."""
         self._started()
-        turns = self._turns.counters
+        host = self._host
+        turns = host.turns.counters
         return {
             **self.forwarder.counters_snapshot(),
-            **asdict(self._counters),
+            **asdict(host.counters),
             **asdict(self._gate.counters),
             **(self._qad.counters() if self._qad is not None else {}),
             "http_requests": turns.requests,
             "http_handler_errors": turns.handler_errors,
             "http_unread_timeouts": turns.unread_timeouts,
             "unique_client_keys": self._gate.unique.count,
-            "unauthenticated": self._admission.unproven,
-            "tcp_connections": self._admission.total,
+            "unauthenticated": host.admission.unproven,
+            "tcp_connections": host.admission.total,
         }
 
     def disconnect(self, endpoint_id: EndpointId | str, connection_id: int | None = None) -> bool:
@@ -461,7 +412,7 @@ class RelayServer:
                 ended += 1
                 self._loop.call_soon(connection.close, _NOT_ALLOWED)
         if old is not config.access:
-            self._tasks.append(asyncio.ensure_future(old.close()))
+            self._closing.append(asyncio.ensure_future(old.close()))
         logger.info("settings read again; clients that may stay no longer: %d", ended)
         if later:
             logger.warning("changed, but only after a restart: %s", ", ".join(later))
@@ -498,24 +449,6 @@ class RelayServer:
         return True
 
     # --- connections
-
-    def _refused(self) -> None:
-        self._counters.connections_refused += 1
-
-    def _http_began(self, protocol: HttpProtocol) -> None:
-        self._http.add(protocol)
-        if protocol.main:
-            self._counters.http_connections += 1
-
-    def _http_ended(self, protocol: HttpProtocol, well: bool) -> None:
-        self._http.discard(protocol)
-        if protocol.main:
-            if well:
-                self._counters.http_connections_closed += 1
-            else:
-                self._counters.http_connections_errored += 1
-        if not protocol.upgraded:
-            self._admission.leave(protocol.peer)
 
     def _handle_main(self, request: Request, protocol: HttpProtocol) -> Response | None:
         if request.method != "GET" or request.path != "/relay":

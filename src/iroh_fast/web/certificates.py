@@ -1,24 +1,52 @@
-"""Where the certificate of a relay server comes from, and how it stays current."""
+"""Where the certificate of a server comes from, and how it stays current."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ...errors import ConfigError
-from ...web import tls_files
-from .config import RelayTlsConfig
+from . import tls_files
 
 if TYPE_CHECKING:
-    from ...web.acme import AcmeCertificate
+    import ssl
 
-__all__ = ["Certificates"]
+    from .acme import AcmeCertificate
+    from .acme_config import AcmeConfig
+
+__all__ = ["CertificateSource", "Certificates"]
 
 RELOAD_CHECK_S: Final = 10.0
 RELOAD_ALWAYS_S: Final = 24 * 3600.0
-_LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+LOCAL_NAMES: Final = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSource:
+    """Where a certificate is from: an ACME server, two files, or made at every start.
+
+    Parameters
+    ----------
+    names : tuple of str
+        What a certificate made here is for; none: this machine.
+    acme : AcmeConfig, optional
+    files : tuple of (Path, Path), optional
+        Chain and key in PEM.
+    watch : bool
+        Read the files again when they change, and every day.
+    """
+
+    names: tuple[str, ...] = ()
+    acme: AcmeConfig | None = None
+    files: tuple[Path, Path] | None = None
+    watch: bool = False
+
+    def check(self) -> None:
+        """Try to read the files; ConfigError names them when they cannot be used."""
+        if self.acme is None and self.files is not None:
+            tls_files.CertificateFiles(tls_files.server_context(), *self.files).load()
 
 
 class Certificates:
@@ -26,7 +54,7 @@ class Certificates:
 
     Parameters
     ----------
-    tls : RelayTlsConfig
+    source : CertificateSource
     on_change : callable
         Called when new connections get another certificate; False when somebody kept the old one.
 
@@ -43,31 +71,30 @@ class Certificates:
         The settings cannot work, or files cannot be read.
     """
 
-    def __init__(self, tls: RelayTlsConfig, on_change: Callable[[], bool]) -> None:
+    def __init__(
+        self, source: CertificateSource, on_change: Callable[[], bool] = lambda: True
+    ) -> None:
         self.context: ssl.SSLContext
         self.self_signed: bytes | None = None
         self._on_change = on_change
-        self._hostname = tls.hostname
+        self._source = source
         self._key = b""
         self._files: tls_files.CertificateFiles | None = None
         self._acme: AcmeCertificate | None = None
-        self._reloads = tls.cert_mode == "Reloading"
-        if tls.cert_mode == "SelfSigned":
-            names = tls.hostname or _LOCAL_NAMES
-            self.context, self.self_signed, self._key = tls_files.self_signed_context(names)
-            return
-        self.context = tls_files.server_context()
-        if tls.cert_mode == "LetsEncrypt":
-            from ...web.acme import AcmeCertificate
+        if source.acme is not None:
+            from .acme import AcmeCertificate
 
-            if tls.http_only:
-                raise ConfigError("Let's Encrypt cannot be used while TLS is off")
-            self._acme = AcmeCertificate(self.context, tls.acme(), on_change=on_change)
+            self.context = tls_files.server_context()
+            self._acme = AcmeCertificate(self.context, source.acme, on_change=on_change)
             self._files = self._acme.files
             self._acme.load_cached()
-            return
-        self._files = tls_files.CertificateFiles(self.context, tls.certificate, tls.private_key)
-        self._files.load()
+        elif source.files is not None:
+            self.context = tls_files.server_context()
+            self._files = tls_files.CertificateFiles(self.context, *source.files)
+            self._files.load()
+        else:
+            names = source.names or LOCAL_NAMES
+            self.context, self.self_signed, self._key = tls_files.self_signed_context(names)
 
     @property
     def acme_answer(self) -> Callable[[str], bytes | None] | None:
@@ -79,7 +106,7 @@ class Certificates:
         """What has to run beside the server, if anything."""
         if self._acme is not None:
             return self._acme.run
-        return self._watch if self._reloads else None
+        return self._watch if self._source.watch and self._files is not None else None
 
     def pem(self) -> tuple[bytes, bytes]:
         """Chain and key, for QUIC."""
@@ -88,7 +115,7 @@ class Certificates:
             return self.self_signed, self._key
         if self._acme is not None and not self._acme.ready:
             # QUIC listens from the start; clients do not trust this and come back.
-            return tls_files.self_signed(self._hostname)
+            return tls_files.self_signed(self._source.names)
         return self._files.cert.read_bytes(), self._files.key.read_bytes()
 
     def reload(self) -> bool:

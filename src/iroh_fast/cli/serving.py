@@ -1,0 +1,71 @@
+"""What the commands that run a server share."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from .. import __version__
+from ..errors import BindError, ConfigError
+
+__all__ = ["keep_garbage_small", "run_server"]
+
+
+def keep_garbage_small() -> None:
+    """What start-up made stays; later collections need not look at it."""
+    gc.collect()
+    gc.freeze()
+
+
+def run_server(
+    arguments: argparse.Namespace,
+    *,
+    logger: str,
+    packages: Sequence[str],
+    extra: str,
+    check: Callable[[argparse.Namespace], int],
+    serve: Callable[[argparse.Namespace], Coroutine[Any, Any, None]],
+) -> int:
+    """Run until a signal, or check the settings; returns the exit status.
+
+    Parameters
+    ----------
+    logger : str
+        Name of the server's.
+    packages, extra : list of str and str
+        What must be installed, and what to do about it.
+    check : callable
+        Does what ``--check-config`` asks for.
+    serve : callable
+        Serves until it is asked to stop.
+    """
+    from ..web.limits import raise_descriptor_limit
+    from ..web.run import log_to_stderr, run_on_best_loop
+
+    log = logging.getLogger(logger)
+    try:
+        log_to_stderr()
+    except ConfigError as err:
+        print(err, file=sys.stderr)
+        return 2
+    # Some are loaded only when they are needed: find out now that one is missing.
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        log.error("%s (missing: %s)", extra, ", ".join(missing))
+        return 1
+    try:
+        if arguments.check_config:
+            return check(arguments)
+        log.info("iroh_fast %s; up to %d open files", __version__, raise_descriptor_limit())
+        run_on_best_loop(serve(arguments))
+    except (ConfigError, BindError) as err:
+        log.error("%s", err)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
