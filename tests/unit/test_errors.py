@@ -73,6 +73,7 @@ CASES = [
     (errors.WsProtocolError(code=1009), [errors.RelayError]),
     (errors.RelayHandshakeError(), [errors.RelayError]),
     (errors.RelayDenied(reason="no"), [errors.RelayHandshakeError]),
+    (errors.PacketStoreError("write", "x"), []),
     (errors.PortmapError(), []),
     (errors.DnsError("x", host="a."), [OSError]),
     (errors.DnsTimeout(host="a."), [errors.DnsError, TimeoutError, OSError]),

@@ -15,6 +15,8 @@ __all__ = [
     "DnsMessageError",
     "EndpointInfoError",
     "LookupFailedKind",
+    "PacketStoreError",
+    "PacketStoreErrorKind",
     "PortmapError",
     "RelayClientError",
     "RelayDenied",
@@ -319,3 +321,29 @@ class PortmapError(IrohError):
     """No port mapping could be had from the gateway."""
 
     _default = "port mapping failed"
+
+
+PacketStoreErrorKind = Literal[
+    "open", "corrupt", "version", "in_use", "write", "unavailable", "closed"
+]
+"""What is wrong with a store of signed packets; see `PacketStoreError`."""
+
+
+class PacketStoreError(IrohError):
+    """The store of a DNS server could not be opened, read or written.
+
+    Attributes
+    ----------
+    kind : PacketStoreErrorKind
+        ``"open"`` it cannot be reached, made or read; ``"corrupt"`` it is damaged or no such store;
+        ``"version"`` it was made by a newer version; ``"in_use"`` another process has it;
+        ``"write"`` nothing can be written any more, so the server has to stop; ``"unavailable"``
+        the database is away, later it may work; ``"closed"`` it is closed.
+    """
+
+    _default = "the store of signed packets failed"
+    kind: PacketStoreErrorKind
+
+    def __init__(self, kind: PacketStoreErrorKind, message: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind

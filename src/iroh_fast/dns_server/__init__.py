@@ -1,0 +1,1 @@
+"""The server that endpoints publish their addresses to, and that answers for them over DNS."""
