@@ -321,12 +321,24 @@ async def test_log_is_brought_into_the_file_while_packets_come(
     monkeypatch.setattr(sqlite, "LOG_LIMIT", 100_000)
     monkeypatch.setattr(sqlite, "LOOK_EVERY", 1)
     async with opened(tmp_path / "x", durability=durability) as store:
-        largest = 0
+        largest = reads = 0
+
+        async def read_all_the_time() -> None:
+            nonlocal reads
+            while True:
+                for n in range(50):
+                    store.read(key(n))
+                reads += 1
+                await asyncio.sleep(0)
+
+        reading = asyncio.ensure_future(read_all_the_time())
         for n in range(300):
             await asyncio.gather(
                 *(store.put(FakePacket(key(16 * n + i), START, bytes(900))) for i in range(16))
             )
             largest = max(largest, (tmp_path / "x-wal").stat().st_size)
+        assert not reading.done() and reads > 100
+        reading.cancel()
         assert largest < 5_000_000  # of 11 MB that were written
         assert (tmp_path / "x").stat().st_size > 2_000_000
         assert all(store.read(key(n)) is not None for n in range(4800))

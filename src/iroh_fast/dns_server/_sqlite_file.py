@@ -149,17 +149,19 @@ class SqliteFile:
         self._check_layout(self._writer)
         # A reader of its own where commits run in a thread; otherwise the cache of the writer helps.
         self._reader = self._connect() if self._flush and self._path is not None else self._writer
-        self._keeper = self._connect() if self._path is not None else self._writer
+        # In a thread of its own, which may wait for a reader to end.
+        self._keeper = self._connect(0.1) if self._path is not None else self._writer
         self._put = self._writer.cursor()
         self._get = self._reader.cursor()
         self.records, self.newcomers = self._writer.execute(_COUNT).fetchone()
         if self._path is not None:
             self.checkpoint("TRUNCATE")  # what a killed process has left
 
-    def _connect(self) -> sqlite3.Connection:
+    def _connect(self, timeout: float = 0.0) -> sqlite3.Connection:
+        """A connection; the loop does not wait for locks: ``"in_use"`` is tried again later."""
         connection = sqlite3.connect(
             ":memory:" if self._path is None else self._path,
-            timeout=0.0,  # the loop does not wait for locks: `in_use` is tried again later
+            timeout=timeout,
             isolation_level=None,
             check_same_thread=False,
         )
