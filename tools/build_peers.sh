@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the programs that some tests and benches have as peers: an endpoint on the released Rust
-# crates (tests/rust_peer) and the relay server of the same release. Needs cargo, and some minutes once.
+# crates (tests/rust_peer), the relay server and the DNS server of the same release. Needs cargo, and
+# some minutes once.
 #
 #     bash tools/build_peers.sh
 #
@@ -10,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 place=${IROH_FAST_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/iroh_fast/peers}
-relay=1.4.1 # iroh-relay; tests/rust_peer/Cargo.toml names the rest
+release=1.4.1 # of the servers; tests/rust_peer/Cargo.toml names the rest
 
 command -v cargo >/dev/null || { echo "no cargo: the peers in Rust are not built" >&2; exit 1; }
 mkdir -p "$place/bin"
@@ -25,10 +26,17 @@ if [ ! -x "$place/bin/peer" ] || [ "$(cat "$place/peer.state" 2>/dev/null)" != "
     cp "$place/target/release/peer" "$place/bin/peer"
     printf '%s' "$state" >"$place/peer.state"
 fi
-if [ ! -x "$place/bin/iroh-relay" ] || [ "$(cat "$place/relay.state" 2>/dev/null)" != "$relay" ]; then
-    echo "== building iroh-relay $relay (some minutes)"
-    CARGO_TARGET_DIR=$place/target cargo install --quiet --force --root "$place" \
-        iroh-relay --version "=$relay" --features server
-    printf '%s' "$relay" >"$place/relay.state"
-fi
+# server CRATE STATE [option of cargo]...: a program of a released crate
+server() {
+    local crate=$1 state=$2
+    shift 2
+    if [ ! -x "$place/bin/$crate" ] || [ "$(cat "$place/$state.state" 2>/dev/null)" != "$release" ]; then
+        echo "== building $crate $release (some minutes)"
+        CARGO_TARGET_DIR=$place/target cargo install --quiet --force --root "$place" \
+            "$crate" --version "=$release" "$@"
+        printf '%s' "$release" >"$place/$state.state"
+    fi
+}
+server iroh-relay relay --features server
+server iroh-dns-server dns-server
 echo "== peers in $place/bin"

@@ -96,13 +96,14 @@ class Peer:
         alpns: tuple[str, ...] = (),
         secret: str | None = None,
         relays: tuple[str, ...] = (),
+        n0: bool = False,
     ) -> dict[str, Any]:
-        """Open an endpoint without address lookup; without relays unless some are given."""
+        """Open an endpoint without relays unless some are given; with `n0` it looks others up."""
         known = iroh.RelayMap.empty()
         for url in relays:
             known.insert(iroh.RelayConfig(url=url, quic_port=None, auth_token=None))
         options = iroh.EndpointOptions(
-            preset=iroh.preset_minimal(),
+            preset=iroh.preset_n0() if n0 else iroh.preset_minimal(),
             bind_addr=addr,
             secret_key=bytes.fromhex(secret) if secret else None,
             alpns=[bytes.fromhex(alpn) for alpn in alpns],
