@@ -1,0 +1,97 @@
+"""The DHT lookup against n0-mainline and the released crate: its nodes, its client, its endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from iroh_fast import EndpointId, SecretKey
+from iroh_fast.errors import AddressLookupError
+from iroh_fast.lookup import EndpointData, EndpointInfo, SignedPacket
+from iroh_fast.lookup.dht.client import DhtClient, bootstrap_nodes
+from iroh_fast.web.resolver import DnsResolver
+
+from .rust import RustPeer
+
+V4 = "127.0.0.1:0"
+NODES = 12
+
+
+@pytest.fixture
+async def bootstrap() -> AsyncIterator[list[str]]:
+    """Where a DHT of the reference's nodes begins."""
+    async with RustPeer("dht-nodes", "--nodes", str(NODES)) as peer:
+        yield (await peer.event("dht"))["bootstrap"]
+
+
+def client(bootstrap: list[str]) -> DhtClient:
+    return DhtClient(DnsResolver(), bootstrap=bootstrap_nodes(bootstrap))
+
+
+def packet(secret: SecretKey, *addrs: str, timestamp: int | None = None) -> SignedPacket:
+    info = EndpointInfo(secret.public, EndpointData(addrs, "user data"))
+    return SignedPacket.from_endpoint_info(info, secret, timestamp=timestamp)
+
+
+async def found(dht: DhtClient, id: EndpointId) -> SignedPacket:
+    """The packet of an endpoint, once it is published."""
+    while (packet := await dht.get(bytes(id))) is None:
+        await asyncio.sleep(0.05)
+    return packet
+
+
+async def test_nodes_of_the_reference_store_what_we_put_and_its_client_finds_it(
+    bootstrap: list[str],
+) -> None:
+    secret = SecretKey.generate()
+    sent = packet(secret, "https://relay.example/", "192.0.2.1:5")
+    dht = client(bootstrap)
+    assert await dht.get(bytes(secret.public)) is None
+    assert await dht.put(sent) == NODES
+    assert await dht.get(bytes(secret.public)) == sent
+    assert dht.nodes == NODES
+    async with RustPeer("dht-get", "--bootstrap", bootstrap[0], "--id", str(secret.public)) as peer:
+        item = await peer.event("item")
+        assert item == {
+            "event": "item",
+            "key": str(secret.public),
+            "seq": sent.timestamp,
+            "signature": sent.signature.hex(),
+            "value": sent.dns.hex(),
+        }
+        assert await peer.ended() == 0
+    await dht.close()
+
+
+async def test_nodes_of_the_reference_keep_the_newest_of_what_we_put(bootstrap: list[str]) -> None:
+    secret = SecretKey.generate()
+    old, new = packet(secret, "192.0.2.1:5"), packet(secret, "192.0.2.2:6")
+    dht = client(bootstrap)
+    await dht.put(new)
+    await dht.put(new)
+    with pytest.raises(AddressLookupError, match="have a newer record"):
+        await dht.put(old)
+    assert await dht.get(bytes(secret.public)) == new
+    await dht.close()
+
+
+async def test_forged_item_is_refused_by_nodes_of_the_reference(bootstrap: list[str]) -> None:
+    sent = packet(SecretKey.generate(), "192.0.2.1:5").to_bytes()
+    forged = SignedPacket.from_bytes_unchecked(sent[:96] + bytes(8) + sent[104:])
+    dht = client(bootstrap)
+    with pytest.raises(AddressLookupError, match="refuse the record with error 206"):
+        await dht.put(forged)
+    await dht.close()
+
+
+async def test_record_of_a_released_endpoint_is_found(bootstrap: list[str]) -> None:
+    async with RustPeer("echo", "--bind", V4, "--dht", bootstrap[0]) as peer:
+        bound = await peer.event("bound")
+        dht = client(bootstrap)
+        record = await found(dht, EndpointId(bound["id"]))
+        info = record.endpoint_info()
+        assert str(info.id) == bound["id"]
+        assert [str(addr) for addr in info.data.ip_addrs] == bound["addrs"]
+        await dht.close()
