@@ -344,6 +344,22 @@ def test_node_that_cannot_be_sent_to_counts_as_silent_at_once() -> None:
     assert net.core.finished == [search] and not net.core._requests
 
 
+def test_old_node_of_a_full_bucket_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Node(bytes(20), ("9.9.9.9", 99))
+    failed: list[object] = []
+    monkeypatch.setattr(RoutingTable, "answered", lambda self, node, now: old)
+    monkeypatch.setattr(RoutingTable, "failed", lambda self, address: failed.append(address))
+    net = SimNet(300)
+    search = net.search(PUBLIC)
+    pings = [a for _, d, a in net.sent if b"4:ping" in d]
+    assert set(pings) == {old.address} and len(pings) == core_module.MAX_PINGS < search.requests
+    while (due := net.core.deadline()) is not None:
+        net.now = due
+        net.core.advance(net.now)
+    assert failed == [old.address] * len(pings)
+    assert not net.core._requests and net.core._pinged == 0
+
+
 # --- the routing table ---------------------------------------------------------------------
 
 

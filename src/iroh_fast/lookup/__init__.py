@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         SignedPacketError,
         UserDataTooLong,
     )
+    from .dht.service import DhtLookup
     from .filters import AddrFilter, AddrFilterLike, ip_only, relay_only, unfiltered
     from .info import EndpointData, EndpointInfo
     from .memory import MemoryLookup
@@ -41,6 +42,7 @@ _MODULE_OF = {
     "AddressLookupFailed": "..errors",
     "AddressLookupLike": ".services",
     "AddressLookupServices": ".registry",
+    "DhtLookup": ".dht.service",
     "EndpointData": ".info",
     "EndpointInfo": ".info",
     "EndpointInfoError": "..errors",
@@ -67,6 +69,7 @@ __all__ = [
     "AddressLookupFailed",
     "AddressLookupLike",
     "AddressLookupServices",
+    "DhtLookup",
     "EndpointData",
     "EndpointInfo",
     "EndpointInfoError",

@@ -267,8 +267,7 @@ class DhtClient:
             self._loop.remove_reader(self._socket)
             self._socket.close()
             self._socket = None
-        self._core.outgoing.clear()
-        self._core.finished.clear()
+        self._core.reset()
 
     def _readable(self) -> None:
         for _ in range(DATAGRAMS_A_TURN):

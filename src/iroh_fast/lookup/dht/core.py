@@ -203,6 +203,17 @@ class DhtCore:
         for request in [r for r in self._requests.values() if r.task is task]:
             self._forget(request)
 
+    def reset(self) -> None:
+        """Nobody listens any more: forget everything but the nodes that are known."""
+        self._tasks.clear()
+        self._hungry.clear()
+        self._requests.clear()
+        self._awaited.clear()
+        self._timers.clear()
+        self.outgoing.clear()
+        self.finished.clear()
+        self._pinged = 0
+
     def _start(self, task: Task, now: float, budget_s: float) -> None:
         self._tasks[task] = now + budget_s
         self._step(task, now)
