@@ -1,0 +1,78 @@
+"""The DNS server's fallback into the DHT: what it finds, and what it does not believe."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+from dht_liars import Forger, Silent, prepare
+from dht_sim import VALUE, SimNode, make_item
+from dht_udp import UdpNet
+from nacl.signing import SigningKey
+
+from iroh_fast.dns_server.mainline import MainlineFallback
+from iroh_fast.errors import AddressLookupError, ConfigError
+from iroh_fast.lookup.dht.ids import target_of
+
+KEY = SigningKey(bytes([8]) * 32)
+PUBLIC = bytes(KEY.verify_key)
+
+
+def nodes(net: UdpNet) -> list[str]:
+    return [f"{host}:{port}" for host, port in net.bootstrap]
+
+
+async def started(net: UdpNet) -> MainlineFallback:
+    fallback = MainlineFallback(nodes(net))
+    await fallback.start()
+    return fallback
+
+
+async def test_packet_of_the_dht_is_found() -> None:
+    async with UdpNet(6) as net:
+        for node in net.nodes[3:]:
+            node.items[target_of(PUBLIC)] = make_item(KEY, 5)
+        fallback = await started(net)
+        item = make_item(KEY, 5)
+        expected = PUBLIC + item.signature + (5).to_bytes(8, "big") + VALUE
+        assert await fallback.lookup(PUBLIC) == expected
+        assert await fallback.lookup(bytes(range(32))) is None
+        await fallback.close()
+        await fallback.close()
+
+
+async def test_nobody_answers_for_the_key_of_another() -> None:
+    """Valid items of somebody else, forged ones, and old ones, from every node."""
+    prepare(make_item(KEY, 3))
+    async with UdpNet(6, (Forger,)) as net:
+        fallback = await started(net)
+        stranger = bytes(SigningKey(bytes([9]) * 32).verify_key)
+        assert await fallback.lookup(stranger) is None
+        found = await fallback.lookup(PUBLIC)
+        assert found is None or (found[:32] == PUBLIC and found[96:104] == (3).to_bytes(8, "big"))
+        await fallback.close()
+
+
+async def test_close_ends_a_lookup() -> None:
+    async with UdpNet(2, (Silent, SimNode)) as net:
+        net.nodes[1].contacts.clear()
+        fallback = await started(net)
+        task = asyncio.create_task(fallback.lookup(PUBLIC))
+        await asyncio.sleep(0)
+        await fallback.close()
+        with pytest.raises(AddressLookupError):
+            await task
+
+
+def test_node_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="bootstrap"):
+        MainlineFallback(["no port"])
+
+
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [n for n in sys.modules if n.startswith("iroh_fast.lookup.dht.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "bencode2", None)
+    with pytest.raises(ConfigError, match=r"iroh-fast\[dht\]"):
+        MainlineFallback()
