@@ -6,13 +6,13 @@ import statistics
 import struct
 
 import pytest
-from tests.lookup.mdns_link import Link, Place
 
 from iroh_fast import SecretKey, SocketAddr
 from iroh_fast.lookup.info import EndpointData
 from iroh_fast.lookup.mdns import budget, node, peers
 from iroh_fast.lookup.mdns.node import Sender
 from iroh_fast.lookup.mdns.wire import Names, encode_answer, encode_query
+from tests.lookup.mdns_link import Link, Place
 
 STRANGER = Sender("10.0.9.9", 4)
 

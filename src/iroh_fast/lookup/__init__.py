@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .dht.service import DhtLookup
     from .filters import AddrFilter, AddrFilterLike, ip_only, relay_only, unfiltered
     from .info import EndpointData, EndpointInfo
+    from .mdns import Discovered, Expired, MdnsEvents, MdnsLookup
     from .memory import MemoryLookup
     from .merge import Lookup
     from .registry import AddressLookupServices
@@ -43,14 +44,18 @@ _MODULE_OF = {
     "AddressLookupLike": ".services",
     "AddressLookupServices": ".registry",
     "DhtLookup": ".dht.service",
+    "Discovered": ".mdns",
     "EndpointData": ".info",
     "EndpointInfo": ".info",
     "EndpointInfoError": "..errors",
+    "Expired": ".mdns",
     "Lookup": ".merge",
     "LookupAnswer": ".services",
     "LookupFailure": ".services",
     "LookupHost": ".services",
     "LookupItem": ".services",
+    "MdnsEvents": ".mdns",
+    "MdnsLookup": ".mdns",
     "MemoryLookup": ".memory",
     "SignedPacket": ".signed_packet",
     "SignedPacketError": "..errors",
@@ -70,14 +75,18 @@ __all__ = [
     "AddressLookupLike",
     "AddressLookupServices",
     "DhtLookup",
+    "Discovered",
     "EndpointData",
     "EndpointInfo",
     "EndpointInfoError",
+    "Expired",
     "Lookup",
     "LookupAnswer",
     "LookupFailure",
     "LookupHost",
     "LookupItem",
+    "MdnsEvents",
+    "MdnsLookup",
     "MemoryLookup",
     "SignedPacket",
     "SignedPacketError",
