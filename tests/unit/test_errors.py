@@ -67,6 +67,7 @@ CASES = [
     (errors.RelayClientError("handshake", "x", url="https://a/", denied_reason="no"), [errors.RelayError]),
     (errors.DialError("proxy_connect_invalid_status", "x", status=407), []),
     (errors.DnsMessageError("x"), [ValueError]),
+    (errors.BadQuery("x"), [ValueError]),
     (errors.EndpointInfoError("x", kind="NumLabels"), [ValueError]),
     (errors.SignedPacketError("TooShort", "x"), [ValueError]),
     (errors.RelayFrameError("x", kind="FrameTooLarge"), [errors.RelayError]),

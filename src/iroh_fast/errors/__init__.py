@@ -62,6 +62,7 @@ from .names import (
 from .services import (
     AddressLookupError,
     AddressLookupFailed,
+    BadQuery,
     DialError,
     DialErrorKind,
     DnsMessageError,
@@ -115,6 +116,7 @@ __all__ = [
     "AddressLookupFailed",
     "AlpnMismatch",
     "ApplicationClosed",
+    "BadQuery",
     "BindError",
     "CloseKind",
     "CloseReason",

@@ -10,6 +10,7 @@ from .base import IrohError, printable
 __all__ = [
     "AddressLookupError",
     "AddressLookupFailed",
+    "BadQuery",
     "DialError",
     "DialErrorKind",
     "DnsMessageError",
@@ -51,6 +52,12 @@ class DnsMessageError(IrohError, ValueError):
     """The bytes are not a DNS message, or what they should say does not fit into one."""
 
     _default = "not a DNS message"
+
+
+class BadQuery(IrohError, ValueError):
+    """A message or parameters over HTTP that are no DNS query; the text says why, for status 400."""
+
+    _default = "not a DNS query"
 
 
 class EndpointInfoError(IrohError, ValueError):
