@@ -85,6 +85,7 @@ CASES = [
     (errors.DnsResolveFailed(host="a."), [errors.DnsError]),
     (errors.DnsInvalidResponse(host="a."), [errors.DnsError]),
     (errors.DnsStaggered(host="a.", errors=[errors.DnsNxDomain()]), [errors.DnsError]),
+    (errors.PkarrError("HttpRequest", "x", url="https://a/", status=429, retry_after=4.0), [errors.AddressLookupError]),
     (errors.HttpError("redirect", "x", url="https://a/", status=301), []),
     (errors.NotAllowed(), []),
     (errors.NotDelivered(2, 5.0), [TimeoutError]),

@@ -59,6 +59,7 @@ from .names import (
     HttpError,
     HttpErrorKind,
 )
+from .pkarr import PkarrError, PkarrErrorKind
 from .services import (
     AddressLookupError,
     AddressLookupFailed,
@@ -161,6 +162,8 @@ __all__ = [
     "PacketStoreError",
     "PacketStoreErrorKind",
     "PeerAborted",
+    "PkarrError",
+    "PkarrErrorKind",
     "PortmapError",
     "RelayClientError",
     "RelayDenied",

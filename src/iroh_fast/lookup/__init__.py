@@ -12,16 +12,21 @@ if TYPE_CHECKING:
     from ..errors import (
         AddressLookupError,
         AddressLookupFailed,
+        DnsError,
         EndpointInfoError,
+        PkarrError,
         SignedPacketError,
         UserDataTooLong,
     )
+    from ..web.resolver import DnsResolver, NameserverConfig, Resolver
     from .dht.service import DhtLookup
+    from .dns import DnsLookup, lookup_by_domain_name, lookup_by_id
     from .filters import AddrFilter, AddrFilterLike, ip_only, relay_only, unfiltered
     from .info import EndpointData, EndpointInfo
     from .mdns import Discovered, Expired, MdnsEvents, MdnsLookup
     from .memory import MemoryLookup
     from .merge import Lookup
+    from .pkarr import PkarrPublisher, PkarrResolver
     from .registry import AddressLookupServices
     from .services import (
         AddressLookup,
@@ -45,6 +50,9 @@ _MODULE_OF = {
     "AddressLookupServices": ".registry",
     "DhtLookup": ".dht.service",
     "Discovered": ".mdns",
+    "DnsError": "..errors",
+    "DnsLookup": ".dns",
+    "DnsResolver": "..web.resolver",
     "EndpointData": ".info",
     "EndpointInfo": ".info",
     "EndpointInfoError": "..errors",
@@ -57,10 +65,17 @@ _MODULE_OF = {
     "MdnsEvents": ".mdns",
     "MdnsLookup": ".mdns",
     "MemoryLookup": ".memory",
+    "NameserverConfig": "..web.resolver",
+    "PkarrError": "..errors",
+    "PkarrPublisher": ".pkarr",
+    "PkarrResolver": ".pkarr",
+    "Resolver": "..web.resolver",
     "SignedPacket": ".signed_packet",
     "SignedPacketError": "..errors",
     "UserDataTooLong": "..errors",
     "ip_only": ".filters",
+    "lookup_by_domain_name": ".dns",
+    "lookup_by_id": ".dns",
     "relay_only": ".filters",
     "unfiltered": ".filters",
 }
@@ -76,6 +91,9 @@ __all__ = [
     "AddressLookupServices",
     "DhtLookup",
     "Discovered",
+    "DnsError",
+    "DnsLookup",
+    "DnsResolver",
     "EndpointData",
     "EndpointInfo",
     "EndpointInfoError",
@@ -88,10 +106,17 @@ __all__ = [
     "MdnsEvents",
     "MdnsLookup",
     "MemoryLookup",
+    "NameserverConfig",
+    "PkarrError",
+    "PkarrPublisher",
+    "PkarrResolver",
+    "Resolver",
     "SignedPacket",
     "SignedPacketError",
     "UserDataTooLong",
     "ip_only",
+    "lookup_by_domain_name",
+    "lookup_by_id",
     "relay_only",
     "unfiltered",
 ]

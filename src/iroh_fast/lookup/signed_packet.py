@@ -288,11 +288,13 @@ def fitting(info: EndpointInfo, /) -> EndpointInfo:
     if user_data is not None:
         total += 13 + len(f"user-data={user_data}".encode())
     # From the end, relays last: the sort is stable.
-    for addr, size in sorted(reversed(kept), key=lambda entry: entry[0].is_relay):
+    going: set[int] = set()
+    for index in sorted(range(len(kept) - 1, -1, -1), key=lambda i: kept[i][0].is_relay):
         if total <= MAX_DNS_SIZE:
             break
-        kept.remove((addr, size))
-        total -= 13 + size
-    if len(kept) == len(sized):
+        going.add(index)
+        total -= 13 + kept[index][1]
+    if not going and len(kept) == len(sized):
         return info
+    kept = [entry for index, entry in enumerate(kept) if index not in going]
     return EndpointInfo(info.id, EndpointData([addr for addr, _ in kept], user_data))

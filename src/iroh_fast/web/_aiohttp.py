@@ -95,13 +95,13 @@ class Session:
         self, names: Names, proxy: Proxy | None, tls: Callable[[], ssl.SSLContext]
     ) -> None:
         self._proxy: dict[str, Any] = {}
+        self._for_proxy: dict[str, str] = {}
         if proxy is not None:
             host = f"[{proxy.host}]" if ":" in proxy.host else proxy.host
             scheme = "https" if proxy.tls else "http"
             self._proxy = {"proxy": f"{scheme}://{host}:{proxy.port}"}
             if proxy.authorization is not None:
-                auth = aiohttp.BasicAuth.decode(proxy.authorization, "latin-1")
-                self._proxy["proxy_auth"] = auth
+                self._for_proxy = {"Proxy-Authorization": proxy.authorization}
         self._tls = tls
         self._proxy_tls = proxy is not None and proxy.tls
         self._session = aiohttp.ClientSession(
@@ -135,15 +135,19 @@ class Session:
         ------
         HttpError
         """
-        secure = url.startswith("https:") or self._proxy_tls
+        tunnel = url.startswith("https:")
+        sent = {"Accept-Encoding": "identity", **headers}
+        if not tunnel:  # the proxy reads the request itself
+            sent |= self._for_proxy
         try:
             async with self._session.request(
                 method,
                 url,
                 data=body,
-                headers={"Accept-Encoding": "identity", **headers},
+                headers=sent,
                 allow_redirects=False,
-                ssl=self._tls() if secure else True,
+                ssl=self._tls() if tunnel or self._proxy_tls else True,
+                proxy_headers=self._for_proxy if tunnel else None,
                 **self._proxy,
             ) as response:
                 try:
