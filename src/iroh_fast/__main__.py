@@ -55,13 +55,18 @@ def _main(argv: Sequence[str] | None) -> int:
     demo.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     command_parser("info", "print version, build switches and features as JSON")
 
-    from .cli import relay
+    from .cli import dns_server, relay
 
     relay.add_arguments(command_parser("relay", "run a relay server", relay.EPILOG))
+    dns_server.add_arguments(
+        command_parser("dns-server", "run the server that endpoints are found by", dns_server.EPILOG)
+    )
 
     args = parser.parse_args(argv)
     if args.command == "relay":
         return relay.run(args)
+    if args.command == "dns-server":
+        return dns_server.run(args)
     if args.command == "info":
         import json
 

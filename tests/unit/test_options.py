@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import iroh_fast
-from iroh_fast import relay
+from iroh_fast import dns_server, relay
 from iroh_fast.config import EndpointConfig
 from iroh_fast.errors import ConfigError
 
@@ -38,6 +38,10 @@ CLASSES: dict[type, tuple[Callable[..., Any], dict[str, Any]]] = {
     iroh_fast.ServerConfig: (iroh_fast.ServerConfig, {"alpns": [b"x"]}),
     iroh_fast.BindAddr: (iroh_fast.BindAddr, {"host": "127.0.0.1"}),
     iroh_fast.Reject: (iroh_fast.Reject, {}),
+    dns_server.DnsServerConfig: (dns_server.DnsServerConfig, {}),
+    dns_server.HttpsSettings: (dns_server.HttpsSettings, {}),
+    dns_server.StoreSettings: (dns_server.StoreSettings, {}),
+    dns_server.ZoneSettings: (dns_server.ZoneSettings, {}),
     relay.RelayServerConfig: (relay.RelayServerConfig, {}),
     relay.RelayLimits: (relay.RelayLimits, {}),
     relay.RelayTlsConfig: (relay.RelayTlsConfig, {}),
@@ -51,8 +55,9 @@ NAMED = {(relay.RelayConfig, "url"): "URL"}
 
 
 def test_every_public_class_of_options_is_tried() -> None:
-    names = {*iroh_fast.__all__, *relay.__all__}
-    public = {getattr(iroh_fast, name, None) or getattr(relay, name) for name in names}
+    names = {*iroh_fast.__all__, *relay.__all__, *dns_server.__all__}
+    rooms = (iroh_fast, relay, dns_server)
+    public = {next(getattr(r, n) for r in rooms if n in r.__all__) for n in names}
     of_options = {cls for cls in public if isinstance(cls, type) and cls.__name__.endswith("Config")}
     assert of_options <= set(CLASSES)
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .. import __version__
-from ..errors import BindError, ConfigError
+from ..errors import BindError, ConfigError, PacketStoreError
 
 __all__ = ["keep_garbage_small", "run_server"]
 
@@ -63,7 +63,7 @@ def run_server(
             return check(arguments)
         log.info("iroh_fast %s; up to %d open files", __version__, raise_descriptor_limit())
         run_on_best_loop(serve(arguments))
-    except (ConfigError, BindError) as err:
+    except (ConfigError, BindError, PacketStoreError) as err:
         log.error("%s", err)
         return 1
     except KeyboardInterrupt:

@@ -108,10 +108,11 @@ class Later:
     does nothing, and `on_gone` was called if somebody had put a function there.
     """
 
-    __slots__ = ("_response", "_taker", "on_gone")
+    __slots__ = ("_response", "_taker", "on_gone", "on_set")
 
     def __init__(self) -> None:
         self.on_gone: Callable[[], object] | None = None
+        self.on_set: Callable[[Response], object] | None = None  # told of the answer first
         self._response: Response | None = None
         self._taker: Callable[[Response], None] | None = None
 
@@ -119,6 +120,8 @@ class Later:
         """Give the answer; a second one is ignored."""
         if self._response is None:
             self._response = response
+            if self.on_set is not None:
+                self.on_set(response)
             if self._taker is not None:
                 self._taker(response)
 
