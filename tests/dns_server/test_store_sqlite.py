@@ -109,6 +109,25 @@ async def test_store_commits_once_for_all_of_one_turn(tmp_path: Path) -> None:
         assert len(answers) == 11 * sqlite.BATCH
 
 
+async def test_store_waits_for_more_while_many_more_come_and_no_longer() -> None:
+    async with opened() as store:
+        answers: list[object] = []
+        for turn in range(1, 4):
+            for n in range(sqlite.MANY_MORE + 1):
+                store.submit(FakePacket(key(10 * turn + n), START), collect(answers))
+            await asyncio.sleep(0)
+            assert answers == []
+        await asyncio.sleep(0)  # nothing came
+        assert len(answers) == 3 * (sqlite.MANY_MORE + 1)
+        assert store.counters()["store_commits"] == 1
+        for turn in range(3):  # few come in each turn
+            answers.clear()
+            for n in range(sqlite.MANY_MORE):
+                store.submit(FakePacket(key(10 * turn + n), START + 1), collect(answers))
+            await asyncio.sleep(0)
+            assert len(answers) == sqlite.MANY_MORE
+
+
 async def test_store_tells_of_changes_when_readers_see_them_and_before_it_answers() -> None:
     async with opened() as store:
         told: list[object] = []
@@ -174,6 +193,7 @@ def test_store_does_what_the_rules_say(steps: list[tuple[str, int, int, int]], p
                     expected.extend(model.put(p, clock.now) for p in group)
                     model.make_room()
                     group.clear()
+                while len(answers) < len(expected):
                     await asyncio.sleep(0)
                 assert answers == expected
                 for n in range(13):
