@@ -6,7 +6,18 @@ from itertools import chain
 from random import Random
 
 import pytest
-from dht_liars import LIARS, UNWANTED, Crowd, Forger, Inventor, Silent, Squatter, prepare
+from dht_liars import (
+    LIARS,
+    UNWANTED,
+    Crowd,
+    Forger,
+    Inventor,
+    ReadOnly,
+    Refuser,
+    Silent,
+    Squatter,
+    prepare,
+)
 from dht_sim import CLIENT, VALUE, Making, SimNet, SimNode, distance, make_item
 from nacl.signing import SigningKey
 
@@ -226,6 +237,14 @@ def test_liars_among_the_nodes_hide_no_item_and_get_no_other_believed(
     best = net.get(PUBLIC)
     assert best is not None and best.timestamp == 7
     check_bounds(net, [])
+
+
+@pytest.mark.parametrize("other", [Refuser, ReadOnly], ids=lambda kind: kind.__name__)
+def test_nodes_that_store_nothing_do_not_take_the_place_of_those_that_do(other: Making) -> None:
+    """Half of the public DHT does not know items."""
+    net = SimNet(300, kinds=(SimNode, other))
+    put = net.put(make_item(KEY, 5))
+    assert put.stored == len(holders(net, 5)) >= K - 2
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -35,6 +35,7 @@ class State(Enum):
     ANSWERED = 2
     SILENT = 3  # for now
     USELESS = 4
+    REFUSES = 5  # is there, but stores no items: the next one counts in its place
 
 
 @dataclass(slots=True, eq=False)
@@ -73,12 +74,16 @@ class _Candidate:
         for source in self.by:
             source.asked += (state is State.ASKED) - (self.state is State.ASKED)
             source.dead += _dead(state) - _dead(self.state)
-            source.alive += (state is State.ANSWERED) - (self.state is State.ANSWERED)
+            source.alive += _alive(state) - _alive(self.state)
         self.state = state
 
 
 def _dead(state: State) -> bool:
     return state in (State.SILENT, State.USELESS)
+
+
+def _alive(state: State) -> bool:
+    return state in (State.ANSWERED, State.REFUSES)
 
 
 class Search:
@@ -171,8 +176,7 @@ class Search:
         self._hear(address)
         known = self._known.get(address)
         if known is not None and known.state is not State.NAMED:
-            known.becomes(State.ANSWERED)  # whoever named it was right
-            known.token = None
+            known.becomes(State.REFUSES)
 
     def silent(self, address: Address) -> None:
         """A node did not answer in time; it still may."""
@@ -252,7 +256,7 @@ class Search:
                 known.by.append(source)
                 source.asked += known.state is State.ASKED
                 source.dead += _dead(known.state)
-                source.alive += known.state is State.ANSWERED
+                source.alive += _alive(known.state)
             return
         if address in self._avoid:
             return
