@@ -10,10 +10,15 @@ from dht_liars import Forger, Silent, prepare
 from dht_sim import VALUE, SimNode, make_item
 from dht_udp import UdpNet
 from nacl.signing import SigningKey
+from packets import DEVELOPMENT, TXT, MemoryStore, packet_of, query, text_record, zone
 
+from iroh_fast import SecretKey
+from iroh_fast._dns import Message, read_message
+from iroh_fast.dns_server.answers import Answers
 from iroh_fast.dns_server.mainline import MainlineFallback
 from iroh_fast.errors import AddressLookupError, ConfigError
 from iroh_fast.lookup.dht.ids import target_of
+from iroh_fast.lookup.dht.items import item_of
 
 KEY = SigningKey(bytes([8]) * 32)
 PUBLIC = bytes(KEY.verify_key)
@@ -76,3 +81,53 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bencode2", None)
     with pytest.raises(ConfigError, match=r"iroh-fast\[dht\]"):
         MainlineFallback()
+
+
+# --- behind the answers --------------------------------------------------------------------
+
+OWNER = SecretKey(bytes([5]) * 32)
+PACKET = packet_of(OWNER, text_record(OWNER, "_iroh", b"relay=https://a.example/"))
+
+
+async def answer(answers: Answers, name: str) -> Message:
+    found = answers.answer(query(name, TXT), transport="udp")
+    return read_message(found if isinstance(found, bytes) else await found)
+
+
+def texts(message: Message) -> list[list[bytes]]:
+    return [message.strings(r) for r in message.records if r.section == 1]
+
+
+async def test_question_for_a_key_that_is_not_stored_is_answered_from_the_dht() -> None:
+    async with UdpNet(6) as net:
+        for node in net.nodes:
+            node.items[target_of(PACKET.public_key)] = item_of(PACKET)
+        fallback = await started(net)
+        answers = Answers(DEVELOPMENT, MemoryStore(), fallback=fallback)
+        name = f"_iroh.{zone(OWNER)}"
+        crowd = [asyncio.create_task(answer(answers, name)) for _ in range(20)]
+        for message in await asyncio.gather(*crowd):
+            assert texts(message) == [[b"relay=https://a.example/"]]
+        asked = sum(node.asked for node in net.nodes)
+        assert asked <= 2 * len(net.nodes), "one lookup for all that ask"
+        # Found and not found are remembered.
+        other = f"_iroh.{zone(SecretKey(bytes([6]) * 32))}"
+        assert texts(await answer(answers, other)) == []
+        asked = sum(node.asked for node in net.nodes)
+        assert texts(await answer(answers, other)) == []
+        assert texts(await answer(answers, name)) == [[b"relay=https://a.example/"]]
+        assert sum(node.asked for node in net.nodes) == asked
+        assert answers.counters()["dns_fallback_lookups"] == 2
+        await answers.close()
+        await fallback.close()
+
+
+async def test_stored_packet_hides_the_dht() -> None:
+    async with UdpNet(3) as net:
+        fallback = await started(net)
+        answers = Answers(DEVELOPMENT, MemoryStore(PACKET), fallback=fallback)
+        message = await answer(answers, f"_iroh.{zone(OWNER)}")
+        assert texts(message) == [[b"relay=https://a.example/"]]
+        assert all(node.asked == 0 for node in net.nodes)
+        await answers.close()
+        await fallback.close()
