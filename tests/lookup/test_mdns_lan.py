@@ -222,6 +222,22 @@ async def test_a_link_that_comes_later_is_joined(monkeypatch: pytest.MonkeyPatch
             await next_of(seen, Expired, second_id)
 
 
+async def test_interfaces_that_cannot_be_read_for_once_stay(
+    lan2: Lan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> list[Any]:
+        raise PermissionError(13, "no")
+
+    left, right = lan2.hosts
+    async with node(left) as (first, _, seen):
+        monkeypatch.setattr("iroh_fast.lookup.mdns.running.read_interfaces", refuse)
+        first.network_changed()
+        assert all(sock.links for sock in first._running._sockets)
+        monkeypatch.undo()
+        async with node(right) as (_, second_id, _):
+            await next_of(seen, Discovered, second_id)
+
+
 async def test_loopback_serves_where_there_is_nothing_else() -> None:
     from tests.lab.namespaces import Namespace
 

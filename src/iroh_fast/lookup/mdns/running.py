@@ -122,7 +122,11 @@ class Running:
             self._after([])
 
     def _join(self, *, again: bool) -> bool:
-        links = choose(read_interfaces(), self._interfaces)
+        try:
+            links = choose(read_interfaces(), self._interfaces)
+        except OSError as error:  # those of before stay
+            log.info("%s: the interfaces cannot be read: %s", self._name, error)
+            return False
         changes = [sock.join(links, again=again) for sock in self._sockets]
         self.node.families = tuple(sock.family for sock in self._sockets if sock.links)
         if any(changes):
