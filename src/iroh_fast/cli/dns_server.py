@@ -147,8 +147,8 @@ def check(arguments: argparse.Namespace) -> int:
     """Tell whether a file is right; returns the exit status."""
     path = arguments.config
     config = read_config(path, dev=arguments.dev)
-    if config.https is not None:
-        config.https.source(config.cert_dir).check()
+    if (source := config.certificates()) is not None:
+        source.check()
     name = "the default settings" if path is None else str(path)
     store = config.store
     kept = "PostgreSQL" if store.postgres else config.store_path or "memory"

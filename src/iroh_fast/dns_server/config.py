@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from .._check import check_address, check_flag, check_integer, check_seconds, shown
 from ..errors import ConfigError
+from ..web.certificates import CertificateSource
 from .rate import Clients, RateLimit
 from .service import DnsLimits
 from .settings import (
@@ -143,6 +144,14 @@ class DnsServerConfig:
     def cert_dir(self) -> Path:
         """Where certificates are."""
         return self.folder / "cert_cache"
+
+    def certificates(self) -> CertificateSource | None:
+        """Where the certificate comes from; None without HTTPS."""
+        if self.https is None:
+            return None
+        # An ACME server asks on port 80 or on 443.
+        has_80 = self.http_bind_addr is not None and self.http_bind_addr[1] == 80
+        return self.https.source(self.cert_dir, in_tls=not has_80)
 
     @property
     def store_path(self) -> Path | None:

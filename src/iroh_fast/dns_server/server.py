@@ -129,8 +129,8 @@ class DnsServer:
         self._fallback = await _mainline(config)
         self._answers = Answers(config.zones.records(), store, fallback=self._fallback)
         store.on_change = self._answers.invalidate
-        if config.https is not None:
-            self._certificates = Certificates(config.https.source(config.cert_dir))
+        if (source := config.certificates()) is not None:
+            self._certificates = Certificates(source)
             self.certificate = self._certificates.self_signed
             if self._certificates.work is not None:
                 self._host.run(self._certificates.work)
@@ -306,6 +306,7 @@ def _settings(app: App, backlog: int, certificates: Certificates | None = None) 
     return ListenerSettings(
         handler=app.handle,
         context=None if certificates is None else certificates.context,
+        choose=None if certificates is None else certificates.choose,
         life=float("inf"),
         idle_timeout=IDLE_S,
         max_body=MAX_BODY,

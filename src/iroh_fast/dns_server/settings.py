@@ -119,8 +119,14 @@ class HttpsSettings:
                 "a mail address"
             )
 
-    def source(self, cert_dir: Path) -> CertificateSource:
-        """Where the certificate comes from."""
+    def source(self, cert_dir: Path, *, in_tls: bool = True) -> CertificateSource:
+        """Where the certificate comes from.
+
+        Parameters
+        ----------
+        in_tls : bool
+            How an ACME server is shown who has the names: here, or over plain HTTP.
+        """
         if self.cert_mode == "self_signed":
             return CertificateSource(names=self.domains)
         if self.cert_mode == "manual":
@@ -136,6 +142,7 @@ class HttpsSettings:
             cert_dir=cert_dir,
             directory=self.acme_url or usual,
             roots=self.acme_ca,
+            in_tls=in_tls,
         )
         return CertificateSource(names=self.domains, acme=acme)
 

@@ -3,7 +3,8 @@
 The messages are made and signed by the `acme` library of the certbot project, one blocking step
 at a time in a worker thread; waiting happens here. Control of the host names is shown by files
 under ``/.well-known/acme-challenge/`` on the plain HTTP listener (HTTP-01, RFC 8555 §8.3), so that
-has to be reachable on port 80 of every name.
+has to be reachable on port 80 of every name, or in handshakes of the HTTPS listener on port 443
+(TLS-ALPN-01, `tls_challenge`).
 
 Cached files have the names and the form of those of iroh's relay.
 """
@@ -31,6 +32,7 @@ from .. import __version__
 from ..errors import ConfigError
 from . import tls_files as _tls
 from .acme_config import AcmeConfig
+from .tls_challenge import TlsChallenges
 
 if TYPE_CHECKING:
     from acme import messages
@@ -170,7 +172,9 @@ class AcmeCertificate:
         self._on_change = on_change
         self._sleep = sleep
         self._now = now
+        self._in_tls = config.in_tls
         self._answers: dict[str, bytes] = {}
+        self.in_handshakes = TlsChallenges()
         self._running: asyncio.Future[Any] | None = None
 
     @property
@@ -223,6 +227,7 @@ class AcmeCertificate:
             chain = await self._finalize(session, order)
         finally:
             self._answers.clear()
+            self.in_handshakes.clear()
             if self._running is None or self._running.done():
                 session.close()
             else:
@@ -250,10 +255,13 @@ class AcmeCertificate:
     async def _authorize(
         self, session: _Session, authorization: messages.AuthorizationResource
     ) -> None:
-        challenge = session.challenge(authorization)
+        challenge = session.challenge(authorization, in_tls=self._in_tls)
         if challenge is None:
             return
-        self._answers[challenge.path] = challenge.content
+        if self._in_tls:
+            self.in_handshakes.show(authorization.body.identifier.value, challenge.content)
+        else:
+            self._answers[challenge.path] = challenge.content
         await self._step(session.answer, challenge)
         for delay in AUTHORIZATION_POLLS_S:
             await self._sleep(delay)
@@ -369,17 +377,24 @@ class _Session:
 
         return self._client.new_order(crypto_util.make_csr(key, list(names)))
 
-    def challenge(self, authorization: messages.AuthorizationResource) -> _Challenge | None:
+    def challenge(
+        self, authorization: messages.AuthorizationResource, *, in_tls: bool
+    ) -> _Challenge | None:
         """What has to be shown for one name; None if nothing any more."""
         from acme import challenges, messages
 
         if authorization.body.status == messages.STATUS_VALID:
             return None
+        wanted = "tls-alpn-01" if in_tls else "http-01"
         for body in authorization.body.challenges:
-            if isinstance(body.chall, challenges.HTTP01):
-                response, content = body.chall.response_and_validation(self._jwk)
-                return _Challenge(body.chall.path, content.encode("ascii"), body, response)
-        raise AcmeError(f"{authorization.body.identifier.value}: no HTTP-01 challenge offered")
+            given = body.chall.to_json()
+            if given.get("type") == wanted:
+                # The library knows one of them; token, authorization and response are alike.
+                known = challenges.HTTP01.from_json({"type": "http-01", "token": given["token"]})
+                assert isinstance(known, challenges.HTTP01)
+                response, content = known.response_and_validation(self._jwk)
+                return _Challenge(known.path, content.encode("ascii"), body, response)
+        raise AcmeError(f"{authorization.body.identifier.value}: no {wanted} challenge offered")
 
     def answer(self, challenge: _Challenge) -> None:
         self._client.answer_challenge(challenge.body, challenge.response)

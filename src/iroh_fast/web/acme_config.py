@@ -26,6 +26,9 @@ class AcmeConfig:
         Keeps the account key and the certificate.
     directory : str
         URL of the server's directory (RFC 8555 §7.1.1), ``https``.
+    in_tls : bool
+        Show control of the names in TLS handshakes (TLS-ALPN-01: port 443), not by files that are
+        fetched over plain HTTP (HTTP-01: port 80).
     roots : Path, optional
         PEM file of roots that are trusted at the server besides the usual ones.
     """
@@ -35,3 +38,4 @@ class AcmeConfig:
     cert_dir: Path
     directory: str = LETS_ENCRYPT
     roots: Path | None = None
+    in_tls: bool = False

@@ -102,6 +102,11 @@ class Certificates:
         return None if self._acme is None else self._acme.answer
 
     @property
+    def choose(self) -> Callable[[Callable[[], bytes]], ssl.SSLContext | None] | None:
+        """What a TLS listener is asked by for another context, see `ListenerSettings`."""
+        return None if self._acme is None else self._acme.in_handshakes.choose
+
+    @property
     def work(self) -> Callable[[], Awaitable[None]] | None:
         """What has to run beside the server, if anything."""
         if self._acme is not None:

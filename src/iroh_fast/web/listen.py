@@ -33,6 +33,7 @@ Address = tuple[str, int]
 TLS_TIMEOUT_S: Final = 10.0
 HTTP_LIFE_S: Final = 30.0
 BACKLOG: Final = 1024
+PEEK_BYTES: Final = 4096
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _GONE: Final = (errno.ECONNABORTED, errno.EPROTO, errno.EPERM)
 
@@ -123,6 +124,9 @@ class ListenerSettings:
         Answers requests.
     context : ssl.SSLContext, optional
         For TLS.
+    choose : callable, optional
+        Called with a function that gives the first bytes of a client; its TLS context, or None
+        for the usual one.
     life : float
         Seconds a connection may last that nobody takes over; may be infinite.
     idle_timeout : float, optional
@@ -141,6 +145,7 @@ class ListenerSettings:
 
     handler: Handler
     context: ssl.SSLContext | None = None
+    choose: Callable[[Callable[[], bytes]], ssl.SSLContext | None] | None = None
     life: float = HTTP_LIFE_S
     idle_timeout: float | None = None
     max_body: int = 0
@@ -261,6 +266,8 @@ class Listener:
             else:
                 # TLS takes up to 300 KiB of memory: not for somebody who only connects.
                 await _first_bytes(loop, sock, min(TLS_TIMEOUT_S, settings.life))
+                if settings.choose is not None:
+                    context = settings.choose(lambda: _peek(sock)) or context
                 await loop.connect_accepted_socket(
                     lambda: protocol,
                     sock,
@@ -296,6 +303,14 @@ class Listener:
         for task in self._establishing:
             task.cancel()
         await asyncio.gather(*self._establishing, return_exceptions=True)
+
+
+def _peek(sock: socket.socket) -> bytes:
+    """What has come, without taking it."""
+    try:
+        return sock.recv(PEEK_BYTES, socket.MSG_PEEK)
+    except OSError:  # of which whoever reads hears, too
+        return b""
 
 
 async def _first_bytes(loop: asyncio.AbstractEventLoop, sock: socket.socket, limit: float) -> None:

@@ -7,12 +7,12 @@ import ipaddress
 import logging
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ConfigError
 
-__all__ = ["CertificateFiles", "self_signed", "self_signed_context", "server_context"]
+__all__ = ["CertificateFiles", "context_of", "self_signed", "self_signed_context", "server_context"]
 
 logger = logging.getLogger("iroh_fast.web.tls")
 
@@ -82,10 +82,19 @@ class CertificateFiles:
         return True
 
 
-def self_signed(names: Sequence[str] = ("localhost", "127.0.0.1", "::1")) -> tuple[bytes, bytes]:
+def self_signed(
+    names: Sequence[str] = ("localhost", "127.0.0.1", "::1"),
+    *,
+    critical: Mapping[str, bytes] | None = None,
+) -> tuple[bytes, bytes]:
     """Make a certificate and key for development: PEM, ECDSA P-256, one year.
 
     Clients have to be told to trust it.
+
+    Parameters
+    ----------
+    critical : mapping, optional
+        Further extensions: DER by object identifier.
     """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
@@ -100,7 +109,7 @@ def self_signed(names: Sequence[str] = ("localhost", "127.0.0.1", "::1")) -> tup
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
     now = datetime.datetime.now(datetime.timezone.utc)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -113,8 +122,11 @@ def self_signed(names: Sequence[str] = ("localhost", "127.0.0.1", "::1")) -> tup
         )
         # Not a CA: rustls refuses one as the certificate of a server.
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
     )
+    for oid, value in (critical or {}).items():
+        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
+        builder = builder.add_extension(extension, critical=True)
+    certificate = builder.sign(key, hashes.SHA256())
     return (
         certificate.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(
@@ -129,9 +141,14 @@ def self_signed_context(
     names: Sequence[str] = ("localhost", "127.0.0.1", "::1"),
 ) -> tuple[ssl.SSLContext, bytes, bytes]:
     """A server context with a new self-signed certificate, and certificate and key in PEM."""
+    cert, key = self_signed(names)
+    return context_of(cert, key), cert, key
+
+
+def context_of(cert: bytes, key: bytes) -> ssl.SSLContext:
+    """A server context with a certificate and key in PEM."""
     import tempfile
 
-    cert, key = self_signed(names)
     context = server_context()
     with tempfile.TemporaryDirectory() as folder:
         paths = []
@@ -142,4 +159,4 @@ def self_signed_context(
                 file.write(data)
             paths.append(path)
         context.load_cert_chain(*paths)
-    return context, cert, key
+    return context
