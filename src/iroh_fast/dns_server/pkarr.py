@@ -25,6 +25,7 @@ logger = logging.getLogger("iroh_fast.dns_server.http")
 
 _PACKET: Final[Headers] = (("content-type", "application/x-pkarr-signed-packet"), *ANY_ORIGIN)
 _NOT_FOUND: Final = failure(404)
+_NO_POINT: Final = failure(400, "invalid key: Invalid public key")
 KEY_SYMBOLS: Final = 52
 
 
@@ -76,12 +77,12 @@ class PacketRoutes:
         if key is None:
             return _no_z32()
         if self._read is not None:
-            return _found(self._read(key))
+            return _found(key, self._read(key))
         return self._fetch(key)
 
     async def _fetch(self, key: bytes) -> Response:
         try:
-            return _found(await self._store.fetch(key))
+            return _found(key, await self._store.fetch(key))
         except PacketStoreError as err:
             return _store_failed(err)
 
@@ -137,8 +138,18 @@ def _no_z32() -> Response:
     return failure(400, "invalid key: invalid z-base-32 encoding")
 
 
-def _found(packet: bytes | None) -> Response:
-    return _NOT_FOUND if packet is None else Response(200, packet[32:], _PACKET)
+def _found(key: bytes, packet: bytes | None) -> Response:
+    if packet is not None:
+        return Response(200, packet[32:], _PACKET)
+    return _NOT_FOUND if _is_point(key) else _NO_POINT
+
+
+def _is_point(key: bytes) -> bool:
+    try:
+        PublicKey(key)
+    except KeyParsingError:
+        return False
+    return True
 
 
 def _store_failed(error: PacketStoreError) -> Response:
@@ -150,10 +161,8 @@ def _store_failed(error: PacketStoreError) -> Response:
 
 def _invalid(key: bytes, size: int, error: SignedPacketError) -> Response:
     """Tell what is wrong in the words of iroh's server."""
-    try:
-        PublicKey(key)
-    except KeyParsingError:
-        return failure(400, "invalid key: Invalid public key")
+    if not _is_point(key):
+        return _NO_POINT
     texts = {
         "TooShort": f"Signed packet too short: {32 + size} bytes (min 104)",
         "TooLarge": f"Signed packet too large: {32 + size} bytes (max 1104)",
