@@ -295,6 +295,13 @@ async def test_tcp_answers_in_order_also_when_queries_come_in_pieces() -> None:
         await writer.wait_closed()
 
 
+async def test_tcp_answers_all_of_many_queries_that_come_at_once() -> None:
+    """More than are answered in one turn, and than fit into the buffer."""
+    async with serving() as (service, _):
+        wires = await ask_tcp(service.address, *[query(NAMES[n % 9], id=n) for n in range(3000)])
+        assert [int.from_bytes(w[:2], "big") for w in wires] == list(range(3000))
+
+
 async def test_tcp_answers_in_order_when_the_store_takes_its_time() -> None:
     class Slow:
         async def fetch(self, key: bytes, /) -> bytes | None:

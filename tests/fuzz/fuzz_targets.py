@@ -19,6 +19,7 @@ from typing import Any
 from fuzz_acks import ack_seeds, run_acks
 from fuzz_connection import connection_seeds, run_connection
 from fuzz_dht import dht_seeds, run_dht
+from fuzz_dns_server import query_seeds, run_query, run_zone, zone_seeds
 from fuzz_levels import level_seeds, run_levels, run_unsealed, unsealed_seeds
 from fuzz_lookup import (
     message_seeds,
@@ -465,6 +466,8 @@ TARGETS = {
         Target("config", config_seeds, run_config),
         Target("dns", dns_seeds, run_dns),
         Target("dht", dht_seeds, run_dht),
+        Target("dns_query", query_seeds, run_query),
+        Target("dns_zone", zone_seeds, run_zone),
         Target("dns_message", message_seeds, run_message),
         Target("signed_packet", signed_packet_seeds, run_signed_packet),
         Target("txt", txt_seeds, run_txt),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import Final
+from typing import Final, cast
 
 from ..aio.once import Once
 from ..web.limits import Admission, Seldom
@@ -108,7 +108,7 @@ class DnsStream(asyncio.BufferedProtocol):
     # --- what the transport calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # those of uvloop are not of that class
         server = self._server
         peer = transport.get_extra_info("peername") or ("",)
         self._ip = peer[0].removeprefix("::ffff:")
@@ -223,7 +223,8 @@ class DnsStream(asyncio.BufferedProtocol):
         elif self._begin:
             self._buffer[:kept] = self._buffer[self._begin : self._end]
         self._begin, self._end = 0, kept
-        self._read_on(kept < len(self._buffer) and not self._asked and not self._full)
+        busy = self._asked or self._full or self._again is not None
+        self._read_on(kept < len(self._buffer) and not busy)
 
     def _read_on(self, wanted: bool) -> None:
         if self._transport is None or wanted == self._reading or self._transport.is_closing():
