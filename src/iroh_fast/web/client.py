@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import sys
 from collections.abc import Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urljoin
 
@@ -28,6 +30,11 @@ TIMEOUT_S: Final = 10.0
 MAX_REDIRECTS: Final = 3
 IDLE_S: Final = 15.0
 _WITH_BODY_AGAIN: Final = (307, 308)  # RFC 9110 §15.4: the method stays
+# What aiohttp imports, the larger parts.
+_NEEDED_FIRST: Final = (
+    *("idna", "multidict", "yarl", "attr", "email.message", "email.policy", "urllib.request"),
+    *("http.cookies", "json", "platform", "pickle", "tempfile", "aiosignal", "aiohappyeyeballs"),
+)
 _FOR_ANYBODY: Final = ("accept", "content-type")  # headers that go along to another server
 _REDIRECTS: Final = (301, 302, 303, *_WITH_BODY_AGAIN)
 
@@ -146,9 +153,11 @@ class HttpClient:
         max_bytes: int,
     ) -> HttpAnswer:
         if self._session is None:
-            from ._aiohttp import Session  # late: loading aiohttp takes longer than all else here
-
-            self._session = Session(self._names, self._proxy, lambda: trusted(self._ca))
+            session = await _session_class()
+            if self._closed:
+                raise HttpError("connect", "the HTTP client is closed", url=_harmless(target))
+            if self._session is None:  # nobody else has made one meanwhile
+                self._session = session(self._names, self._proxy, lambda: trusted(self._ca))
         shown = _harmless(target)
         return HttpAnswer(
             *await self._session.request(method, target, shown, body, headers, max_bytes)
@@ -192,6 +201,19 @@ class HttpClient:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+async def _session_class() -> type[Session]:
+    """Load aiohttp, which takes a tenth of a second; the loop goes on in between."""
+    for name in () if "aiohttp" in sys.modules else _NEEDED_FIRST:
+        try:
+            import_module(name)
+        except ImportError:
+            continue  # another release of aiohttp does without
+        await asyncio.sleep(0)
+    from ._aiohttp import Session
+
+    return Session
 
 
 def _parse(url: str) -> RelayUrl:

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar, cast
+from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 from ..._check import check_seconds, kind_of, shown
-from ...addr import RelayUrl
 from ...aio.once import Once
 from ...errors import (
     ConfigError,
-    DnsError,
-    DnsMissingHost,
-    DnsNoResponse,
-    DnsResolveBoth,
-    DnsResolveFailed,
     DnsTimeout,
-    IrohError,
-    RelayUrlError,
 )
 from ..ca import CaConfig, trusted
 from .config import Fallback, NameserverConfig
 from .config import nameservers as read_nameservers
+from .results import IpAddress, host_of, literal, of_both, outcome, some
 from .stagger import DNS_STAGGER_S, staggered
 
 __all__ = ["DNS_TIMEOUT_S", "DnsResolver", "Resolver", "as_resolver"]
@@ -36,8 +28,6 @@ T = TypeVar("T")
 DNS_TIMEOUT_S: Final = 3.0
 _METHODS: Final = ("lookup_ipv4", "lookup_ipv6", "lookup_txt", "clear_cache", "reset")
 _FALLBACKS: Final = ("never", "if_system_empty", "deferred", "eager")
-
-IpAddress: TypeAlias = IPv4Address | IPv6Address
 
 
 class Resolver(Protocol):
@@ -166,7 +156,7 @@ class DnsResolver:
         async def ask(resolver: Resolver) -> list[IPv4Address]:
             return [IPv4Address(ip) for ip in await resolver.lookup_ipv4(host)]
 
-        return _some(host, await self._call(host, ask), "A")
+        return some(host, await self._call(host, ask), "A")
 
     async def lookup_ipv6(self, host: str) -> list[IPv6Address]:
         """IPv6 addresses of a host, at least one; as `lookup_ipv4`."""
@@ -174,7 +164,7 @@ class DnsResolver:
         async def ask(resolver: Resolver) -> list[IPv6Address]:
             return [IPv6Address(ip) for ip in await resolver.lookup_ipv6(host)]
 
-        return _some(host, await self._call(host, ask), "AAAA")
+        return some(host, await self._call(host, ask), "AAAA")
 
     async def lookup_txt(self, host: str) -> list[list[bytes]]:
         """TXT records of a name, at least one: of each its character-strings.
@@ -187,7 +177,7 @@ class DnsResolver:
         async def ask(resolver: Resolver) -> list[list[bytes]]:
             return [list(map(bytes, strings)) for strings in await resolver.lookup_txt(host)]
 
-        return _some(host, await self._call(host, ask), "TXT")
+        return some(host, await self._call(host, ask), "TXT")
 
     async def lookup(self, host: str, family: int, /) -> list[str]:
         """Addresses of one family, ``socket.AF_INET`` or ``AF_INET6``, as text."""
@@ -205,7 +195,7 @@ class DnsResolver:
         ipv4, ipv6 = await asyncio.gather(
             self.lookup_ipv4(host), self.lookup_ipv6(host), return_exceptions=True
         )
-        return _of_both(host, ipv4, ipv6)
+        return of_both(host, ipv4, ipv6)
 
     # --- of URLs
 
@@ -217,9 +207,9 @@ class DnsResolver:
         DnsMissingHost : the URL has no host.
         DnsResolveBoth : the host has no address.
         """
-        host = _host_of(url)
-        if (literal := _literal(host)) is not None:
-            return literal
+        host = host_of(url)
+        if (given := literal(host)) is not None:
+            return given
         found = await self.lookup_ipv4_ipv6(host)
         wanted = 6 if prefer_ipv6 else 4
         return next((ip for ip in found if ip.version == wanted), found[0])
@@ -232,9 +222,9 @@ class DnsResolver:
         DnsMissingHost : the URL has no host.
         DnsResolveBoth : the host has no address.
         """
-        host = _host_of(url)
-        if (literal := _literal(host)) is not None:
-            yield literal
+        host = host_of(url)
+        if (given := literal(host)) is not None:
+            yield given
             return
         ipv4 = asyncio.ensure_future(self.lookup_ipv4(host))
         ipv6 = asyncio.ensure_future(self.lookup_ipv6(host))
@@ -253,7 +243,7 @@ class DnsResolver:
             for task in waiting:
                 task.cancel()
         if len(failed) == 2:
-            _of_both(host, failed[ipv4], failed[ipv6])
+            of_both(host, failed[ipv4], failed[ipv6])
 
     # --- staggered
 
@@ -304,7 +294,7 @@ class DnsResolver:
                 )
                 # What is there counts, whatever else happened in the same moment.
                 if task.done():
-                    return _outcome(host, task)
+                    return outcome(host, task)
                 if not reset.happened:
                     raise self._timed_out(host)
             finally:
@@ -395,60 +385,6 @@ def as_resolver(name: str, value: object) -> DnsResolver:
     return DnsResolver.custom(cast(Resolver, value))
 
 
-def _outcome(host: str, task: asyncio.Future[T]) -> T:
-    """The result of a resolver; what it raises is an error of ours."""
-    try:
-        return task.result()
-    except DnsError:
-        raise
-    except TimeoutError as error:
-        raise DnsTimeout(f"{host}: {error or 'no answer in time'}", host=host) from error
-    except Exception as error:
-        raise DnsResolveFailed(f"{host}: {error or type(error).__name__}", host=host) from error
-
-
 def _seen(task: asyncio.Future[Any]) -> None:
     if not task.cancelled():
         task.exception()
-
-
-def _some(host: str, found: list[T], kind: str) -> list[T]:
-    if not found:
-        raise DnsNoResponse(f"{host} has no {kind} record", host=host)
-    return found
-
-
-def _of_both(
-    host: str,
-    ipv4: list[IPv4Address] | BaseException,
-    ipv6: list[IPv6Address] | BaseException,
-) -> list[IpAddress]:
-    """Put together what two lookups gave; one that failed does not matter."""
-    for result in (ipv4, ipv6):
-        if isinstance(result, BaseException) and not isinstance(result, IrohError):
-            raise result
-    if isinstance(ipv4, IrohError) and isinstance(ipv6, IrohError):
-        text = str(ipv4) if str(ipv4) == str(ipv6) else f"IPv4: {ipv4}; IPv6: {ipv6}"
-        raise DnsResolveBoth(text, host=host, ipv4=ipv4, ipv6=ipv6)
-    found: list[IpAddress] = []
-    for result in (ipv4, ipv6):
-        if isinstance(result, list):
-            found += result
-    return found
-
-
-def _host_of(url: str) -> str:
-    try:
-        host = RelayUrl(url).host
-    except RelayUrlError as error:
-        raise DnsMissingHost(str(error)) from None
-    if not host:
-        raise DnsMissingHost("the URL has no host to look up")
-    return host
-
-
-def _literal(host: str) -> IpAddress | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
