@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from . import errors as errors
+    from . import lookup as lookup
     from . import presets as presets
     from . import relay as relay
     from .addr import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .events import (
         AcceptFailed,
         AddrChanged,
+        AddressFound,
         ConnectionClosed,
         ConnectionOpened,
         DialFailed,
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         EndpointEvents,
         Event,
         EventsLagged,
+        LookupFailed,
         PathsChanged,
         RelayChanged,
     )
@@ -110,6 +113,7 @@ _MODULE_OF = {
     "NotAllowed": "errors",
     "AcceptFailed": "events",
     "AddrChanged": "events",
+    "AddressFound": "events",
     "ConnectionClosed": "events",
     "ConnectionOpened": "events",
     "DialFailed": "events",
@@ -117,6 +121,7 @@ _MODULE_OF = {
     "EndpointEvents": "events",
     "Event": "events",
     "EventsLagged": "events",
+    "LookupFailed": "events",
     "PathsChanged": "events",
     "RelayChanged": "events",
     "Accepting": "handshake",
@@ -170,7 +175,7 @@ _MODULE_OF = {
     "EndpointTicket": "ticket",
     "Ticket": "ticket",
 }
-_SUBMODULES = ("errors", "presets", "relay")
+_SUBMODULES = ("errors", "lookup", "presets", "relay")
 
 __all__ = [
     "AcceptFailed",
@@ -178,6 +183,7 @@ __all__ = [
     "AckFrequencyConfig",
     "AddrChanged",
     "AddrLike",
+    "AddressFound",
     "BiStream",
     "BindAddr",
     "BindAddrLike",
@@ -214,6 +220,7 @@ __all__ = [
     "IncomingZeroRttConnection",
     "IpAddr",
     "IrohError",
+    "LookupFailed",
     "MtuDiscoveryConfig",
     "NotAllowed",
     "ObservedAddr",
@@ -256,6 +263,7 @@ __all__ = [
     "__version__",
     "build_info",
     "errors",
+    "lookup",
     "presets",
     "relay",
 ]

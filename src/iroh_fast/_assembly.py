@@ -7,7 +7,7 @@ import importlib
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from . import events as _events
 from ._context import Context
@@ -16,8 +16,10 @@ from .aio.owner import Owner
 from .aio.services import ServiceHost
 from .aio.watcher import Watchable
 from .config import EndpointConfig, plan_sockets, socket_addr
-from .errors import BindError, ConfigError
+from .errors import AddressLookupError, BindError
 from .keys import SecretKey
+from .lookup.registry import AddressLookupServices
+from .lookup.service import EndpointHost, LookupService
 from .metrics import EndpointMetrics
 from .net.service import (
     EndpointService,
@@ -32,6 +34,8 @@ from .relay.map import RelayMap, RelayStatus
 
 if TYPE_CHECKING:
     from .relay.client.transport import RelayTransport
+    from .web.proxy import Proxy
+    from .web.resolver import DnsResolver
 
 __all__ = ["USER", "Inside", "assemble", "named"]
 
@@ -60,6 +64,8 @@ class Inside:
     alpns: Watchable[tuple[bytes, ...]]
     home: Watchable[tuple[RelayStatus, ...]]
     services: EndpointServices
+    host: EndpointHost
+    lookup: LookupService
 
 
 async def assemble(config: EndpointConfig) -> Inside:
@@ -67,8 +73,8 @@ async def assemble(config: EndpointConfig) -> Inside:
 
     Raises
     ------
-    BindError : a required address cannot be bound.
-    ConfigError : what an option needs is not installed.
+    BindError : a required address cannot be bound, or an address lookup cannot be set up.
+    ConfigError : what an address lookup needs is not installed.
     """
     loop = asyncio.get_running_loop()
     secret_key = config.secret_key or SecretKey.generate()
@@ -78,6 +84,9 @@ async def assemble(config: EndpointConfig) -> Inside:
         if isinstance(config.relays, RelayMap):
             await _load_relay_rooms()
         await inside.services.start(_services(config, inside))
+    except AddressLookupError as error:
+        driver.stop()
+        raise BindError(str(error)) from error
     except BaseException:
         driver.stop()
         raise
@@ -93,10 +102,22 @@ def _inside(
         return driver.stats(), len(context.live()), services.metrics()
 
     def addr_changed(addr: EndpointAddr) -> None:
+        lookup.publish()
         if context.events.wants(_events.AddrChanged):
             context.events.emit(_events.AddrChanged(addr))
 
     sockets = tuple(SocketAddr.from_tuple(bound) for bound in driver.bound_sockets)
+    host = EndpointHost(
+        owner,
+        secret_key,
+        resolver=cast("DnsResolver | None", config.dns_resolver),  # what check() made of it
+        ca=config.ca,
+        proxy=lambda: _proxy(config),
+    )
+    # What check() made of them.
+    found_by = (*(config.address_lookup or ()), *(config.extra_address_lookup or ()))
+    lookups = AddressLookupServices(host, config.addr_filter)
+    lookup = LookupService(host, lookups, found_by, config.user_data)
     context = Context(
         owner=owner,
         driver=driver,
@@ -104,6 +125,7 @@ def _inside(
         config=config,
         sockets=sockets,
         metrics=EndpointMetrics(counters),
+        lookups=lookups,
     )
     addrs = OwnAddrs(secret_key.public, owner, addr_changed)
     services: EndpointServices = ServiceHost(
@@ -118,6 +140,8 @@ def _inside(
         alpns=Watchable(context.alpns, owner),
         home=Watchable((), owner),
         services=services,
+        host=host,
+        lookup=lookup,
     )
 
 
@@ -127,17 +151,24 @@ def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
     if isinstance(config.relays, RelayMap):  # what check() made of it
         relay = inside.context.relay = _relay_transport(config, config.relays, inside)
         chosen.append(relay)
+    chosen.append(inside.lookup)
     return chosen
+
+
+def _proxy(config: EndpointConfig) -> Proxy | None:
+    """The HTTP proxy of all connections to servers."""
+    from .web.proxy import Proxy, proxy_from_env
+
+    if isinstance(config.proxy, Proxy):  # what check() made of it
+        return config.proxy
+    return proxy_from_env() if config.proxy_from_env else None
 
 
 async def _load_relay_rooms() -> None:
     """Load what only relays need; the loop goes on in between."""
-    try:
-        for name in _RELAY_ROOMS:
-            importlib.import_module(name, __package__)
-            await asyncio.sleep(0)
-    except ImportError as error:
-        raise ConfigError(f"relays need {error.name}: pip install 'iroh-fast[relay]'") from error
+    for name in _RELAY_ROOMS:
+        importlib.import_module(name, __package__)
+        await asyncio.sleep(0)
 
 
 def _relay_transport(
@@ -145,7 +176,6 @@ def _relay_transport(
 ) -> RelayTransport:
     """The way over relays."""
     from .relay.client.transport import RelayTransport
-    from .web.proxy import proxy_from_env
 
     events = inside.context.events
 
@@ -157,10 +187,11 @@ def _relay_transport(
         secret_key=inside.secret_key,
         relay_map=relay_map,
         ca=config.ca,
-        proxy=config.proxy or (proxy_from_env() if config.proxy_from_env else None),
+        proxy=_proxy(config),
         statuses=inside.home,
         on_status=changed,
         home_policy=config.home_policy,
+        resolver=inside.host.dns_resolver,
     )
 
 

@@ -11,6 +11,8 @@ from .aio.once import Once
 from .aio.owner import Owner
 from .config import EndpointConfig
 from .keys import EndpointId, PublicKey
+from .lookup.services import LookupItem
+from .lookup.shared import SharedLookups
 from .metrics import EndpointMetrics
 from .net.reach import usable
 from .net.remote import RemoteMap
@@ -21,13 +23,16 @@ from .quic._connection import QuicConnection
 if TYPE_CHECKING:
     from . import events as _events
     from . import stats as _stats
+    from .lookup.registry import AddressLookupServices
+    from .lookup.services import LookupAnswer
+    from .net.transport import SockAddr
     from .relay.client.transport import RelayTransport  # loads more than others need
 else:
     _events, _stats = Later("iroh_fast.events"), Later("iroh_fast.stats")
 
 __all__ = ["Context"]
 
-MAX_WAYS = 32  # addresses of all kinds that are dialed at once
+MAX_WAYS = 32  # addresses of all kinds that one look takes over for dialing
 
 
 class Context:
@@ -46,7 +51,9 @@ class Context:
         "hooks",
         "id",
         "linger",
+        "lookups",
         "metrics",
+        "newest",
         "over",
         "owner",
         "relay",
@@ -64,6 +71,7 @@ class Context:
         config: EndpointConfig,
         sockets: tuple[SocketAddr, ...],
         metrics: EndpointMetrics,
+        lookups: AddressLookupServices,
     ) -> None:
         self.owner = owner
         self.driver = driver
@@ -83,10 +91,23 @@ class Context:
         # Converts an address of the driver. Bound once, for all connections.
         self.transport_addr: AddrOf = driver.transports.addr_of
         self.remotes = RemoteMap(owner.loop, self.paths_changed)
+        self.lookups = SharedLookups(lookups, self._answered)
+        self.newest: dict[bytes, QuicConnection] = {}  # open ones, by the key of the peer
         self.relay: RelayTransport | None = None
+
+    def _answered(self, remote: EndpointId, answer: LookupAnswer) -> None:
+        """A lookup service said something."""
+        if isinstance(answer, LookupItem):
+            if self.events.wants(_events.AddressFound):
+                addrs = answer.info.data.addrs
+                self.events.emit(_events.AddressFound(remote, answer.provenance, addrs))
+        elif self.events.wants(_events.LookupFailed):
+            self.events.emit(_events.LookupFailed(remote, answer.provenance, answer.error))
 
     def opened(self, q: QuicConnection) -> None:
         """A connection passed handshake and hooks."""
+        if q.peer_id is not None and q.close_reason is None:
+            self.newest[q.peer_id] = q
         if not self.events.wants(_events.ConnectionOpened):
             return
         path = q.path_info(0)
@@ -109,6 +130,8 @@ class Context:
         if reason is not None:
             self.over.add(q)
             self.followed.pop(q.stable_id, None)
+            if self.newest.get(q.peer_id) is q:
+                del self.newest[q.peer_id]
             if self.events.wants(_events.ConnectionClosed):
                 remote = PublicKey._from_valid(q.peer_id)
                 stats = _stats.ConnectionStats.from_core(q.stats())
@@ -131,6 +154,17 @@ class Context:
         key = bytes(id)
         held = (*self.live(), *self.over)
         return [Paths(q, self.transport_addr) for q in held if q.peer_id == key]
+
+    def way_to(self, id: EndpointId) -> SockAddr | None:
+        """Over which address an open connection with a peer runs; None without one."""
+        key = bytes(id)
+        q = self.newest.get(key)
+        if q is None or q.close_reason is not None:
+            return None
+        if (selected := self.remotes.selected(key)) is not None:
+            return selected
+        paths = q.path_ids()
+        return q.path_remote(paths[0]) if paths else None
 
     def sockaddrs(self, target: EndpointAddr) -> tuple[list[tuple[Any, ...]], dict[str, str]]:
         """The ways to an endpoint that can be tried, and the others with the reason why not.

@@ -1,14 +1,18 @@
-"""Starting to dial: what is checked before the first packet."""
+"""Dialing: what is checked before the first packet, and addresses that are found while it runs."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ._context import Context
 from ._later import Later
+from ._ways import Ways
 from .addr import EndpointAddr
+from .aio._waiters import wait
 from .aio.unless import Unless
+from .connection import Connection
 from .errors import (
     ConnectError,
     EndpointClosed,
@@ -16,11 +20,15 @@ from .errors import (
     LocallyRejected,
     NoAddress,
     SelfConnect,
+    WrongIdentity,
 )
 from .handshake import Connecting
 from .hooks import run_before_connect
-from .net.reach import is_passing
+from .keys import EndpointId
+from .lookup.services import failure_error, summary
+from .lookup.shared import Search
 from .net.transport import SockAddr
+from .quic._connection import WAIT_HANDSHAKE, QuicConnection
 from .quic.config import QuicTransportConfig
 
 if TYPE_CHECKING:
@@ -28,9 +36,34 @@ if TYPE_CHECKING:
 else:
     _events = Later("iroh_fast.events")
 
-__all__ = ["dial"]
+__all__ = ["connect", "dial"]
 
+MAX_IMPOSTORS = 8  # addresses of an attempt at which somebody else answered
 ROUTE_TRIES, ROUTE_PAUSE_S = 3, 0.25  # how long to wait for a route before giving up
+
+
+async def connect(context: Context, target: EndpointAddr, alpn: bytes) -> Connection:
+    """Dial and wait for the handshake; raises as :meth:`Endpoint.connect` says.
+
+    Where lookups take part, somebody else may be the first to answer, at an address that is
+    stale or forged: then the others are tried without that one.
+    """
+    impostors: list[SockAddr] = []
+    wrong: WrongIdentity | None = None
+    while True:
+        try:
+            connecting = await dial(context, target, alpn, without=impostors)
+        except NoAddress:
+            if wrong is None:
+                raise
+            raise wrong from wrong.__cause__
+        try:
+            return await connecting
+        except WrongIdentity as error:
+            if connecting.answered is None or len(impostors) == MAX_IMPOSTORS:
+                raise
+            impostors.append(connecting.answered)
+            wrong = error
 
 
 async def dial(
@@ -39,28 +72,44 @@ async def dial(
     alpn: bytes,
     transport: QuicTransportConfig | None = None,
     extra_alpns: tuple[bytes, ...] = (),
+    *,
+    without: Collection[SockAddr] = (),
 ) -> Connecting:
-    """Start a connection attempt; raises as :meth:`Endpoint.connect` says."""
+    """Start a connection attempt; raises as :meth:`Endpoint.connect` says.
+
+    Parameters
+    ----------
+    without : addresses that are not dialed.
+    """
+    search = None
     try:
-        sockets = await _ways(context, target, alpn)
-    except ConnectError as error:
-        if context.events.wants(_events.DialFailed):
+        await _check(context, target, alpn)
+        ways = _known_ways(context, target, without)
+        search = _search(context, target.id, ways)
+        await _first_way(context, target, alpn, ways, search)
+        q = context.driver.connect(
+            ways.sockets,
+            expected_peer=bytes(target.id),
+            alpns=[alpn, *extra_alpns],
+            transport=transport or context.transport,
+        )
+    except BaseException as error:
+        if search is not None:
+            context.lookups.leave(search, connected=False)
+        if isinstance(error, ConnectError) and context.events.wants(_events.DialFailed):
             context.events.emit(_events.DialFailed(target.id, alpn, error))
         raise
-    q = context.driver.connect(
-        sockets,
-        expected_peer=bytes(target.id),
-        alpns=[alpn, *extra_alpns],
-        transport=transport or context.transport,
-    )
     if context.events.wants(_events.Dialing):
-        addrs = tuple(context.transport_addr(addr) for addr in sockets)
+        addrs = tuple(context.transport_addr(addr) for addr in ways.sockets)
         context.events.emit(_events.Dialing(target.id, alpn, addrs))
-    return Connecting(q, context, target.id, alpn, sockets)
+    if search is not None:
+        q.expect_addresses(not search.over)
+        context.owner.spawn(_feed(context, q, ways, search))
+    return Connecting(q, context, target.id, alpn, ways, search)
 
 
-async def _ways(context: Context, target: EndpointAddr, alpn: bytes) -> list[SockAddr]:
-    """Where to dial; raises what is wrong with the attempt before anything is sent."""
+async def _check(context: Context, target: EndpointAddr, alpn: bytes) -> None:
+    """Raise what is wrong with the attempt as such."""
     if context.closing:
         raise EndpointClosed()
     remote = f"{target.id:short}"
@@ -79,20 +128,84 @@ async def _ways(context: Context, target: EndpointAddr, alpn: bytes) -> list[Soc
         raise InvalidAlpn(
             f"connect to {remote} failed: an ALPN is 1 to 255 bytes", remote=remote, alpn=alpn
         )
-    sockets, refused = context.sockaddrs(target)
-    for _ in range(ROUTE_TRIES):
-        if sockets or not any(map(is_passing, refused.values())):
+
+
+def _known_ways(context: Context, target: EndpointAddr, without: Collection[SockAddr]) -> Ways:
+    """Where to dial by what is known now: a connection that is open, the given addresses, those found lately."""
+    ways = Ways(context, target.id, without)
+    if (live := context.way_to(target.id)) is not None:
+        ways.add([live])
+    ways.take(target.addrs)
+    ways.take(context.lookups.known(target.id))
+    return ways
+
+
+def _search(context: Context, id: EndpointId, ways: Ways) -> Search | None:
+    """Look the remote up, unless a connection shows where it is."""
+    if context.lookups.services.is_empty or context.way_to(id) is not None:
+        return None
+    return context.lookups.join(id)
+
+
+async def _first_way(
+    context: Context, target: EndpointAddr, alpn: bytes, ways: Ways, search: Search | None
+) -> None:
+    """Wait until there is an address to dial.
+
+    Raises
+    ------
+    NoAddress : there is none, and no lookup will find any.
+    EndpointClosed : the endpoint was closed meanwhile.
+    """
+    while search is not None:
+        ways.take(search.found)
+        if ways.sockets or search.over:
             break
-        await asyncio.sleep(ROUTE_PAUSE_S)  # the network may just be coming up
+        await search.news.wait()
+    for _ in range(ROUTE_TRIES):
         if context.closing:
             raise EndpointClosed()
-        sockets, refused = context.sockaddrs(target)
-    if not sockets:
-        if target.is_empty:
-            why = "no address of it is known, and there is no address lookup"
-        else:
-            listed = [f"{addr[:80]} ({reason})" for addr, reason in refused.items()]
-            more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
-            why = f"none of its addresses can be used: {', '.join(listed[:8])}{more}"
-        raise NoAddress(f"{what} failed: {why}", remote=remote, alpn=alpn)
-    return sockets
+        if ways.sockets or not ways.may_pass:
+            break
+        await asyncio.sleep(ROUTE_PAUSE_S)  # the network may just be coming up
+        ways.look_again()
+    if context.closing:
+        raise EndpointClosed()
+    if not ways.sockets:
+        raise _no_address(target, alpn, ways, search)
+
+
+def _no_address(target: EndpointAddr, alpn: bytes, ways: Ways, search: Search | None) -> NoAddress:
+    reasons = []
+    if ways.refused:
+        listed = [f"{addr[:80]} ({reason})" for addr, reason in ways.refused.items()]
+        more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+        reasons.append(f"none of its addresses can be used: {', '.join(listed[:8])}{more}")
+    errors = [] if search is None else [failure_error(failure) for failure in search.failures]
+    if search is None and not reasons:
+        reasons.append("no address of it is known, and there is no address lookup")
+    elif search is not None and not search.found:
+        known = [] if reasons else ["no address of it is known"]
+        reasons.append("; ".join([*known, summary(errors)]))
+    remote = f"{target.id:short}"
+    return NoAddress(
+        f"connect to {remote} (alpn {alpn!r}) failed: {'; '.join(reasons)}",
+        remote=remote,
+        alpn=alpn,
+        lookup_errors=errors,
+    )
+
+
+async def _feed(context: Context, q: QuicConnection, ways: Ways, search: Search) -> None:
+    """Hand an attempt what its lookup finds, until one of them is over."""
+    try:
+        while not q.handshake_complete and q.close_reason is None:
+            if fresh := ways.take(search.found):
+                q.dial_more(fresh)
+            if search.over:
+                q.expect_addresses(False)
+                break
+            async with Unless(wait(q, WAIT_HANDSHAKE)):
+                await search.news.wait()
+    finally:
+        context.lookups.leave(search, connected=bool(q.handshake_complete))

@@ -61,6 +61,8 @@ async def end(inside: Inside, code: int, closed: Once) -> None:
     driver = context.driver
     try:
         driver.accepting = False
+        context.lookups.services.stop()
+        context.lookups.stop()
         driver.close_all(code, b"")
         for value in (inside.addrs.value, inside.alpns, inside.home):
             value.close()

@@ -38,10 +38,18 @@ from .relay.client.home import HomePolicy
 from .relay.map import RelayConfig, RelayMap, relay_map
 
 if TYPE_CHECKING:
+    from .lookup import filters as _filters
+    from .lookup import info as _info
+    from .lookup import services as _lookup
     from .web import ca as _ca_config
     from .web import proxy as _proxies
+    from .web import resolver as _resolver
 else:
+    _filters = Later("iroh_fast.lookup.filters")
+    _info = Later("iroh_fast.lookup.info")
+    _lookup = Later("iroh_fast.lookup.services")
     _ca_config, _proxies = Later("iroh_fast.web.ca"), Later("iroh_fast.web.proxy")
+    _resolver = Later("iroh_fast.web.resolver")
 
 __all__ = [
     "AckFrequencyConfig",
@@ -231,6 +239,29 @@ def _home_policy(name: str, value: Any) -> HomePolicy | None:
     return value  # type: ignore[no-any-return]
 
 
+def _lookups(name: str, value: Any) -> tuple[_lookup.AddressLookupLike, ...]:
+    if value is None:
+        return ()
+    if hasattr(value, "into_address_lookup") or hasattr(value, "resolve"):
+        raise ConfigError(f"{name} is a list of address lookup services: write [{shown(value)}]")
+    given = check_items(name, value, "address lookup services")
+    return tuple(_lookup.check_service(name, service) for service in given)
+
+
+def _addr_filter(name: str, value: Any) -> _filters.AddrFilter | None:
+    if inspect.iscoroutinefunction(value):
+        raise ConfigError(f"{name} is a plain function, not an async one")
+    return None if value is None else _filters.as_filter(value, name)
+
+
+def _user_data(name: str, value: Any) -> str | None:
+    return None if value is None else _info.check_user_data(value)
+
+
+def _dns_resolver(name: str, value: Any) -> _resolver.DnsResolver | None:
+    return None if value is None else _resolver.as_resolver(name, value)
+
+
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
     """An option of endpoints: its default, and the function that checks and reads it."""
     return dataclasses.field(default=default, metadata={"check": check})
@@ -238,11 +269,6 @@ def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
 
 # What is planned, and says so instead of being unknown.
 _NOT_YET = (
-    "address_lookup",
-    "extra_address_lookup",
-    "addr_filter",
-    "user_data",
-    "dns_resolver",
     "portmapper",
     "net_report",
     "custom_transports",
@@ -276,11 +302,20 @@ class EndpointConfig:
     linger : seconds that leaving a connection's block, or the last reference to it, waits
         until what was finished is acknowledged; 0 does not wait, None has no limit.
     relays : None, "default" (iroh's), "staging", or relays to use: URLs, RelayConfig, a
-        RelayMap. Needs ``iroh-fast[relay]``.
+        RelayMap.
     home_policy : chooses the home relay, see :class:`iroh_fast.relay.HomePolicy`; None takes
         the first one of the list that can be reached, with fail-over.
-    proxy, proxy_from_env : HTTP proxy for connections to relays.
-    ca : what to trust at relays: an ``ssl.SSLContext`` or a CaConfig; None is iroh's roots.
+    proxy, proxy_from_env : HTTP proxy for connections to relays and pkarr servers.
+    ca : what to trust at relays and pkarr servers: an ``ssl.SSLContext`` or a CaConfig; None is
+        iroh's roots.
+    address_lookup : services that find endpoints by their id and publish this one, see
+        :mod:`iroh_fast.lookup`; replaces those of the preset.
+    extra_address_lookup : further ones, beside those.
+    addr_filter : which own addresses services get to publish, and in which order: a function
+        from a list of addresses to those to publish, ``"relay_only"`` or ``"ip_only"``.
+    user_data : text of at most 245 bytes that is published with the addresses.
+    dns_resolver : asked for names of relays and by lookups: a
+        :class:`iroh_fast.lookup.DnsResolver`, or an object like one; None asks the system's.
     """
 
     secret_key: SecretKey | None = _option(None, _secret_key)
@@ -300,6 +335,11 @@ class EndpointConfig:
     proxy: str | _proxies.Proxy | None = _option(None, _proxy)
     proxy_from_env: bool = _option(False, check_flag)
     ca: _ca_config.CaConfig | ssl.SSLContext | None = _option(None, _ca)
+    address_lookup: Sequence[_lookup.AddressLookupLike] | None = _option((), _lookups)
+    extra_address_lookup: Sequence[_lookup.AddressLookupLike] | None = _option((), _lookups)
+    addr_filter: _filters.AddrFilterLike = _option(None, _addr_filter)
+    user_data: str | None = _option(None, _user_data)
+    dns_resolver: _resolver.DnsResolver | _resolver.Resolver | None = _option(None, _dns_resolver)
 
     def merge(self, other: EndpointConfig) -> None:
         """Take over every field of `other` that differs from its default."""
@@ -364,8 +404,11 @@ class EndpointConfig:
             setattr(self, item.name, value)
         if self.relays is None and not self.ip_transports:
             raise ConfigError("ip_transports=False without relays leaves no way to send")
-        if self.relays is None and (self.proxy is not None or self.proxy_from_env):
-            raise ConfigError("proxy is for connections to relays; give relays as well")
+        lookups = self.address_lookup or self.extra_address_lookup
+        if self.relays is None and not lookups and (self.proxy is not None or self.proxy_from_env):
+            raise ConfigError(
+                "proxy is for connections to relays and pkarr servers; give relays as well"
+            )
         if self.relays is None and self.home_policy is not None:
             raise ConfigError("home_policy chooses among relays; give relays as well")
 

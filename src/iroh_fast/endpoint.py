@@ -41,11 +41,14 @@ if TYPE_CHECKING:
     from .aio import _waiters
     from .aio import once as _once
     from .aio import watcher as _watcher
+    from .lookup import info as _info
+    from .lookup import registry as _lookup
     from .net import local_addrs as _local_addrs
     from .net import socket as _socket
     from .quic import _connection as _quic
     from .relay import map as _relay
     from .web import proxy as _proxy
+    from .web import resolver as _resolver
 else:
     _assembly = Later("iroh_fast._assembly")
     _ending = Later("iroh_fast._ending")
@@ -61,11 +64,14 @@ else:
     _waiters = Later("iroh_fast.aio._waiters")
     _once = Later("iroh_fast.aio.once")
     _watcher = Later("iroh_fast.aio.watcher")
+    _info = Later("iroh_fast.lookup.info")
+    _lookup = Later("iroh_fast.lookup.registry")
     _local_addrs = Later("iroh_fast.net.local_addrs")
     _socket = Later("iroh_fast.net.socket")
     _quic = Later("iroh_fast.quic._connection")
     _relay = Later("iroh_fast.relay.map")
     _proxy = Later("iroh_fast.web.proxy")
+    _resolver = Later("iroh_fast.web.resolver")
 
 __all__ = ["BindOptions", "Endpoint"]
 
@@ -216,27 +222,75 @@ class Endpoint:
             q.network_changed()
 
     async def remote_info(self, id: EndpointId | str, /) -> _stats.RemoteInfo | None:
-        """What is known about a remote from connections with it; None if nothing."""
+        """What is known about a remote from connections and lookups; None if nothing."""
         self._owner.check_loop()
         if not isinstance(id, (PublicKey, str)):
             raise TypeError(f"id is an EndpointId or its text, not {kind_of(id)}")
         id = EndpointId(id)
-        usage: dict[TransportAddr, bool] = {}
-        known = False
+        found = self._context.lookups.known(id)
+        active: dict[TransportAddr, bool] = dict.fromkeys(found, False)
         for book in self._context.paths_with(id):
-            known = True
             for path in book.get():
-                active = not book.ended()
-                usage[path.remote_addr] = usage.get(path.remote_addr, False) or active
-        if not known:
+                addr = path.remote_addr
+                active[addr] = active.get(addr, False) or not book.ended()
+        if not active and not self._context.paths_with(id):
             return None
         return _stats.RemoteInfo(
             id,
             tuple(
-                _stats.TransportAddrInfo(addr, "active" if active else "inactive")
-                for addr, active in sorted(usage.items())
+                _stats.TransportAddrInfo(
+                    addr,
+                    "active" if active[addr] else "inactive",
+                    found.get(addr, ()),
+                )
+                for addr in sorted(active)
             ),
         )
+
+    # --- address lookup
+
+    @property
+    def address_lookup(self) -> _lookup.AddressLookupServices:
+        """The services that find endpoints by their id and publish this one; more can be added.
+
+        Raises
+        ------
+        EndpointClosed : the endpoint is closed.
+        """
+        if self._context.closing:
+            raise EndpointClosed()
+        return self._context.lookups.services
+
+    @property
+    def dns_resolver(self) -> _resolver.DnsResolver:
+        """What is asked for names of servers; the option of that name, or one of its own.
+
+        Raises
+        ------
+        EndpointClosed : the endpoint is closed.
+        """
+        if self._context.closing:
+            raise EndpointClosed()
+        return self._inside.host.dns_resolver
+
+    @property
+    def user_data(self) -> str | None:
+        """Text that is published with the own addresses."""
+        return self._inside.lookup.user_data
+
+    def set_user_data(self, user_data: str | None, /) -> None:
+        """Publish another text with the own addresses, or none.
+
+        Raises
+        ------
+        UserDataTooLong : more than 245 bytes of UTF-8.
+        """
+        self._owner.check_loop()
+        user_data = _info.check_user_data(user_data)
+        if self._context.closing:
+            log.warning("%s: set_user_data on a closed endpoint is ignored", f"{self.id:short}")
+            return
+        self._inside.lookup.user_data = user_data
 
     # --- dialling
 
@@ -250,7 +304,8 @@ class Endpoint:
         Parameters
         ----------
         addr : whom to dial and where; text is a ticket or an id, white space in it does no
-            harm.  Of many IP addresses some are chosen at random.
+            harm.  Of many IP addresses some are chosen at random.  Address lookup, where there
+            is any, looks for further ones at the same time: an id alone is enough then.
         alpn : name of the protocol, 1 to 255 bytes.
 
         Raises
@@ -265,12 +320,14 @@ class Endpoint:
 
         Notes
         -----
-        Cancel-safe: cancelling drops the attempt.
+        Cancel-safe: cancelling drops the attempt.  Without any address this waits until a lookup
+        finds one, or all have failed: 10 seconds with those of iroh_fast, if no server answers.
         """
         return Pending(self._connect(_ticket.to_endpoint_addr(addr), check_bytes("alpn", alpn)))
 
     async def _connect(self, target: EndpointAddr, alpn: bytes) -> _connection.Connection:
-        return await (await self._dial(target, alpn))
+        self._owner.check_loop()
+        return await _dial.connect(self._context, target, alpn)
 
     async def connect_with(
         self,

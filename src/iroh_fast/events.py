@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, TypeAlias
 from .addr import EndpointAddr, TransportAddr
 from .aio._waiters import WaitQueue
 from .aio.owner import Owner
-from .errors import CloseReason
+from .errors import CloseReason, printable
 from .keys import EndpointId
 from .relay.map import RelayStatus
 from .stats import ConnectionStats, PathInfo
@@ -23,6 +23,7 @@ from .stats import ConnectionStats, PathInfo
 __all__ = [
     "AcceptFailed",
     "AddrChanged",
+    "AddressFound",
     "ConnectionClosed",
     "ConnectionOpened",
     "DialFailed",
@@ -30,11 +31,13 @@ __all__ = [
     "EndpointEvents",
     "Event",
     "EventsLagged",
+    "LookupFailed",
     "PathsChanged",
     "RelayChanged",
 ]
 
 LIMIT = 256  # events kept for a consumer
+MAX_LISTED = 64  # addresses in one line of the log
 
 
 class _Logged:
@@ -170,6 +173,38 @@ class AddrChanged(_Logged):
 
 
 @dataclass(frozen=True, slots=True)
+class AddressFound(_Logged):
+    """An address lookup service found an endpoint that is dialed.
+
+    Attributes
+    ----------
+    service : its name, the provenance of what it found.
+    """
+
+    logger = logging.getLogger("iroh_fast.lookup")
+    remote: EndpointId
+    service: str
+    addrs: tuple[TransportAddr, ...]
+
+    def __str__(self) -> str:
+        return f"{self.service} found {self.remote:short} at {_listed(self.addrs)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LookupFailed(_Logged):
+    """An address lookup service could not say where an endpoint is; others may."""
+
+    logger = logging.getLogger("iroh_fast.lookup")
+    remote: EndpointId
+    service: str
+    error: Exception
+
+    def __str__(self) -> str:
+        why = printable(str(self.error) or type(self.error).__name__, 300)
+        return f"{self.service} did not find {self.remote:short}: {why}"
+
+
+@dataclass(frozen=True, slots=True)
 class EventsLagged:
     """The consumer was too slow: that many events were dropped."""
 
@@ -185,11 +220,14 @@ Event: TypeAlias = (
     | ConnectionClosed
     | RelayChanged
     | AddrChanged
+    | AddressFound
+    | LookupFailed
 )
 
 
 def _listed(addrs: tuple[TransportAddr, ...]) -> str:
-    return ", ".join(map(str, addrs)) or "no address"
+    more = f" and {len(addrs) - MAX_LISTED} more" if len(addrs) > MAX_LISTED else ""
+    return ", ".join(map(str, addrs[:MAX_LISTED])) + more or "no address"
 
 
 class EndpointEvents:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ._context import Context
 from ._handshaking import Handshaking
 from ._later import Later
+from ._ways import Ways
 from .addr import TransportAddr
-from .errors import ConnectTimeout, IrohError
+from .connection import Connection
+from .errors import ConnectTimeout, IrohError, WrongIdentity
 from .errors.attempts import attempt_error
 from .keys import EndpointId
+from .lookup.services import failure_error
+from .lookup.shared import Search
+from .net.transport import SockAddr
 from .quic._connection import QuicConnection
 from .zero_rtt import IncomingZeroRttConnection, OutgoingZeroRttConnection, ZeroRttStatus
 
@@ -28,10 +33,13 @@ __all__ = [
 ]
 
 
+MAX_TOLD = 8  # failed lookups that a time-out tells of
+
+
 class Connecting(Handshaking):
     """A dialled connection whose handshake is going on; await it for the connection."""
 
-    __slots__ = ("_alpn",)
+    __slots__ = ("_alpn", "_search", "_ways", "answered")
 
     def __init__(
         self,
@@ -39,11 +47,15 @@ class Connecting(Handshaking):
         context: Context,
         remote_id: EndpointId,
         alpn: bytes,
-        addrs: list[tuple[Any, ...]],
+        ways: Ways,
+        search: Search | None,
     ) -> None:
         super().__init__(q, context, remote_id)
         self._alpn = alpn
-        self._addrs = addrs
+        self._ways = ways
+        self._search = search
+        self._addrs = ways.sockets
+        self.answered: SockAddr | None = None  # where somebody else did, while a lookup took part
 
     @property
     def remote_id(self) -> EndpointId:
@@ -77,6 +89,16 @@ class Connecting(Handshaking):
             alpn=self._alpn,
             closing=context.closing,
         )
+        context.lookups.forget(self.remote_id)
+        wrong = isinstance(error, WrongIdentity) and not q.close_reason.by_peer
+        if wrong and self._search is not None:
+            self.answered = q.path_remote(0)
+        unreachable = q.close_reason.kind == "unreachable"
+        if self._search is not None and (unreachable or isinstance(error, ConnectTimeout)):
+            for failure in self._search.failures[:MAX_TOLD]:
+                error.add_note(str(failure_error(failure)))
+            if not self._search.over:
+                error.add_note("address lookup has not ended yet")
         if isinstance(error, ConnectTimeout):
             tried = ", ".join(str(context.transport_addr(addr)) for addr in self._addrs)
             error.add_note(f"tried: {tried}")
@@ -85,6 +107,11 @@ class Connecting(Handshaking):
                 error.add_note(f"the home relay {status.url}: {status.last_error}")
         return error
 
+    async def _admit(self, conn: Connection) -> None:
+        await super()._admit(conn)
+        if self._search is not None and not self._search.over:
+            self._context.owner.spawn(_follow(self._context, conn._q, self._ways, self._search))
+
     def _told(self, error: Exception) -> None:
         events = self._context.events
         if events.wants(_events.DialFailed):
@@ -92,6 +119,16 @@ class Connecting(Handshaking):
 
     def __repr__(self) -> str:
         return f"<Connecting to {self._remote_id:short} alpn={self._alpn!r}>"
+
+
+async def _follow(context: Context, q: QuicConnection, ways: Ways, search: Search) -> None:
+    """What a lookup finds for a connection that came about before are further ways for it."""
+    while q.close_reason is None:
+        if fresh := ways.take(search.found):
+            context.remotes.learn(q, fresh)
+        if search.over:
+            return
+        await search.news.wait()
 
 
 class Accepting(Handshaking):

@@ -40,6 +40,10 @@ COUNTERS: dict[str, str] = {
     "socket:send_relay_dropped_full": "Datagrams for relays dropped because the queue was full",
     "socket:send_relay_dropped_stale": "Datagrams for relays dropped with their connection",
     "socket:send_relay_dropped_size": "Datagrams for relays dropped because they were too large",
+    "address_lookup:lookups": "Lookups of an endpoint by its id",
+    "address_lookup:lookups_failed": "Lookups that ended without finding anything",
+    "address_lookup:service_results": "Answers of an address lookup service",
+    "address_lookup:service_errors": "Failures of an address lookup service",
 }
 
 # The same of what rises and falls.
@@ -69,7 +73,9 @@ class EndpointMetrics:
         -------
         dict
             For example ``{"socket:recv_datagrams": 17}``; only counters of parts that
-            exist in this version, those of relays only for an endpoint with relays.
+            exist in this version, those of relays only for an endpoint with relays.  Those of
+            address lookup services have a label:
+            ``address_lookup:service_results{service="dns"}``.
         """
         driver, live, services = self._read()
         values = {f"socket:{name}": int(value) for name, value in driver.items()}
@@ -94,19 +100,21 @@ class EndpointMetrics:
         if labels is not None:
             _check_labels(labels)
         inside = ",".join(f'{name}="{_escaped(value)}"' for name, value in (labels or {}).items())
-        suffix = f"{{{inside}}}" if inside else ""
-        lines = []
+        lines: list[str] = []
+        last = ""
         for key, value in self.snapshot().items():
-            name = key.replace(":", "_")
-            if key in GAUGES:
-                lines.append(f"# HELP {name} {GAUGES[key]}.")
-                lines.append(f"# TYPE {name} gauge")
-                lines.append(f"{name}{suffix} {value}")
-                continue
-            words = COUNTERS.get(key) or f"{key.partition(':')[2].replace('_', ' ')}, a count"
-            lines.append(f"# HELP {name} {words}.")
-            lines.append(f"# TYPE {name} counter")
-            lines.append(f"{name}_total{suffix} {value}")
+            family, _, own = key.partition("{")  # of some counters a label is part of the name
+            name = family.replace(":", "_")
+            gauge = family in GAUGES
+            if family != last:
+                last = family
+                words = COUNTERS.get(family) or GAUGES.get(family)
+                words = words or f"{family.partition(':')[2].replace('_', ' ')}, a count"
+                lines.append(f"# HELP {name} {words}.")
+                lines.append(f"# TYPE {name} {'gauge' if gauge else 'counter'}")
+            together = ",".join(filter(None, (inside, own.removesuffix("}"))))
+            suffix = f"{{{together}}}" if together else ""
+            lines.append(f"{name}{'' if gauge else '_total'}{suffix} {value}")
         lines.append("# EOF\n")
         return "\n".join(lines)
 

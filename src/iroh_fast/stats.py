@@ -260,10 +260,16 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class TransportAddrInfo:
-    """An address of a remote endpoint and whether a connection uses it now."""
+    """An address of a remote endpoint and whether a connection uses it now.
+
+    Attributes
+    ----------
+    sources : names of the address lookup services that told of it in the last minute.
+    """
 
     addr: TransportAddr
     usage: Literal["active", "inactive"]
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,9 @@ TESTED = {
     "links.md: What to change": 1,
     "logging.md: The log": 1,
     "logging.md: Events": 1,
+    "lookup.md: What the program knows": 1,
+    "lookup.md: Options": 1,
+    "lookup.md: A service of your own": 1,
     "relay.md: In your program": 1,
     "relay.md: Endpoints and relays": 1,
 }
@@ -291,6 +294,38 @@ async def test_api_home_policy() -> None:
         async with scope["ep"] as ep:
             await ep.online()
             assert ep.addr.relay_urls == (two.url,)
+
+
+# --- lookup.md ----------------------------------------------------------------------------
+
+
+async def test_lookup_in_memory_and_by_hand(bind: Bind, capsys: pytest.CaptureFixture[str]) -> None:
+    server = await bind(alpns=[ALPN])
+    task = asyncio.create_task(serving(server))
+    scope = await run(
+        "lookup.md: What the program knows", ticket=server.ticket, endpoint_id=server.id
+    )
+    assert scope["conn"].remote_id == server.id and scope["ep"].closed
+    client = await bind(address_lookup=[scope["friends"]])
+    await run("lookup.md: Options", ep=client, endpoint_id=server.id)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == " ".join(["memory_lookup", *map(str, server.addr.addrs)])
+    await server.close()
+    await task
+
+
+async def test_lookup_service_of_your_own(bind: Bind) -> None:
+    phonebook = (await run("lookup.md: A service of your own"))["Phonebook"]({})
+    server = await bind(alpns=[ALPN], address_lookup=[phonebook])
+    phonebook.table[str(server.id)] = phonebook.table.pop("me")
+    client = await bind(address_lookup=[phonebook])
+    task = asyncio.create_task(serving(server))
+    async with client.connect(server.id, ALPN) as conn:
+        assert conn.remote_id == server.id
+        info = await client.remote_info(server.id)
+        assert info is not None and info.addrs[0].sources == ("phonebook",)
+    await server.close()
+    await task
 
 
 # --- relay.md -----------------------------------------------------------------------------

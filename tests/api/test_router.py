@@ -18,6 +18,7 @@ from iroh_fast import (
     NotAllowed,
     ProtocolHandler,
     Router,
+    SecretKey,
 )
 from iroh_fast.errors import (
     AlpnMismatch,
@@ -138,7 +139,7 @@ async def test_router_reports_a_connect_error_of_the_handler_itself(
     server, client = await bind(), await bind()
 
     async def forward(conn: Connection) -> None:
-        await server.connect(client.id, b"no address known")
+        await server.connect(SecretKey.generate().public, b"no address known")
 
     async with Router(server, {ALPN: forward}, on_error=errors.append):
         async with client.connect(server.addr, ALPN) as conn:

@@ -207,6 +207,38 @@ async def test_attempt_ends_when_nothing_can_leave_to_any_address() -> None:
 
 
 @linux_only
+async def test_attempt_that_expects_addresses_waits_for_them() -> None:
+    client = Driver.bind([BindAddr("0.0.0.0")], identity=Identity(bytes([2]) * 32))
+    server = Driver.bind(HERE, identity=Identity(bytes([1]) * 32))
+    try:
+        ends = []
+        for more in (True, False):
+            q = client.connect(
+                [("127.255.255.255", 7)],
+                expected_peer=server.endpoint.identity.public_key,
+                alpns=[ALPN],
+                transport=QuicTransportConfig(),
+            )
+            q.expect_addresses(True)
+            await asyncio.sleep(0.05)
+            assert q.close_reason is None
+            if more:
+                assert q.dial_more([server.bound_sockets[0]]) == 1
+                async with asyncio.timeout(20):
+                    attempt = await server.wait_incoming()
+                assert attempt is not None
+                attempt.accept([ALPN], QuicTransportConfig())
+                await until(lambda q=q: q.handshake_confirmed)  # type: ignore[misc]
+            q.expect_addresses(False)
+            ends.append(q.close_reason)
+        assert ends[0] is None
+        assert ends[1] is not None and ends[1].kind == "unreachable"
+    finally:
+        client.stop()
+        server.stop()
+
+
+@linux_only
 async def test_one_address_that_works_is_enough() -> None:
     client = Driver.bind([BindAddr("0.0.0.0")], identity=Identity(bytes([2]) * 32))
     server = Driver.bind(HERE, identity=Identity(bytes([1]) * 32))

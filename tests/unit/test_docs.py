@@ -142,7 +142,7 @@ def test_every_counter_named_in_the_pages_exists() -> None:
     named = {
         name
         for path in PAGES
-        for name in re.findall(r"`(socket[:_]\w+)`", path.read_text("utf-8"))
+        for name in re.findall(r"`((?:socket|address_lookup)[:_]\w+)`", path.read_text("utf-8"))
     }
     assert len(named) >= 6
     exported = {f"{name.replace(':', '_')}_total" for name in COUNTERS}
@@ -312,6 +312,11 @@ FACTS = [
     ),
     ("security.md", "| 24 of those in a ticket", "net/reach.py", {"MAX_DIALED": 24}),
     ("security.md", "at most 32 ways in all", "_context.py", {"MAX_WAYS": 32}),
+    ("security.md", "find meanwhile 64, of which 16 get", "_ways.py", {"MAX_DIALED": 64}),
+    ("security.md", "for one remote | 24; 64 of all services", "lookup/shared.py", {"PER_SERVICE": 24, "MAX_FOUND": 64}),
+    ("security.md", "| 1,024, a minute each |", "lookup/shared.py", {"MAX_REMOTES": 1024, "KEPT_S": 60.0}),
+    ("security.md", "| 16, then the services wait |", "lookup/merge.py", {"MAX_WAITING": 16}),
+    ("lookup.md", "up to 15 seconds", "lookup/shared.py", {"LINGER_S": 15.0}),
     ("security.md", "| IP addresses remembered of a remote | 30 |", "net/remote/state.py", {"MAX_ADDRS": 30}),
     ("security.md", "16,384; the oldest give way", "net/transport.py", {"MAX_ROUTES": 16384}),
     ("security.md", "also those in addresses of others | 64 |", "relay/client/pool.py", {"MAX_RELAYS": 64}),

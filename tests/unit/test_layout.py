@@ -32,7 +32,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("config",), False),
     (("presets",), False),
     (("_context",), False),
-    (("_handshaking",), False),
+    (("_handshaking", "_ways"), False),
     (("zero_rtt",), False),
     (("handshake",), False),
     (("_dial", "incoming", "_assembly", "_bind_options"), False),

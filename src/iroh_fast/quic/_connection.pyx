@@ -18,6 +18,7 @@ from iroh_fast.quic._codes cimport (
     W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS)
 from iroh_fast.quic._control_queue cimport queue_control
 from iroh_fast.quic._datagrams cimport datagrams_wait, queue_empty, queue_peek, queue_pop, queue_push
+from iroh_fast.quic._first_flight cimport dial_expect, dial_more
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal, keys_limit
 from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
@@ -338,6 +339,23 @@ cdef class QuicConnection(Connection):
     def record_paths(self, bint on):
         """Whether to keep events for `path_events`, as at first. Off: those that wait are forgotten."""
         record_path_log(self, on)
+
+    def dial_more(self, remotes):
+        """Client: take in further addresses while the handshake runs, as those of ``QuicEndpoint.connect``.
+
+        Known ones, and what is beyond 64 of them, are left out; once an address has proven itself all are. How many were taken.
+        """
+        cdef int64_t now = self.host.clock_ns()
+        if now:
+            self.now = now
+        taken = dial_more(self, list(remotes))
+        if taken:
+            self.host.wake(self)
+        return taken
+
+    def expect_addresses(self, bint more):
+        """Client: whether `dial_more` will be called. Until then an attempt whose addresses cannot be reached goes on."""
+        dial_expect(self, more)
 
     def open_path(self, remote, local=None, bint backup=False):
         """Client: start another path. Its id; IrohError when ids or connection ids ran out."""

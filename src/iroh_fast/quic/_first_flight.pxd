@@ -25,6 +25,11 @@ cdef inline const UdpAddr* dial_at(Connection conn, int i) noexcept nogil:
     """NULL when no address is left to dial."""
     return &conn.handshake.dial[i % conn.handshake.n_dial] if conn.handshake.n_dial else NULL
 
+# Take in further candidates while the attempt runs. How many were new; the flight under way goes to them at once.
+cdef int dial_more(Connection conn, list remotes) except -1
+# Whether further ones may come. Without, and when nothing can leave to any known one, the attempt is over.
+cdef void dial_expect(Connection conn, bint more) noexcept
+
 # Which candidates get this flight: `count` of them from `at` on, wrapping around.
 cdef void dial_window(Connection conn, int* at, int* count) noexcept nogil
 # A datagram to an address can not leave. When that is so for all candidates, the attempt is over.

@@ -6,8 +6,8 @@ Sources: RFC 9000 §6.2, §7, §17.2, §17.2.5, and iroh's handshake migration.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EIO, ENOMEM, EPERM
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport malloc
-from libc.string cimport memcmp, memset
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast._crypto cimport constant_time_equal, retry_integrity_tag
@@ -25,7 +25,7 @@ from iroh_fast.quic._path_queries cimport find_path
 from iroh_fast.quic._path_table cimport add_path
 from iroh_fast.quic._paths cimport (
     CID_LEN, CidSet, MAX_CID_LEN, Path, ip_known, path_timeouts, remote_cid_first, same_addr)
-from iroh_fast.quic._recovery cimport recovery_restart
+from iroh_fast.quic._recovery cimport recovery_restart, recovery_try_again
 from iroh_fast.quic._send_buffer cimport sendbuf_rewind
 from iroh_fast.quic._stream_packets cimport rewind_0rtt
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
@@ -50,14 +50,10 @@ cdef int begin_client(Connection conn, list remotes) except -1:
     cdef Path* path
     cdef int i
     remotes = remotes[:MAX_DIAL]
-    handshake.dial = <UdpAddr*>malloc(len(remotes) * (sizeof(UdpAddr) + sizeof(int)))
-    if handshake.dial == NULL:
-        raise MemoryError
-    handshake.n_dial = len(remotes)
-    handshake.dial_errors = <int*>(handshake.dial + handshake.n_dial)
-    memset(handshake.dial_errors, 0, handshake.n_dial * sizeof(int))
-    for i in range(handshake.n_dial):
+    make_room(handshake, len(remotes))
+    for i in range(len(remotes)):
         addr_from_tuple(remotes[i], &handshake.dial[i])
+    handshake.n_dial = len(remotes)
     conn.host.random.fill(handshake.original.bytes, MAX_CID_LEN)
     handshake.original.len = MAX_CID_LEN
     handshake.theirs = handshake.original
@@ -97,9 +93,61 @@ cdef int set_initial_keys(Connection conn, const uint8_t* dcid, size_t n) noexce
 
 
 # ---------------------------------------------------------------- addresses that are dialed
+cdef int make_room(Handshake* handshake, int n) except -1:
+    """For `n` candidates, with those that are there; only between turns, when nobody looks at them."""
+    cdef UdpAddr* dial = <UdpAddr*>calloc(n, sizeof(UdpAddr) + sizeof(int))
+    cdef int* errors = <int*>(dial + n)
+    if dial == NULL:
+        raise MemoryError
+    if handshake.n_dial:
+        memcpy(dial, handshake.dial, handshake.n_dial * sizeof(UdpAddr))
+        memcpy(errors, handshake.dial_errors, handshake.n_dial * sizeof(int))
+    free(handshake.dial)
+    handshake.dial = dial
+    handshake.dial_errors = errors
+    return 0
+
+
+cdef bint may_dial_more(Connection conn):
+    # None is left after a Retry, and when an address has proven itself.
+    return conn.is_client and conn.state == ST_HANDSHAKE and not conn.handshake.settled and conn.handshake.n_dial > 0
+
+
+cdef int dial_more(Connection conn, list remotes) except -1:
+    cdef Handshake* handshake = &conn.handshake
+    cdef UdpAddr addr
+    cdef int i, before = handshake.n_dial
+    if not may_dial_more(conn) or not remotes:
+        return 0
+    make_room(handshake, min(before + <int>len(remotes), MAX_DIAL))
+    for remote in remotes:
+        addr_from_tuple(remote, &addr)
+        for i in range(handshake.n_dial):
+            if same_addr(&handshake.dial[i], &addr):
+                break
+        else:
+            if handshake.n_dial < MAX_DIAL:
+                handshake.dial[handshake.n_dial] = addr
+                handshake.n_dial += 1
+    if handshake.n_dial > before and level_at(handshake, LEVEL_INITIAL).space.sent.outstanding:
+        handshake.dial_from = <uint8_t>before
+        recovery_try_again(conn, conn.paths.first)
+    return handshake.n_dial - before
+
+
+cdef void dial_expect(Connection conn, bint more) noexcept:
+    conn.handshake.dial_expects = more
+    if not more and may_dial_more(conn):
+        end_unreachable(conn)
+
+
 cdef void dial_window(Connection conn, int* at, int* count) noexcept nogil:
     at[0] = 0
     count[0] = conn.handshake.n_dial
+    if conn.handshake.dial_from and not conn.handshake.heard and path_timeouts(conn.paths.first) == 0:
+        at[0] = conn.handshake.dial_from
+        count[0] = min(conn.handshake.n_dial - conn.handshake.dial_from, DIAL_AT_ONCE)
+        return
     if conn.handshake.n_dial > DIAL_AT_ONCE:
         # Whoever made the list may have made it long: each flight goes to a few, the repetitions to the next ones.
         if conn.paths.first != NULL:
@@ -114,7 +162,7 @@ cdef object addr_text(const UdpAddr* addr):
 
 cdef void dial_refused(Connection conn, const UdpAddr* to, int error) noexcept:
     cdef Handshake* handshake = &conn.handshake
-    cdef int i, left = 0
+    cdef int i
     if not conn.is_client or handshake.settled or conn.state != ST_HANDSHAKE:
         return
     for i in range(handshake.n_dial):
@@ -124,9 +172,18 @@ cdef void dial_refused(Connection conn, const UdpAddr* to, int error) noexcept:
                 handshake.dial_errors[i] -= 1
             else:
                 handshake.dial_errors[i] = error
+    if not handshake.dial_expects:
+        end_unreachable(conn)
+
+
+cdef void end_unreachable(Connection conn) noexcept:
+    """The attempt is over if nothing can leave to any of its addresses."""
+    cdef Handshake* handshake = &conn.handshake
+    cdef int i
+    for i in range(handshake.n_dial):
         if handshake.dial_errors[i] <= 0:
-            left += 1
-    if left or handshake.n_dial == 0:
+            return
+    if handshake.n_dial == 0:
         return
     try:
         told = [f"{addr_text(&handshake.dial[i])} ({os.strerror(handshake.dial_errors[i])})"

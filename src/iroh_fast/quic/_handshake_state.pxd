@@ -42,6 +42,8 @@ cdef struct Handshake:
     UdpAddr* dial                 # candidate addresses while dialing
     int* dial_errors              # why nothing leaves to each; else minus the errors that may pass. In the memory of `dial`
     int n_dial
+    uint8_t dial_from             # the candidates from here on are new: until the next timeout flights go to them
+    uint8_t dial_expects          # more may come: that none of those known can be reached is not the end
     Stage* initial                # a level that is never live while there is none
     Stage* handshake
     SendBuf crypto_tx             # CRYPTO data of 1-RTT packets

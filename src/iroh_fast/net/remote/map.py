@@ -57,6 +57,25 @@ class RemoteMap:
         state.add(conn)
         self._arm(key, state)
 
+    def learn(self, conn: QuicConnection, addrs: Iterable[SockAddr]) -> None:
+        """Further addresses of the peer of a connection that is followed."""
+        key = conn.peer_id
+        if key is None or conn.close_reason is not None:
+            return
+        state = self._remotes.get(key)
+        if state is None:
+            state = self._remotes[key] = RemoteState(self._loop.time)
+            if (first := conn.path_remote(0)) is not None:
+                state.learn([first])
+            state.add(conn)
+        state.learn_more(addrs)
+        self._arm(key, state)
+
+    def selected(self, key: bytes) -> SockAddr | None:
+        """The address that the connections with a remote use, where there is a choice."""
+        state = self._remotes.get(key)
+        return None if state is None else state.selected
+
     def __call__(self, conn: QuicConnection) -> None:
         """The paths of a connection changed, or it ended.
 

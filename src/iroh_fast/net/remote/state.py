@@ -98,6 +98,14 @@ class RemoteState:
         if len(self.addrs) > before:
             self._prune()
 
+    def learn_more(self, addrs: Iterable[SockAddr]) -> None:
+        """The same while there are connections: they try what is new."""
+        before = len(self.addrs)
+        self.learn(addrs)
+        if len(self.addrs) != before:
+            for conn in list(self.conns):
+                self._open_missing(conn)
+
     def _prune(self) -> None:
         """Bound what is remembered: a peer that wanders about must not fill our memory.
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...addr import RelayAddr, RelayUrl, TransportAddr
-from ...errors import ConfigError
 from ...net.local_addrs import NetworkState
 from ...net.service import ServiceContext
 from ...net.transport import RELAY_SUBNET, PrivateAddrs, SockAddr
@@ -52,11 +50,6 @@ class RelayTransport:
     ----------
     statuses : Watchable
         The same to follow, as a tuple of none or one.
-
-    Raises
-    ------
-    ConfigError
-        The packages of the extra ``relay`` are missing.
     """
 
     name = "relays"
@@ -78,7 +71,6 @@ class RelayTransport:
         home_policy: HomePolicy | None = None,
         resolver: Names | None = None,
     ) -> None:
-        _check_extra()
         self.relay_map = relay_map
         self.status: RelayStatus | None = None
         self._context: ServiceContext | None = None
@@ -184,13 +176,3 @@ class RelayTransport:
     def remove(self, url: str) -> RelayConfig | None:
         """Forget a relay; its connection ends when nothing needs it."""
         return self.relay_map.remove(url)
-
-
-def _check_extra() -> None:
-    """Say at bind what would make every attempt fail later."""
-    missing = [name for name in ("blake3", "certifi") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"relays need further packages ({', '.join(missing)} missing): "
-            "pip install 'iroh-fast[relay]'"
-        )

@@ -1,0 +1,66 @@
+"""The addresses of a connection attempt: given ones, and those found while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from ._context import Context
+from .addr import EndpointAddr, TransportAddr
+from .keys import EndpointId
+from .net.reach import is_passing
+from .net.transport import SockAddr
+
+__all__ = ["Ways"]
+
+MAX_DIALED = 64  # of one attempt
+
+
+class Ways:
+    """The addresses of one attempt: those that can be used, and the others with the reason.
+
+    Parameters
+    ----------
+    without : addresses of the driver that are left out.
+
+    Attributes
+    ----------
+    sockets : addresses of the driver.  The list itself is shared with who shows it.
+    refused : text of the others, and why nothing is sent there.
+    """
+
+    def __init__(
+        self, context: Context, id: EndpointId, without: Collection[SockAddr] = ()
+    ) -> None:
+        self._without = without
+        self._context = context
+        self._id = id
+        self._seen: set[TransportAddr] = set()
+        self.sockets: list[SockAddr] = []
+        self.refused: dict[str, str] = {}
+
+    def take(self, addrs: Iterable[TransportAddr]) -> list[SockAddr]:
+        """Look at addresses; those of the driver that are new and can be used are returned."""
+        unseen = [addr for addr in addrs if addr not in self._seen]
+        if not unseen:
+            return []
+        self._seen.update(unseen)
+        found, refused = self._context.sockaddrs(EndpointAddr(self._id, unseen))
+        self.refused.update(refused)
+        return self.add(found)
+
+    def add(self, sockets: Iterable[SockAddr]) -> list[SockAddr]:
+        """Take in addresses of the driver; those that are new are returned."""
+        fresh = [a for a in sockets if a not in self.sockets and a not in self._without]
+        fresh = fresh[: MAX_DIALED - len(self.sockets)]
+        self.sockets += fresh
+        return fresh
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether an address may be reached in a moment."""
+        return any(map(is_passing, self.refused.values()))
+
+    def look_again(self) -> None:
+        """Look at all addresses once more."""
+        seen, self._seen, self.refused = self._seen, set(), {}
+        self.take(seen)
