@@ -27,6 +27,14 @@ from iroh_fast import (
 )
 from iroh_fast.config import plan_sockets
 from iroh_fast.errors import ConfigError
+from iroh_fast.lookup import (
+    DnsLookup,
+    EndpointData,
+    MemoryLookup,
+    PkarrPublisher,
+    PkarrResolver,
+)
+from iroh_fast.relay import RelayMap
 
 RELAY = ["https://127.0.0.1:1"]
 
@@ -198,16 +206,48 @@ def test_plan_sockets_two_default_routes_of_one_family_raise() -> None:
         plan_sockets(["127.0.0.1:0", "127.0.0.2:0"])
 
 
-def test_presets_apply_in_order_and_n0_is_refused() -> None:
+def test_presets_apply_in_order() -> None:
     def mine(config: EndpointConfig) -> None:
         config.alpns = [b"a"]
 
     config = EndpointConfig()
     config.apply([presets.minimal, mine, EndpointConfig(max_tls_tickets=7)])
     assert (config.alpns, config.max_tls_tickets) == ([b"a"], 7)
-    for preset in (presets.n0, presets.n0_no_relay):
-        with pytest.raises(ConfigError, match="not part of this version"):
-            EndpointConfig().apply(preset)
+
+
+@pytest.mark.parametrize("staging", [False, True])
+def test_presets_of_number_0_are_those_of_iroh(
+    staging: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IROH_FORCE_STAGING_RELAYS", "1" if staging else "")
+    host = "staging-dns.iroh.link" if staging else "dns.iroh.link"
+    for preset, relays, published in ((presets.n0, True, 1), (presets.n0_no_relay, False, 2)):
+        config = EndpointConfig()
+        config.apply(preset)
+        config.check()
+        assert config.address_lookup is not None
+        publisher, resolver, dns = config.address_lookup
+        assert isinstance(publisher, PkarrPublisher) and isinstance(resolver, PkarrResolver)
+        assert isinstance(dns, DnsLookup) and dns.origin == f"{host}."
+        assert publisher.url == resolver.url == f"https://{host}/pkarr"
+        assert publisher.addr_filter is not None
+        addrs = EndpointData(["192.0.2.1:1", "https://relay.example"]).addrs
+        assert len(list(publisher.addr_filter(addrs))) == published
+        if not relays:
+            assert config.relays is None
+            continue
+        assert isinstance(config.relays, RelayMap)
+        names = {url.host.rstrip(".") for url in config.relays.urls()}
+        assert names and all((".staging-relay." in name) == staging for name in names)
+
+
+def test_presets_options_given_directly_win() -> None:
+    memory = MemoryLookup()
+    config = EndpointConfig()
+    config.apply(presets.n0)
+    config.update({"relays": None, "address_lookup": [memory], "proxy": "http://proxy.example"})
+    config.check()
+    assert config.relays is None and config.address_lookup == (memory,)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,10 @@ from iroh_fast import (
     EndpointAddr,
     EndpointId,
     LookupFailed,
+    Preset,
     QuicTransportConfig,
     SecretKey,
+    presets,
 )
 from iroh_fast.errors import (
     AddressLookupError,
@@ -34,11 +36,13 @@ from iroh_fast.errors import (
 )
 from iroh_fast.lookup import (
     AddressLookup,
+    DnsResolver,
     EndpointData,
     EndpointInfo,
     LookupAnswer,
     LookupItem,
     MemoryLookup,
+    NameserverConfig,
 )
 from iroh_fast.lookup.shared import PER_SERVICE
 
@@ -426,6 +430,36 @@ async def test_lookup_failed_dial_is_an_event(bind: Bind, server: Endpoint) -> N
         await client.connect(server.id, ALPN)
     event = await anext(events)
     assert isinstance(event, DialFailed) and event.error is raised.value
+
+
+# --- number 0's services, with nobody to reach
+
+
+@pytest.fixture
+def nowhere() -> Iterator[DnsResolver]:
+    """A resolver whose only name server has no socket."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    yield DnsResolver([NameserverConfig.udp("127.0.0.1").with_port(port)], fallback="never")
+
+
+@pytest.mark.parametrize("preset", [presets.n0, presets.n0_no_relay])
+async def test_n0_without_network_binds_at_once_and_says_what_it_did_not_reach(
+    bind: Bind, server: Endpoint, nowhere: DnsResolver, preset: Preset
+) -> None:
+    client = await bind(preset=preset, dns_resolver=nowhere)
+    assert client.dns_resolver is nowhere and len(client.address_lookup) == 3
+    with pytest.raises(NoAddress) as raised:
+        await client.connect(server.id, ALPN)
+    assert {error.provenance for error in raised.value.lookup_errors} == {"dns", "pkarr"}  # type: ignore[attr-defined]
+    for part in ("'dns' failed:", "'pkarr' failed:", "dns.iroh.link"):
+        assert part in str(raised.value)
+    # Addresses that are given are dialed at once, whatever becomes of lookups.
+    accepting = asyncio.ensure_future(anext(server.connections()))
+    conn = await client.connect(server.addr, ALPN)
+    conn.close()
+    (await accepting).close()
 
 
 # --- publishing
