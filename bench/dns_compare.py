@@ -37,7 +37,7 @@ BENCH = Path(__file__).parent
 NAMES = ("iroh_fast", "iroh-dns-server", "aiohttp+dnspython")
 ORIGIN = "irohdns.example."
 
-# What iroh's server and ours both read.
+# What iroh's server and ours both read; `udp_rate` is ours, and no limit of answers to one address.
 CONFIG = """
 pkarr_put_rate_limit = "disabled"
 data_dir = "{folder}"
@@ -52,6 +52,7 @@ default_ttl = 900
 origins = ["irohdns.example.", "."]
 rr_a = "127.0.0.1"
 rr_ns = "ns1.irohdns.example."
+udp_rate = 0
 [metrics]
 disabled = true
 [mainline]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,7 +241,7 @@ class SqliteFile:
             raise self._translated(error) from error
         return None if row is None else row[0]
 
-    def write(self, batch: Iterable[Row], now: int) -> Written:
+    def write(self, batch: Sequence[Row], now: int) -> Written:
         """Take packets in one transaction, all or none; make room for them.
 
         Parameters
@@ -254,12 +254,23 @@ class SqliteFile:
             Nothing of the batch is kept. ``"in_use"``: may work later.
         """
         written = Written()
-        with self._transaction():
+        counts = self.records, self.newcomers
+        try:
+            if len(batch) == 1 and self.records < self._retention.max_records:
+                self._take(batch[0], now, written)  # a statement alone is a transaction
+                return written
+            self._put.execute("BEGIN IMMEDIATE")
             for row in batch:
                 self._take(row, now, written)
             surplus = self.records - self._retention.max_records
             if surplus > 0:
                 written.evicted = self._evict(surplus)
+            self._put.execute("COMMIT")
+        except BaseException as error:
+            self._undo(counts)
+            if isinstance(error, sqlite3.Error):
+                raise self._translated(error) from error
+            raise
         return written
 
     def _take(self, row: Row, now: int, written: Written) -> None:
@@ -324,13 +335,16 @@ class SqliteFile:
             yield
             self._put.execute("COMMIT")
         except BaseException as error:
-            self.records, self.newcomers = counts
-            if self._writer.in_transaction:
-                with suppress(sqlite3.Error):
-                    self._put.execute("ROLLBACK")
+            self._undo(counts)
             if isinstance(error, sqlite3.Error):
                 raise self._translated(error) from error
             raise
+
+    def _undo(self, counts: tuple[int, int]) -> None:
+        self.records, self.newcomers = counts
+        if self._writer.in_transaction:
+            with suppress(sqlite3.Error):
+                self._put.execute("ROLLBACK")
 
     # --- the write-ahead log
 

@@ -1,0 +1,96 @@
+"""Whole servers that are killed: one on SQLite, and one of two on the same PostgreSQL database."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from pathlib import Path
+
+import dns.message
+import dns.query
+import pytest
+from publish_and_kill import AT_A_TIME, Publisher, Server, missing, publish_and_kill, rounds
+
+from iroh_fast import SecretKey
+from iroh_fast.lookup import z32
+from iroh_fast.lookup.signed_packet import SignedPacket
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+
+
+async def test_killed_server_has_all_it_accepted_when_it_is_back() -> None:
+    accepted, gone = await rounds(2, seed=random.randrange(1 << 30))
+    assert accepted > AT_A_TIME and gone == []
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    pair = tmp_path / "a", tmp_path / "b"
+    for folder in pair:
+        folder.mkdir()
+    return pair
+
+
+async def publish(port: int, packet: SignedPacket) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    payload = packet.relay_payload
+    head = f"PUT /pkarr/{z32.encode(packet.public_key)} HTTP/1.1\r\nhost: localhost\r\n"
+    writer.write(f"{head}content-length: {len(payload)}\r\n\r\n".encode() + payload)
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+    writer.close()
+
+
+def text_of(port: int, key: bytes) -> str:
+    """What a server answers for a key over DNS; empty without an answer."""
+    query = dns.message.make_query(f"_iroh.{z32.encode(key)}.irohdns.example.", "TXT")
+    answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=20).answer
+    return answer[0][0].to_text() if answer else ""
+
+
+async def test_publish_on_one_server_is_answered_by_the_other(
+    database: str, folders: tuple[Path, Path]
+) -> None:
+    store = f'[zone_store]\npostgres = "{database}"\n'
+    servers = [Server(folder, store) for folder in folders]
+    try:
+        secret = SecretKey.generate()
+        key = bytes(secret.public)
+        for n in range(10):
+            here, there = servers[n % 2], servers[(n + 1) % 2]
+            await asyncio.to_thread(text_of, there.dns, key)  # it has the last one in memory now
+            text = f"relay=https://r{n}.example./"
+            await publish(here.http, SignedPacket.from_txt(secret, "_iroh", [text]))
+            assert text in await asyncio.to_thread(text_of, here.dns, key)
+            while text not in await asyncio.to_thread(text_of, there.dns, key):
+                await asyncio.sleep(0.01)
+    finally:
+        for server in servers:
+            server.kill()
+
+
+async def test_one_of_two_servers_is_killed_and_the_other_has_all(
+    database: str, folders: tuple[Path, Path]
+) -> None:
+    store = f'[zone_store]\npostgres = "{database}"\n'
+    doomed, other = (Server(folder, store) for folder in folders)
+    rng = random.Random()
+    publisher, second = Publisher(1), Publisher(2)
+    try:
+        # The other one is published to at the same time.
+        load = asyncio.ensure_future(second.run(other.http))
+        await publish_and_kill(doomed, publisher, rng.uniform(0.3, 1.0))
+        before = len(second.accepted)
+        while len(second.accepted) < before + 10:
+            await asyncio.sleep(0.01)
+        assert not load.done()
+        load.cancel()
+        await asyncio.gather(load, return_exceptions=True)
+        assert len(publisher.accepted) > AT_A_TIME
+        assert await missing(other, publisher, rng) == []
+        assert await missing(other, second, rng) == []
+        doomed = Server(folders[0], store)
+        assert await missing(doomed, publisher, rng) == []
+    finally:
+        doomed.kill()
+        other.kill()
