@@ -52,16 +52,29 @@ def free_port(kind: socket.SocketKind) -> int:
         return int(sock.getsockname()[1])
 
 
-class Server:
-    """A server in a process of its own, on a folder that outlives it; `more` is added to its settings."""
+def limit_files(size: int) -> None:
+    import resource
 
-    def __init__(self, folder: Path, more: str = "") -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+class Server:
+    """A server in a process of its own, on a folder that outlives it.
+
+    Parameters
+    ----------
+    more : added to its settings.
+    file_size : bytes that its files may have, as if the disk were full then.
+    """
+
+    def __init__(self, folder: Path, more: str = "", *, file_size: int | None = None) -> None:
         self.http, self.dns = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
         path = folder / "config.toml"
         path.write_text(CONFIG.format(folder=folder, http=self.http, dns=self.dns) + more)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "iroh_fast", "dns-server", "-c", str(path)],
             stdout=subprocess.DEVNULL,
+            preexec_fn=None if file_size is None else lambda: limit_files(file_size),
             env={**os.environ, "IROH_FAST_LOG": "WARNING"},
         )
         while True:

@@ -10,7 +10,15 @@ from pathlib import Path
 import dns.message
 import dns.query
 import pytest
-from publish_and_kill import AT_A_TIME, Publisher, Server, missing, publish_and_kill, rounds
+from publish_and_kill import (
+    AT_A_TIME,
+    Publisher,
+    Server,
+    fetched,
+    missing,
+    publish_and_kill,
+    rounds,
+)
 
 from iroh_fast import SecretKey
 from iroh_fast.lookup import z32
@@ -24,6 +32,32 @@ async def test_killed_server_has_all_it_accepted_when_it_is_back() -> None:
     assert accepted > AT_A_TIME and gone == []
 
 
+async def test_server_with_a_full_disk_acknowledges_nothing_more_and_ends_with_status_1(
+    tmp_path: Path,
+) -> None:
+    server = Server(tmp_path, file_size=300_000)
+    accepted: list[SignedPacket] = []
+    try:
+        status = b"204"
+        while status == b"204":
+            packet = SignedPacket.from_txt(
+                SecretKey.generate(), "_iroh", ["relay=https://r.example./"]
+            )
+            status = await put(server.http, packet)
+            if status == b"204":
+                accepted.append(packet)
+        assert status == b"500"
+        assert await asyncio.to_thread(server.process.wait, 60) == 1
+    finally:
+        server.kill()
+    again = Server(tmp_path)
+    try:
+        found = await fetched(again.http, [packet.public_key for packet in accepted])
+        assert [found.get(p.public_key) for p in accepted] == [p.relay_payload for p in accepted]
+    finally:
+        again.kill()
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     pair = tmp_path / "a", tmp_path / "b"
@@ -32,13 +66,15 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return pair
 
 
-async def publish(port: int, packet: SignedPacket) -> None:
+async def put(port: int, packet: SignedPacket) -> bytes:
+    """Publish; returns the status."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     payload = packet.relay_payload
     head = f"PUT /pkarr/{z32.encode(packet.public_key)} HTTP/1.1\r\nhost: localhost\r\n"
     writer.write(f"{head}content-length: {len(payload)}\r\n\r\n".encode() + payload)
-    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
+    status = (await reader.readuntil(b"\r\n\r\n")).split()[1]
     writer.close()
+    return status
 
 
 def text_of(port: int, key: bytes) -> str:
@@ -60,7 +96,8 @@ async def test_publish_on_one_server_is_answered_by_the_other(
             here, there = servers[n % 2], servers[(n + 1) % 2]
             await asyncio.to_thread(text_of, there.dns, key)  # it has the last one in memory now
             text = f"relay=https://r{n}.example./"
-            await publish(here.http, SignedPacket.from_txt(secret, "_iroh", [text]))
+            packet = SignedPacket.from_txt(secret, "_iroh", [text])
+            assert await put(here.http, packet) == b"204"
             assert text in await asyncio.to_thread(text_of, here.dns, key)
             while text not in await asyncio.to_thread(text_of, there.dns, key):
                 await asyncio.sleep(0.01)
