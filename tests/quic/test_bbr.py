@@ -242,6 +242,16 @@ def test_marks_bound_what_is_in_flight(bulk: Bulk) -> None:
     assert w.flow.between(2, 8) >= 0.85 * 100
 
 
+def test_marks_that_bursts_get_cost_little(bulk: Bulk) -> None:
+    # A millisecond of jitter makes bursts: some packets of many rounds are marked, although little waits in the queue.
+    w = bulk(LinkConfig(rate=100, delay=20, queue=1000, ecn=65, jitter=1))
+    w.run(6)
+    stats = w.wire.there.stats()
+    assert stats.marked > 0 and w.lost() == 0
+    assert w.flow.between(0, 6) >= 0.88 * 95
+    assert stats.queue_delay_ms(0.95) < 20
+
+
 def test_outage_shrinks_the_window_and_is_soon_forgotten(bulk: Bulk) -> None:
     w = bulk(LinkConfig(rate=50, delay=20, queue=400, outages=((2.0, 2.0),)))
     w.run(8)

@@ -13,16 +13,16 @@ from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint64_t
 
 from iroh_fast.quic._bbr_model cimport (
-    BETA, LOSS_THRESHOLD, MOST_LOSS, NO_RATE, STALE_ROUNDS, STARTUP, Tally, has_queue, is_accelerating)
+    BETA, LOSS_THRESHOLD, MANY_MARKS, MOST_LOSS, NO_RATE, STALE_ROUNDS, STARTUP, Tally, has_queue, is_accelerating)
 from iroh_fast.quic._controller cimport UINT64_MAX
 
 cdef extern from *:
     """
     #define IF_BBR_DOUBT 0.85
-    #define IF_BBR_MARKED 0.85
+    #define IF_BBR_MARKED 0.06
     """
     const double DOUBT "IF_BBR_DOUBT"               # of the rate, while we look whether losses follow it
-    const double MARKED "IF_BBR_MARKED"             # of the bounds, for a round with ECN marks (RFC 8511)
+    const double MARKED "IF_BBR_MARKED"             # of the bounds, given up for a round in which every packet was marked
 
 cdef enum:
     PROOF_LOSSES = 8              # expected losses after which one can tell
@@ -87,13 +87,17 @@ cdef void cut(Congestion* cc, Bbr* own) noexcept nogil:
 
 
 cdef void answer_marks(Congestion* cc, Bbr* own) noexcept nogil:
-    """What is marked is delivered: the latest delivery says nothing, only sending less helps."""
+    """What is marked is delivered: the latest delivery says nothing, only sending less helps.
+
+    By the share of marks, as in DCTCP (RFC 8257 §3.3) and the BBRv3 of Linux: a few come from every burst, and say little.
+    """
+    cdef double kept = 1 - MARKED * own.marked_share
     if own.bw_shortterm >= NO_RATE:
         own.bw_shortterm = own.max_bw
     if own.inflight_shortterm == UINT64_MAX:
         own.inflight_shortterm = cc.cwnd
-    own.bw_shortterm *= MARKED
-    own.inflight_shortterm = <uint64_t>(MARKED * <double>own.inflight_shortterm)
+    own.bw_shortterm *= kept
+    own.inflight_shortterm = <uint64_t>(kept * <double>own.inflight_shortterm)
 
 
 cdef void begin_doubt(Bbr* own, double share) noexcept nogil:
@@ -167,10 +171,11 @@ cdef void loss_round(Congestion* cc, Bbr* own, uint64_t acked) noexcept nogil:
     count(&own.round, <double><int64_t>acked * packet, lost, arrived)
     if not own.loss_round_start:
         return
+    own.marked_share = own.marked / own.round.packets if own.round.packets > own.marked else own.marked > 0
     if own.mode == STARTUP:
-        own.marked_rounds = own.marked_rounds + 1 if 2 * own.marked >= own.round.packets > 0 else 0
+        own.marked_rounds = own.marked_rounds + 1 if own.marked_share >= MANY_MARKS else 0
     if not is_accelerating(own):
-        if own.marks_in_round:
+        if own.marked > 0:
             if own.tally.rounds > STALE_ROUNDS:
                 # Not those of the probe that has just been answered.
                 answer_marks(cc, own)
@@ -180,5 +185,5 @@ cdef void loss_round(Congestion* cc, Bbr* own, uint64_t acked) noexcept nogil:
             loss_recount(own)
         elif own.tally.rounds >= STALE_ROUNDS and not has_queue(own):
             look_at_losses(cc, own)
-    own.loss_in_round = own.marks_in_round = False
+    own.loss_in_round = False
     own.round.packets = own.round.lost = own.marked = 0

@@ -16,12 +16,14 @@ cdef extern from *:
     #define IF_BBR_HEADROOM 0.15
     #define IF_BBR_LOSS 0.02
     #define IF_BBR_MOST_LOSS 0.15
+    #define IF_BBR_MANY_MARKS 0.5
     """
     const double NO_RATE "IF_BBR_NO_RATE"           # no bound
     const double BETA "IF_BBR_BETA"                 # what one round with losses may cut a bound to
     const double HEADROOM "IF_BBR_HEADROOM"         # of the long-term bound, left to others
     const double LOSS_THRESHOLD "IF_BBR_LOSS"       # share of lost packets above what the path loses by itself
     const double MOST_LOSS "IF_BBR_MOST_LOSS"       # ... beyond which no path is believed to lose by itself
+    const double MANY_MARKS "IF_BBR_MANY_MARKS"     # share of a round's packets with ECN marks: the path is full
 
 cdef enum:
     STARTUP = 0
@@ -63,9 +65,9 @@ cdef struct Bbr:
     # how much (§5.5.9, §5.5.10)
     uint64_t inflight_longterm, inflight_shortterm, inflight_latest, max_inflight
     uint64_t loss_round_end
-    bint loss_round_start, loss_in_round, marks_in_round, cwnd_limited
-    double marked                 # packets with ECN marks in this round
-    int marked_rounds             # of startup, in a row, with more than half of them
+    bint loss_round_start, loss_in_round, cwnd_limited
+    double marked, marked_share   # packets with ECN marks in this round; their share in the last one
+    int marked_rounds             # of startup, in a row, with many marks
     uint64_t lost_before, arrived_before          # of `Delivery`, when losses were last counted
     # how far (§5.3.4.3)
     int64_t min_rtt, min_rtt_at   # 0: not known
@@ -117,7 +119,7 @@ cdef inline void reset_shortterm(Bbr* own) noexcept nogil:
     own.inflight_shortterm = UINT64_MAX
 
 cdef inline void reset_signals(Bbr* own) noexcept nogil:
-    own.loss_in_round = own.marks_in_round = False
+    own.loss_in_round = False
     own.bw_latest = 0
     own.inflight_latest = 0
 

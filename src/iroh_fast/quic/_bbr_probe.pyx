@@ -30,7 +30,7 @@ cdef enum:
     DRAIN_ROUNDS = 3
     CROWDED_ROUNDS = 8            # ... where others keep a queue
     RENO_ROUNDS = 63              # between probes, where Reno would fill the path by then (§5.3.3.5)
-    PROBE_ROUNDS = 24             # ... and where nobody does: at least
+    PROBE_ROUNDS = 12             # ... and where nobody does: at least
     DOUBT_S = 5                   # the longest time for finding out what losses mean
     PROBE_RTT_MS = 200
 
@@ -113,7 +113,7 @@ cdef uint64_t chance(const Congestion* cc, int64_t now) noexcept nogil:
 
 
 cdef int64_t wait_to_probe(const Bbr* own, uint64_t word) noexcept nogil:
-    """§5.3.3.5.3: 2 to 3 s. DIFFERS: not more than 24 to 31 rounds, within half a second at least: on a path of tens of
+    """§5.3.3.5.3: 2 to 3 s. DIFFERS: not more than 12 to 19 rounds, within half a second at least: on a path of tens of
     milliseconds a rate that has come back, or another's end, is noticed as soon as others notice it.
     """
     cdef int64_t most = 2 * <int64_t>SECOND + <int64_t>((word >> 1) % SECOND)
