@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from ipaddress import IPv4Address, IPv6Address
 from typing import assert_type
 
 from iroh_fast import (
@@ -32,7 +33,19 @@ from iroh_fast import (
     ZeroRttStatus,
     presets,
 )
-from iroh_fast.lookup import EndpointData, EndpointInfo, SignedPacket, ip_only, relay_only
+from iroh_fast.lookup import (
+    DnsLookup,
+    DnsResolver,
+    EndpointData,
+    EndpointInfo,
+    NameserverConfig,
+    PkarrPublisher,
+    SignedPacket,
+    ip_only,
+    lookup_by_domain_name,
+    lookup_by_id,
+    relay_only,
+)
 from iroh_fast.stats import Closed, PathEvent
 
 
@@ -178,3 +191,37 @@ def published() -> None:
     assert_type(packet.endpoint_info().id, EndpointId)
     assert_type(SignedPacket.from_relay_payload(info.id, packet.relay_payload), SignedPacket)
     EndpointInfo(info.id, ["1.2.3.4:5"])  # type: ignore[arg-type]
+
+
+class OwnResolver:
+    async def lookup_ipv4(self, host: str) -> list[IPv4Address]:
+        return []
+
+    async def lookup_ipv6(self, host: str) -> list[IPv6Address]:
+        return []
+
+    async def lookup_txt(self, host: str) -> list[list[bytes]]:
+        return []
+
+    def clear_cache(self) -> None: ...
+
+    def reset(self) -> OwnResolver:
+        return self
+
+
+async def names(id: EndpointId) -> None:
+    server = NameserverConfig.tls("192.0.2.53").with_tls_server_name("dns.example").with_port(8853)
+    async with DnsResolver([server, "192.0.2.1:53"], fallback="deferred") as resolver:
+        assert_type(await resolver.lookup_ipv4("a."), list[IPv4Address])
+        assert_type(await resolver.lookup_ipv4_ipv6("a."), list[IPv4Address | IPv6Address])
+        assert_type(await resolver.lookup_txt_staggered("a.", [0.2]), list[list[bytes]])
+        async for address in resolver.resolve_host_all("https://a/"):
+            assert_type(address, IPv4Address | IPv6Address)
+        assert_type(await lookup_by_id(resolver, id, "dns.example."), EndpointInfo)
+        assert_type(await lookup_by_domain_name(resolver, "x.dns.example"), EndpointInfo)
+    assert_type(DnsResolver.custom(OwnResolver()), DnsResolver)
+    DnsResolver.custom("192.0.2.1")  # type: ignore[arg-type]
+    DnsResolver(fallback="sometimes")  # type: ignore[arg-type]
+    DnsLookup("dns.example.")
+    PkarrPublisher("https://a.example/pkarr", addr_filter="unfiltered", ttl=60)
+    PkarrPublisher(ttl="60")  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from name_server import certificate
 
-from iroh_fast.errors import DnsNxDomain, HttpError
+from iroh_fast.errors import ConfigError, DnsNxDomain, HttpError
 from iroh_fast.web import client as client_module
 from iroh_fast.web.ca import CaConfig
 from iroh_fast.web.client import HttpClient
@@ -386,6 +386,12 @@ async def test_certificate_has_to_be_for_the_name_and_of_a_known_issuer() -> Non
         async with http_client(ca=CaConfig(insecure=True)) as client:
             assert (await client.request("GET", f"https://b.example:{server.port}/")).body == b"x"
         assert len(server.requests) == 2
+
+
+async def test_root_that_is_none_is_an_error_of_the_option() -> None:
+    async with http_client(ca=CaConfig(extra=[b"nonsense"])) as client:
+        with pytest.raises(ConfigError, match="root"):
+            await client.request("GET", "https://a.example/")
 
 
 async def test_server_without_tls_is_told() -> None:

@@ -139,6 +139,7 @@ class Session:
         sent = {"Accept-Encoding": "identity", **headers}
         if not tunnel:  # the proxy reads the request itself
             sent |= self._for_proxy
+        context = self._tls() if tunnel or self._proxy_tls else True
         try:
             async with self._session.request(
                 method,
@@ -146,7 +147,7 @@ class Session:
                 data=body,
                 headers=sent,
                 allow_redirects=False,
-                ssl=self._tls() if tunnel or self._proxy_tls else True,
+                ssl=context,
                 proxy_headers=self._for_proxy if tunnel else None,
                 **self._proxy,
             ) as response:
