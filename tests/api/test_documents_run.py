@@ -17,7 +17,11 @@ import pytest
 from programs import complaints
 
 import iroh_fast
-from iroh_fast import Connection, Endpoint, EndpointId, SecretKey
+from iroh_fast import Connection, Endpoint, EndpointId, SecretKey, presets
+from iroh_fast.dns_server import DnsServer
+from iroh_fast.lookup import MdnsLookup
+from tests.lab import missing
+from tests.lab.lan import Lan, entered
 
 from .conftest import ENV, Bind, Pair
 
@@ -66,10 +70,12 @@ TESTED = {
     "api.md: 0-RTT": 1,
     "api.md: Relays": 1,
     "api.md: Tuning": 1,
+    "dns_server.md: In your program": 1,
     "links.md: What to change": 1,
     "logging.md: The log": 1,
     "logging.md: Events": 1,
     "lookup.md: What the program knows": 1,
+    "lookup.md: On the local network": 1,
     "lookup.md: Options": 1,
     "lookup.md: A service of your own": 1,
     "relay.md: In your program": 1,
@@ -314,6 +320,24 @@ async def test_lookup_in_memory_and_by_hand(bind: Bind, capsys: pytest.CaptureFi
     await task
 
 
+@pytest.mark.lab
+async def test_lookup_on_the_local_network() -> None:
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with Lan(1) as lan, entered(lan.hosts[0]):
+        scanner = await Endpoint.bind(
+            preset=presets.minimal,
+            alpns=[ALPN],
+            address_lookup=[MdnsLookup()],
+            user_data="a scanner",
+        )
+        task = asyncio.create_task(serving(scanner))
+        scope = await run("lookup.md: On the local network")
+        assert scope["conn"].remote_id == scanner.id and scope["ep"].closed
+        await scanner.close()
+        await task
+
+
 async def test_lookup_service_of_your_own(bind: Bind) -> None:
     phonebook = (await run("lookup.md: A service of your own"))["Phonebook"]({})
     server = await bind(alpns=[ALPN], address_lookup=[phonebook])
@@ -325,6 +349,32 @@ async def test_lookup_service_of_your_own(bind: Bind) -> None:
         info = await client.remote_info(server.id)
         assert info is not None and info.addrs[0].sources == ("phonebook",)
     await server.close()
+    await task
+
+
+# --- dns_server.md ------------------------------------------------------------------------
+
+
+async def test_dns_server_in_your_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = "dns_server.md: In your program"
+    here = BLOCKS[place][0].replace("http_port=8080", "http_port=0")
+    monkeypatch.setitem(BLOCKS, place, [here])
+    started: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    server_class = DnsServer
+    wait = server_class.wait_stopped
+
+    async def waiting(self: Any) -> None:
+        started.set_result(self)
+        await wait(self)
+
+    monkeypatch.setattr(server_class, "wait_stopped", waiting)
+    task = asyncio.create_task(run(place))
+    server = await started
+    url, *_, published = capsys.readouterr().out.split()
+    assert (url, published) == (server.pkarr_url, "0")
+    await server.stop()
     await task
 
 

@@ -1,4 +1,4 @@
-"""The benchmark of mDNS runs, and finds what it measures."""
+"""``python bench/mdns.py`` runs, and finds what it measures."""
 
 from __future__ import annotations
 
