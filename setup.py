@@ -54,7 +54,7 @@ CRYPTO = "iroh_fast._crypto"
 SMALL = {
     f"iroh_fast.{name}"
     for name in (
-        *("_packet._numbers", "quic._admission", "quic._agreed", "quic._cids"),
+        *("_dns._messages", "_packet._numbers", "quic._admission", "quic._agreed", "quic._cids"),
         *("quic._client_hello", "quic._closing", "quic._config", "quic._first_flight"),
         *("quic._handshake", "quic._handshake_state", "quic._parameters", "quic._path_queries"),
         *("quic._random", "quic._stateless", "quic._trace", "quic._validation"),
