@@ -37,7 +37,9 @@ def blocks() -> Iterator[tuple[str, str]]:
     """Page and heading of each block of Python, and its text."""
     for page in PAGES:
         heading = ""
-        for found in re.finditer(r"^## ([^\n]+)|^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+        for found in re.finditer(
+            r"^## ([^\n]+)|^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S
+        ):
             if found[1]:
                 heading = found[1]
             else:
@@ -76,6 +78,8 @@ TESTED = {
     "logging.md: Events": 1,
     "lookup.md: What the program knows": 1,
     "lookup.md: On the local network": 1,
+    "lookup.md: DNS and pkarr relays": 1,
+    "lookup.md: Name servers": 1,
     "lookup.md: Options": 1,
     "lookup.md: A service of your own": 1,
     "relay.md: In your program": 1,
@@ -272,7 +276,9 @@ async def test_events_of_the_page_arrive(bind: Bind) -> None:
     server, client = await bind(alpns=[ALPN]), await bind()
     page = (ROOT / "docs" / "logging.md").read_text("utf-8")
     events = {name: getattr(iroh_fast, name) for name in iroh_fast.events.__all__}  # type: ignore[attr-defined]
-    kinds = {name for name, kind in events.items() if isinstance(kind, type) and name != "EndpointEvents"}
+    kinds = {
+        name for name, kind in events.items() if isinstance(kind, type) and name != "EndpointEvents"
+    }
     assert kinds <= set(re.findall(r"\b\w+\b", page)), "an event that the page does not name"
     names: dict[str, Any] = {"asyncio": asyncio, "ep": client, **events}
     code = compile(BLOCKS["logging.md: Events"][0], "page", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -336,6 +342,35 @@ async def test_lookup_on_the_local_network() -> None:
         assert scope["conn"].remote_id == scanner.id and scope["ep"].closed
         await scanner.close()
         await task
+
+
+async def test_lookup_in_dns_and_at_a_pkarr_relay(bind: Bind) -> None:
+    from iroh_fast.dns_server import DnsServer, DnsServerConfig
+    from iroh_fast.lookup import PkarrPublisher
+
+    config = DnsServerConfig.dev(http_port=0, dns_port=0)
+    async with DnsServer(config) as dns_server:
+        url, (host, port) = dns_server.pkarr_url, dns_server.dns_addr[:2]
+        publisher = PkarrPublisher(url, addr_filter="unfiltered")
+        server = await bind(alpns=[ALPN], address_lookup=[publisher])
+        task = asyncio.create_task(serving(server))
+        scope = await run(
+            "lookup.md: DNS and pkarr relays",
+            pkarr_url=url,
+            origin="irohdns.example.",
+            name_server=f"{host}:{port}",
+            endpoint_id=server.id,
+        )
+        assert scope["conn"].remote_id == server.id and scope["ep"].closed
+        await server.close()
+        await task
+
+
+async def test_lookup_name_servers() -> None:
+    resolver = (await run("lookup.md: Name servers"))["resolver"]
+    given = ["192.0.2.53", "tls://192.0.2.54", "https://[2001:db8::53]:8443"]
+    shown = [str(server) for server in resolver.nameservers]
+    assert [server for server in shown if server in given] == given
 
 
 async def test_lookup_service_of_your_own(bind: Bind) -> None:
