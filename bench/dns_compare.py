@@ -70,10 +70,15 @@ def program(name: str) -> str | None:
     return str(kept) if os.access(kept, os.X_OK) else shutil.which(name)
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def free_port() -> int:
+    """A port that is free for TCP and for UDP."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port = int(tcp.getsockname()[1])
+            with contextlib.suppress(OSError):
+                udp.bind(("127.0.0.1", port))
+                return port
 
 
 class Server:
@@ -103,7 +108,7 @@ class Server:
     def _command(self, folder: Path) -> list[str]:
         if self.name == "aiohttp+dnspython":
             return [sys.executable, str(BENCH / "rivals" / "dns_library.py"), str(folder)]
-        self.http, self.dns = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
+        self.http, self.dns = free_port(), free_port()
         path = folder / "config.toml"
         path.write_text(CONFIG.format(folder=folder, http=self.http, dns=self.dns))
         if self.name == "iroh_fast":

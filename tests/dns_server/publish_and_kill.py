@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -46,10 +47,15 @@ disabled = true
 AT_A_TIME = 16
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def free_port() -> int:
+    """A port that is free for TCP and for UDP."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port = int(tcp.getsockname()[1])
+            with contextlib.suppress(OSError):
+                udp.bind(("127.0.0.1", port))
+                return port
 
 
 def limit_files(size: int) -> None:
@@ -68,7 +74,7 @@ class Server:
     """
 
     def __init__(self, folder: Path, more: str = "", *, file_size: int | None = None) -> None:
-        self.http, self.dns = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
+        self.http, self.dns = free_port(), free_port()
         path = folder / "config.toml"
         path.write_text(CONFIG.format(folder=folder, http=self.http, dns=self.dns) + more)
         self.process = subprocess.Popen(
