@@ -19,7 +19,7 @@ from programs import complaints
 import iroh_fast
 from iroh_fast import Connection, Endpoint, EndpointId, SecretKey, presets
 from iroh_fast.dns_server import DnsServer
-from iroh_fast.lookup import MdnsLookup
+from iroh_fast.lookup import MdnsLookup, PkarrPublisher
 from tests.lab import missing
 from tests.lab.lan import Lan, entered
 
@@ -72,6 +72,7 @@ TESTED = {
     "api.md: 0-RTT": 1,
     "api.md: Relays": 1,
     "api.md: Tuning": 1,
+    "dns_server.md: Try it": 1,
     "dns_server.md: In your program": 1,
     "links.md: What to change": 1,
     "logging.md: The log": 1,
@@ -411,6 +412,29 @@ async def test_dns_server_in_your_program(
     assert (url, published) == (server.pkarr_url, "0")
     await server.stop()
     await task
+
+
+async def test_endpoints_find_each_other_by_the_dns_server(
+    bind: Bind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "dns_server.md: Try it"
+    async with DnsServer() as server:
+        here = BLOCKS[place][0].replace("http://127.0.0.1:8080/pkarr", server.pkarr_url)
+        assert server.pkarr_url in here
+        monkeypatch.setitem(BLOCKS, place, [here])
+        client = (await run(place))["ep"]
+        # It publishes relays alone, for want of which nothing of itself.
+        publisher = PkarrPublisher(server.pkarr_url, addr_filter="unfiltered")
+        other = await bind(alpns=[ALPN], address_lookup=[publisher])
+        accepting = asyncio.create_task(serving(other))
+        async with asyncio.timeout(60):
+            while await server.store.fetch(bytes(other.id)) is None:
+                await asyncio.sleep(0.01)
+        async with client.connect(other.id, ALPN) as conn:
+            assert conn.remote_id == other.id
+        await client.close()
+        await other.close()
+        await accepting
 
 
 # --- relay.md -----------------------------------------------------------------------------

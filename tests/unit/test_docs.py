@@ -329,6 +329,18 @@ FACTS = [
         {"MAX_HEAD_BYTES": 16384, "MAX_HEADERS": 64},
     ),
     ("security.md", "the server waits ten seconds", "web/http.py", {"HEAD_TIMEOUT_S": 10}),
+    (
+        "security.md",
+        "4 KiB of body, 30 seconds; one answer at a time, ten seconds to read it",
+        "dns_server/server.py",
+        {"MAX_BODY": 4096, "IDLE_S": 30},
+    ),
+    (
+        "security.md",
+        "2 at once and one per 4 seconds; 131,072 addresses",
+        "dns_server/rate.py",
+        {"BURST": 2, "PERIOD_S": 4, "MAX_CLIENTS": 131072},
+    ),
     ("relay.md", "the relay path ends after 30 s", "net/remote/state.py", {"RELAY_PATH_IDLE_S": 30}),
     (
         "relay.md",
