@@ -18,6 +18,8 @@ from typing import Literal
 import dns.message
 import dns.query
 
+from iroh_fast.web.tls_files import self_signed
+
 from .rust import program
 
 Kind = Literal["ours", "iroh"]
@@ -55,6 +57,7 @@ class DnsServerProcess:
     rate_limit : as in the configuration.
     dns_port : instead of a free one.
     origin : below which it finds endpoints, besides the root.
+    tls : also serve HTTPS, with a certificate of files; `roots` is what to trust.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class DnsServerProcess:
         rate_limit: str = "disabled",
         dns_port: int = 0,
         origin: str = ORIGIN,
+        tls: bool = False,
     ) -> None:
         self.kind = kind
         self.origin = origin
@@ -97,6 +101,28 @@ disabled = true
 
 [mainline]
 enabled = false
+""")
+        if tls:
+            self._add_https(folder)
+
+    def _add_https(self, folder: Path) -> None:
+        """The certificate is where a server of iroh looks for one."""
+        certificate, key = self_signed(("localhost",))
+        files = folder / "data" / "cert_cache"
+        files.mkdir(parents=True)
+        (files / "localhost.crt").write_bytes(certificate)
+        (files / "localhost.key").write_bytes(key)
+        self.roots = folder / "roots.pem"
+        self.roots.write_bytes(certificate)
+        port = self.https_port = free_port()
+        self.pkarr = f"https://localhost:{port}/pkarr"
+        with self.config.open("a") as config:
+            config.write(f"""
+[https]
+port = {port}
+bind_addr = "{HOST}"
+domains = ["localhost"]
+cert_mode = "manual"
 """)
 
     @property

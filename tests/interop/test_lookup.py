@@ -14,10 +14,17 @@ import pytest
 
 from iroh_fast import Connection, Endpoint, PublicKey, Router, SecretKey, presets
 from iroh_fast.errors import AddressLookupError, NoAddress
-from iroh_fast.lookup import DnsLookup, DnsResolver, PkarrPublisher, PkarrResolver, SignedPacket
+from iroh_fast.lookup import (
+    DnsLookup,
+    DnsResolver,
+    NameserverConfig,
+    PkarrPublisher,
+    PkarrResolver,
+    SignedPacket,
+)
 from iroh_fast.relay import CaConfig, RelayServer, RelayServerConfig, RelayTlsConfig
 
-from .dns_server import DnsServerProcess
+from .dns_server import HOST, DnsServerProcess, Kind
 from .rust import RustPeer
 
 ALPN = b"peer/echo"
@@ -162,6 +169,45 @@ async def _newer(server: DnsServerProcess, id: PublicKey, than: list[SignedPacke
             if packet.txt_values() and all(packet.more_recent_than(old) for old in than):
                 return packet
             await asyncio.sleep(0.05)
+
+
+# --- over HTTPS --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["ours", "iroh"])
+async def test_lookup_over_https_with_a_certificate_of_files(kind: Kind, tmp_path: Path) -> None:
+    """Both servers find the files in the same place, and both kinds of endpoints take them."""
+    async with (
+        DnsServerProcess(kind, tmp_path, tls=True) as server,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        ca = CaConfig(roots="none", extra=[server.roots.read_text()])
+        options = lookups(server, "pkarr", publish=True)
+        endpoint = await Endpoint.bind(bind_addrs=[V4], ca=ca, **options)
+        await stack.enter_async_context(Router(endpoint, {ALPN: echo}))
+        theirs = ("--bind", V4, "--pkarr", server.pkarr, "--ca-pem", str(server.roots))
+        peer = await stack.enter_async_context(RustPeer("echo", *theirs))
+        bound = await peer.event("bound")
+        await published(server, endpoint.id)
+        await published(server, bound["id"])
+        arguments = ("--id", str(endpoint.id), "--bytes", str(SIZE))
+        async with RustPeer("dial", *theirs, *arguments) as dialing:
+            assert (await dialing.event("echoed"))["failed"] == 0
+        async with (
+            Endpoint.bind(bind_addrs=[V4], ca=ca, **lookups(server, "pkarr")) as ep,
+            ep.connect(bound["id"], ALPN) as conn,
+        ):
+            assert await exchanged(conn)
+        # And the same server as a name server over HTTPS, and over TCP.
+        over_https = NameserverConfig.https(HOST).with_port(server.https_port)
+        over_tcp = NameserverConfig.tcp(HOST).with_port(server.dns_port)
+        for nameserver in (over_https.with_tls_server_name("localhost"), over_tcp):
+            options = {**lookups(server, "dns"), "dns_resolver": DnsResolver([nameserver])}
+            async with (
+                Endpoint.bind(bind_addrs=[V4], ca=ca, **options) as ep,
+                ep.connect(bound["id"], ALPN) as conn,
+            ):
+                assert await exchanged(conn)
 
 
 # --- through our relay, with no other way ----------------------------------------------------
