@@ -82,6 +82,7 @@ TESTED = {
     "lookup.md: DNS and pkarr relays": 1,
     "lookup.md: Name servers": 1,
     "lookup.md: Options": 1,
+    "lookup.md: What is published": 1,
     "lookup.md: A service of your own": 1,
     "relay.md: In your program": 1,
     "relay.md: Endpoints and relays": 1,
@@ -372,6 +373,13 @@ async def test_lookup_name_servers() -> None:
     given = ["192.0.2.53", "tls://192.0.2.54", "https://[2001:db8::53]:8443"]
     shown = [str(server) for server in resolver.nameservers]
     assert [server for server in shown if server in given] == given
+
+
+async def test_lookup_signed_packets(capsys: pytest.CaptureFixture[str]) -> None:
+    scope = await run("lookup.md: What is published")
+    assert scope["got"] == scope["packet"]
+    shown = ["relay=https://relay.example/", "addr=192.0.2.7:4242", "user-data=a printer"]
+    assert capsys.readouterr().out == f"{shown}\n"
 
 
 async def test_lookup_service_of_your_own(bind: Bind) -> None:
