@@ -39,7 +39,8 @@ from iroh_fast.dns_server._zones cimport (
     label_of_key,
 )
 
-import time
+cdef extern from "native/clock.h" nogil:
+    int64_t clock_now_ns()
 
 
 cdef enum:
@@ -282,7 +283,7 @@ cdef int _store(ZoneTable table, const uint8_t* label, const uint8_t* msg, size_
 
 
 cdef int64_t _expiry(seconds) except? -1:
-    return INT64_MAX if seconds is None else time.monotonic_ns() + <int64_t>(seconds * 1e9)
+    return INT64_MAX if seconds is None else clock_now_ns() + <int64_t>(seconds * 1e9)
 
 
 def store_packet(ZoneTable table not None, bytes key not None, bytes dns not None, seconds=None):

@@ -5,10 +5,8 @@ system calls; answers of one size for one address leave as one batch where the k
 for a query but when its key has to be looked up.
 """
 
-import errno
 import os
 import socket
-import time
 from collections import deque
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

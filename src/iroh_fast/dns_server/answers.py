@@ -271,7 +271,7 @@ class Answers:
         except TimeoutError:
             pass
         except Exception as err:
-            logger.info("the lookup of a key elsewhere failed: %s", err)
+            logger.debug("the lookup of a key elsewhere failed: %s", err)
         if packet is None or packet[:32] != key:
             store_absence(self.core.fallback, key, FALLBACK_ABSENT_S)
         else:
