@@ -34,6 +34,7 @@ from iroh_fast import (
     presets,
 )
 from iroh_fast.lookup import (
+    DhtLookup,
     DnsLookup,
     DnsResolver,
     EndpointData,
@@ -225,3 +226,10 @@ async def names(id: EndpointId) -> None:
     DnsLookup("dns.example.")
     PkarrPublisher("https://a.example/pkarr", addr_filter="unfiltered", ttl=60)
     PkarrPublisher(ttl="60")  # type: ignore[arg-type]
+
+
+def looked_up() -> None:
+    DhtLookup(publish=False, bootstrap=["router.example:6881"], addr_filter="unfiltered", port=0)
+    DhtLookup(addr_filter=relay_only, ttl=30, republish_interval=3600)
+    DhtLookup(ttl="30")  # type: ignore[arg-type]
+    DhtLookup(bootstrap=[6881])  # type: ignore[list-item]
