@@ -83,6 +83,7 @@ TESTED = {
     "lookup.md: Name servers": 1,
     "lookup.md: Options": 1,
     "lookup.md: What is published": 1,
+    "lookup.md: BitTorrent's DHT": 1,
     "lookup.md: A service of your own": 1,
     "relay.md: In your program": 1,
     "relay.md: Endpoints and relays": 1,
@@ -380,6 +381,31 @@ async def test_lookup_signed_packets(capsys: pytest.CaptureFixture[str]) -> None
     assert scope["got"] == scope["packet"]
     shown = ["relay=https://relay.example/", "addr=192.0.2.7:4242", "user-data=a printer"]
     assert capsys.readouterr().out == f"{shown}\n"
+
+
+async def test_lookup_in_the_dht(bind: Bind, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dht_udp import UdpNet
+
+    from iroh_fast.lookup import DhtLookup
+    from iroh_fast.lookup.dht import client as dht_client
+
+    async with UdpNet(4) as net:
+        nodes = [f"{host}:{port}" for host, port in net.bootstrap]
+        lookup = DhtLookup(bootstrap=nodes, addr_filter="unfiltered")
+        server = await bind(alpns=[ALPN], address_lookup=[lookup])
+        while not all(node.items for node in net.nodes):
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(dht_client, "BOOTSTRAP", nodes)
+        scope = await run("lookup.md: BitTorrent's DHT")
+        client = await bind(address_lookup=[scope["dht"]])
+        task = asyncio.create_task(serving(server))
+        async with client.connect(server.id, ALPN) as conn:
+            assert conn.remote_id == server.id
+            info = await client.remote_info(server.id)
+            assert info is not None and ("pkarr",) in [addr.sources for addr in info.addrs]
+        await server.close()
+        await client.close()
+        await task
 
 
 async def test_lookup_service_of_your_own(bind: Bind) -> None:

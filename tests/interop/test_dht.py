@@ -7,16 +7,24 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from iroh_fast import EndpointId, SecretKey
+from iroh_fast import Connection, Endpoint, EndpointId, Router, SecretKey, presets
 from iroh_fast.errors import AddressLookupError
-from iroh_fast.lookup import EndpointData, EndpointInfo, SignedPacket
+from iroh_fast.lookup import DhtLookup, EndpointData, EndpointInfo, SignedPacket
 from iroh_fast.lookup.dht.client import DhtClient, bootstrap_nodes
 from iroh_fast.web.resolver import DnsResolver
 
 from .rust import RustPeer
 
+ALPN = b"peer/echo"
 V4 = "127.0.0.1:0"
 NODES = 12
+
+
+async def echo(conn: Connection) -> None:
+    async for send, recv in conn.bi_streams():
+        async for chunk in recv:
+            await send.write_all(chunk)
+        send.finish()
 
 
 @pytest.fixture
@@ -95,3 +103,60 @@ async def test_record_of_a_released_endpoint_is_found(bootstrap: list[str]) -> N
         assert str(info.id) == bound["id"]
         assert [str(addr) for addr in info.data.ip_addrs] == bound["addrs"]
         await dht.close()
+
+
+async def test_we_reach_a_released_endpoint_by_its_key_through_the_dht_alone(
+    bootstrap: list[str],
+) -> None:
+    async with RustPeer("echo", "--bind", V4, "--dht", bootstrap[0]) as peer:
+        bound = await peer.event("bound")
+        dht = client(bootstrap)
+        await found(dht, EndpointId(bound["id"]))
+        await dht.close()
+        lookup = DhtLookup(bootstrap=bootstrap, publish=False)
+        async with Endpoint.bind(
+            preset=presets.minimal, bind_addrs=[V4], address_lookup=[lookup]
+        ) as ep:
+            conn = await ep.connect(bound["id"], ALPN)
+            send, recv = await conn.open_bi()
+            await send.write_all(b"by key only")
+            send.finish()
+            assert await recv.read_to_end(100) == b"by key only"
+            conn.close()
+
+
+async def test_released_endpoint_reaches_us_by_our_key_through_the_dht_alone(
+    bootstrap: list[str],
+) -> None:
+    lookup = DhtLookup(bootstrap=bootstrap, addr_filter="unfiltered")
+    endpoint = await Endpoint.bind(preset=presets.minimal, bind_addrs=[V4], address_lookup=[lookup])
+    async with Router(endpoint, {ALPN: echo}):
+        dht = client(bootstrap)
+        await found(dht, endpoint.id)
+        await dht.close()
+        arguments = ("--dht", bootstrap[0], "--id", str(endpoint.id), "--bytes", "10000")
+        async with RustPeer("dial", "--bind", V4, *arguments) as peer:
+            echoed = await peer.event("echoed")
+            assert echoed["failed"] == 0
+            assert await peer.ended() == 0
+
+
+async def test_two_of_ours_find_each_other_through_nodes_of_the_reference(
+    bootstrap: list[str],
+) -> None:
+    def lookup() -> DhtLookup:
+        return DhtLookup(bootstrap=bootstrap, addr_filter="unfiltered")
+
+    endpoint = await Endpoint.bind(
+        preset=presets.minimal, bind_addrs=[V4], address_lookup=[lookup()]
+    )
+    async with Router(endpoint, {ALPN: echo}):
+        dht = client(bootstrap)
+        await found(dht, endpoint.id)
+        await dht.close()
+        async with Endpoint.bind(
+            preset=presets.minimal, bind_addrs=[V4], address_lookup=[lookup()]
+        ) as ep:
+            conn = await ep.connect(endpoint.id, ALPN)
+            assert conn.remote_id == endpoint.id
+            conn.close()

@@ -365,6 +365,17 @@ FACTS = [
     ("relay.md", "not read for ten seconds", "web/http.py", {"UNREAD_TIMEOUT_S": 10}),
     ("relay.md", "get half a millisecond per turn", "web/http.py", {"SLICE_S": 0.0005}),
     ("relay.md", "One endpoint id may have sixteen connections", "relay/server/_state.pxd", {"MAX_INACTIVE": 15}),
+    ("lookup.md", "What changes within 50 ms is published once", "lookup/dht/service.py", {"DEBOUNCE_S": 0.05}),
+    ("lookup.md", "the next attempt follows after a minute", "lookup/dht/service.py", {"RETRY_S": 60}),
+    (
+        "lookup.md",
+        "a search asks at most 200 nodes (16 at once, 120 that chose their ids), knows 400",
+        "lookup/dht/search.py",
+        {"MAX_REQUESTS": 200, "AT_ONCE": 16, "MAX_INSECURE": 120, "MAX_CANDIDATES": 400},
+    ),
+    ("lookup.md", "ends after ten seconds", "lookup/dht/client.py", {"BUDGET_S": 10, "MAX_TASKS": 128}),
+    ("lookup.md", "have 1024 requests open, and 128 run at once", "lookup/dht/core.py", {"MAX_OPEN": 1024}),
+    ("lookup.md", "the twenty nearest nodes", "lookup/dht/routing.py", {"K": 20}),
     ("logging.md", "256 events late", "events.py", {"LIMIT": 256}),
 ]
 
