@@ -137,6 +137,27 @@ class Slanderer(SimNode):
         ]
 
 
+class Hider(SimNode):
+    """Names those that are near under ids that are far, so that nobody asks them."""
+
+    def closest(self, target: bytes) -> list[SimNode]:
+        far = bytes(byte ^ 0xFF for byte in target[:8])
+        return [
+            Named(far + self.net.random.randbytes(12), node.address)
+            for node in self.net.nearest(target, 20)
+        ]
+
+
+class Neighbour(SimNode):
+    """Names ports where nobody is, beside those that are near: at the same address, by the same id."""
+
+    def closest(self, target: bytes) -> list[SimNode]:
+        return [
+            Named(node.id, (node.address[0], self.net.random.randrange(1025, 65536)))
+            for node in self.net.nearest(target, 20)
+        ]
+
+
 class Squatter(SimNode):
     """Says that its id is next to whatever is looked for, and that nothing is there."""
 
@@ -206,8 +227,8 @@ class ReadOnly(SimNode):
 
 
 LIARS = (
-    *(Silent, Garbage, Forger, Inventor, Inviter, Slanderer, Squatter, Crowd, Flood, Refuser),
-    *(BigToken, ReadOnly),
+    *(Silent, Garbage, Forger, Inventor, Inviter, Slanderer, Hider, Neighbour, Squatter, Crowd),
+    *(Flood, Refuser, BigToken, ReadOnly),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain
 from random import Random
 
@@ -11,10 +12,13 @@ from dht_liars import (
     UNWANTED,
     Crowd,
     Forger,
+    Hider,
     Inventor,
+    Neighbour,
     ReadOnly,
     Refuser,
     Silent,
+    Slanderer,
     Squatter,
     prepare,
 )
@@ -26,7 +30,7 @@ from iroh_fast.lookup.dht.core import MAX_OPEN, DhtCore
 from iroh_fast.lookup.dht.ids import secure_id, target_of
 from iroh_fast.lookup.dht.krpc import Node
 from iroh_fast.lookup.dht.routing import FRESH_S, K, RoutingTable
-from iroh_fast.lookup.dht.search import AT_ONCE, MAX_CANDIDATES, MAX_REQUESTS
+from iroh_fast.lookup.dht.search import AT_ONCE, MAX_CANDIDATES, MAX_OF_HOST, MAX_REQUESTS
 
 KEY = SigningKey(bytes([3]) * 32)
 PUBLIC = bytes(KEY.verify_key)
@@ -245,6 +249,29 @@ def test_nodes_that_store_nothing_do_not_take_the_place_of_those_that_do(other: 
     net = SimNet(300, kinds=(SimNode, other))
     put = net.put(make_item(KEY, 5))
     assert put.stored == len(holders(net, 5)) >= K - 2
+
+
+@pytest.mark.parametrize("liar", [Hider, Slanderer], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("seed", range(3))
+def test_nodes_that_others_call_by_wrong_ids_are_found_all_the_same(
+    liar: Making, seed: int
+) -> None:
+    """By all that the search begins with."""
+    net = SimNet(300, seed=seed, kinds=(liar,) * 3 + (SimNode,) * 3)
+    net.place(make_item(KEY, 5))
+    search = net.search(PUBLIC)
+    assert search.best is not None and search.best.timestamp == 5
+    honest = {n.address for n in net.nearest(TARGET) if type(n) is SimNode}
+    assert len(honest - {a for a, _ in search.holders()}) <= 1 < len(honest)
+
+
+def test_neighbours_that_are_not_there_hide_nobody_and_are_bothered_little() -> None:
+    net = SimNet(300, kinds=(Neighbour, SimNode))
+    net.place(make_item(KEY, 5))
+    search = net.search(PUBLIC)
+    assert search.best is not None and search.best.timestamp == 5
+    hosts = Counter(host for _, _, (host, _) in net.sent)
+    assert max(hosts.values()) <= MAX_OF_HOST
 
 
 @pytest.mark.parametrize("seed", range(6))

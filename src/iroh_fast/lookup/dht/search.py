@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Final
 
-from .ids import is_secure, may_name, number, place
+from .ids import is_private, is_secure, may_name, number, place
 from .krpc import Address, Node, Reply
 from .routing import K
 
@@ -24,6 +24,8 @@ MAX_REQUESTS: Final = 200  # of one search, all told
 MAX_INSECURE: Final = 120  # of these to nodes that chose their ids
 MAX_CANDIDATES: Final = 400  # that it knows
 MAX_SEEDS: Final = 32
+MAX_PENDING_OF_PLACE: Final = 4  # candidates in one place whose answers are not known
+MAX_OF_HOST: Final = 9  # requests to one address, whatever ports and ids are named
 CREDIT: Final = 6  # nodes of one source that may be dead or not have answered yet
 
 
@@ -45,6 +47,7 @@ class _Source:
     dead: int = 0
     alive: int = 0
     asked: int = 0
+    places: set[tuple[str, int]] = field(default_factory=set)
 
     @property
     def has_credit(self) -> bool:
@@ -129,7 +132,8 @@ class Search:
         self._seeds: deque[Address] = deque()
         self._seeded: set[Address] = set()
         self._known: dict[Address, _Candidate] = {}
-        self._places: set[tuple[str, int]] = set()
+        self._places: dict[tuple[str, int], list[_Candidate]] = {}
+        self._hosts: Counter[str] = Counter()  # requests
         self._ranked: list[_Candidate] = []
         self._open: set[Address] = set()
         self._late: set[Address] = set()
@@ -147,29 +151,42 @@ class Search:
                 self._seeds.append(address)
 
     def answered(self, address: Address, reply: Reply) -> bool:
-        """A node answered; whether it is a good one: under the id it is known by.
+        """A node answered; whether it is a good one: with the id it is known by.
 
-        With a secure id it is a good one whatever others called it, so that nobody can have
-        others disregarded by naming them wrongly.
+        Another id counts when its address may have it, or when it is farther from the target: who
+        is called names by others is found all the same, and who calls himself near is not.
         """
         self._hear(address)
         known = self._known.get(address)
         if known is not None and known.node.id != reply.id:
-            if known.state is State.NAMED or is_secure(reply.id, address[0]):
+            farther = number(reply.id) ^ self._to > known.distance
+            if known.state is State.NAMED or farther or is_secure(reply.id, address[0]):
                 self._rename(known, reply.id)
         if known is None or known.state is State.NAMED:  # a seed, which may be near itself
             self._add(Node(reply.id, address), None)
             good = not reply.read_only
         else:
             good = known.node.id == reply.id and not reply.read_only
-            known.becomes(State.ANSWERED if good else State.USELESS)
-            known.token = reply.token if good else None
+            self._settle(known, reply.token if good else None, good)
         source = _Source()
         for node in reply.nodes:
             at = node.address
             if at != address and (at in self._known or may_name(at, address)):
                 self._add(node, source)
         return good
+
+    def _settle(self, known: _Candidate, token: bytes | None, good: bool) -> None:
+        """A candidate has answered; of one place one counts."""
+        others = [c for c in self._places[known.place] if c is not known]
+        if good and any(c.state is State.ANSWERED for c in others):
+            known.becomes(State.REFUSES)
+            return
+        known.becomes(State.ANSWERED if good else State.USELESS)
+        known.token = token
+        if good:
+            for other in others:
+                if other.state is State.NAMED:
+                    self._forget(other)
 
     def refused(self, address: Address) -> None:
         """A node is there, but does not do what we ask."""
@@ -211,6 +228,7 @@ class Search:
                     if self._allowed(candidate):
                         candidate.becomes(State.ASKED)
                         self._insecure += not candidate.secure
+                        self._hosts[candidate.node.address[0]] += 1
                         asked.append((candidate.node.address, True))
                         if len(asked) >= room:
                             break
@@ -238,6 +256,9 @@ class Search:
         return [(c.node.address, c.token) for c in _in_turn(able) if c.token is not None]
 
     def _allowed(self, candidate: _Candidate) -> bool:
+        host = candidate.node.address[0]
+        if self._hosts[host] >= MAX_OF_HOST and not is_private(host):
+            return False
         return candidate.secure or self._insecure < MAX_INSECURE
 
     def _in_turn(self) -> Iterator[_Candidate]:
@@ -252,24 +273,39 @@ class Search:
         address = node.address
         known = self._known.get(address)
         if known is not None:
-            if source is not None and known.node.id == node.id and len(known.by) < K:
-                known.by.append(source)
-                source.asked += known.state is State.ASKED
-                source.dead += _dead(known.state)
-                source.alive += _alive(known.state)
+            self._name_again(known, node, source)
             return
         if address in self._avoid:
             return
         at = place(node.id, address[0])
-        if at in self._places:
+        there = self._places.get(at, ())
+        pending = sum(c.state in (State.NAMED, State.ASKED) for c in there)
+        if pending >= MAX_PENDING_OF_PLACE or any(c.state is State.ANSWERED for c in there):
             return
         candidate = _Candidate(node, number(node.id) ^ self._to, at, at[1] >= 0)
         if source is not None:
+            if at in source.places:
+                return  # nobody is in one place twice
+            source.places.add(at)
             candidate.by.append(source)
         if len(self._ranked) < MAX_CANDIDATES or self._make_room(candidate):
-            self._known[address] = candidate
-            self._places.add(at)
-            insort(self._ranked, candidate)
+            self._insert(candidate)
+
+    def _name_again(self, known: _Candidate, node: Node, source: _Source | None) -> None:
+        """Somebody else names a candidate, maybe by another id: the one that is asked first counts."""
+        if known.node.id != node.id:
+            secure, distance = is_secure(node.id, node.address[0]), number(node.id) ^ self._to
+            if known.state is not State.NAMED or (secure, -distance) < (
+                known.secure,
+                -known.distance,
+            ):
+                return
+            self._rename(known, node.id)
+        if source is not None and len(known.by) < K:
+            known.by.append(source)
+            source.asked += known.state is State.ASKED
+            source.dead += _dead(known.state)
+            source.alive += _alive(known.state)
 
     def _make_room(self, candidate: _Candidate) -> bool:
         """Forget the farthest that was not asked; False when the new one is no better."""
@@ -277,23 +313,30 @@ class Search:
             if worst.state is State.NAMED and worst.secure <= candidate.secure:
                 if worst.secure == candidate.secure and worst < candidate:
                     return False
-                self._ranked.remove(worst)
-                del self._known[worst.node.address]
-                self._places.discard(worst.place)
+                self._forget(worst)
                 return True
         return False
 
     def _rename(self, known: _Candidate, id: bytes) -> None:
         """A candidate has another id than it was named by."""
+        self._forget(known)
         at = place(id, known.node.address[0])
-        if at in self._places and at != known.place:
-            return
-        self._ranked.remove(known)
-        self._places.discard(known.place)
-        self._places.add(at)
         known.node, known.place, known.secure = Node(id, known.node.address), at, at[1] >= 0
         known.distance = number(id) ^ self._to
-        insort(self._ranked, known)
+        self._insert(known)
+
+    def _insert(self, candidate: _Candidate) -> None:
+        self._known[candidate.node.address] = candidate
+        self._places.setdefault(candidate.place, []).append(candidate)
+        insort(self._ranked, candidate)
+
+    def _forget(self, candidate: _Candidate) -> None:
+        self._ranked.remove(candidate)
+        del self._known[candidate.node.address]
+        there = self._places[candidate.place]
+        there.remove(candidate)
+        if not there:
+            del self._places[candidate.place]
 
 
 def _in_turn(ranked: Iterable[_Candidate]) -> Iterator[_Candidate]:
