@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal
 
+import dns.message
+import dns.query
 import pytest
 
 from iroh_fast import Connection, Endpoint, EndpointId, Router, SecretKey, presets
 from iroh_fast.errors import AddressLookupError
-from iroh_fast.lookup import DhtLookup, EndpointData, EndpointInfo, SignedPacket
+from iroh_fast.lookup import DhtLookup, DnsLookup, EndpointData, EndpointInfo, SignedPacket
 from iroh_fast.lookup.dht.client import DhtClient, bootstrap_nodes
+from iroh_fast.lookup.z32 import encode
 from iroh_fast.web.resolver import DnsResolver
 
+from .dns_server import HOST, ORIGIN, DnsServerProcess
 from .rust import RustPeer
 
 ALPN = b"peer/echo"
@@ -159,4 +165,62 @@ async def test_two_of_ours_find_each_other_through_nodes_of_the_reference(
         ) as ep:
             conn = await ep.connect(endpoint.id, ALPN)
             assert conn.remote_id == endpoint.id
+            conn.close()
+
+
+# --- DNS servers that ask the DHT -----------------------------------------------------------
+
+
+def with_mainline(server: DnsServerProcess, bootstrap: list[str]) -> DnsServerProcess:
+    """Let a server ask this DHT for keys that it does not have."""
+    old = "[mainline]\nenabled = false"
+    text = server.config.read_text()
+    assert old in text
+    nodes = ", ".join(f'"{node}"' for node in bootstrap)
+    server.config.write_text(
+        text.replace(old, f"[mainline]\nenabled = true\nbootstrap = [{nodes}]")
+    )
+    return server
+
+
+@pytest.mark.parametrize("kind", ["ours", "iroh"])
+async def test_dns_server_answers_for_what_we_put_into_the_dht_alone(
+    bootstrap: list[str], tmp_path: Path, kind: Literal["ours", "iroh"]
+) -> None:
+    secret = SecretKey.generate()
+    sent = packet(secret, "https://relay.example/")
+    dht = client(bootstrap)
+    await dht.put(sent)
+    await dht.close()
+    key = encode(bytes(secret.public))
+    question = dns.message.make_query(f"_iroh.{key}.{ORIGIN}", "TXT")
+    async with with_mainline(DnsServerProcess(kind, tmp_path), bootstrap) as server:
+        answer = await asyncio.to_thread(dns.query.udp, question, HOST, 60, port=server.dns_port)
+        texts = {b"".join(record.strings).decode() for rrset in answer.answer for record in rrset}
+        assert texts == {"relay=https://relay.example/", "user-data=user data"}
+        # Over HTTP alone what is stored counts.
+        assert (await asyncio.to_thread(server.get, key))[0] == 404
+
+
+async def test_released_endpoint_in_the_dht_is_found_through_our_dns_server(
+    bootstrap: list[str], tmp_path: Path
+) -> None:
+    async with (
+        with_mainline(DnsServerProcess("ours", tmp_path), bootstrap) as server,
+        RustPeer("echo", "--bind", V4, "--dht", bootstrap[0]) as peer,
+    ):
+        bound = await peer.event("bound")
+        dht = client(bootstrap)
+        await found(dht, EndpointId(bound["id"]))
+        await dht.close()
+        async with Endpoint.bind(
+            preset=presets.minimal,
+            bind_addrs=[V4],
+            address_lookup=[DnsLookup(ORIGIN)],
+            dns_resolver=DnsResolver([server.nameserver]),
+        ) as ep:
+            conn = await ep.connect(bound["id"], ALPN)
+            assert str(conn.remote_id) == bound["id"]
+            info = await ep.remote_info(bound["id"])
+            assert info is not None and ("dns",) in [addr.sources for addr in info.addrs]
             conn.close()
