@@ -71,6 +71,9 @@ def test_origin_is_used_as_it_is(virtual: Run) -> None:
         texts = Texts(RECORDS)
         virtual(answers(texts, origin))
         assert texts.asked[0][1] == f"_iroh.{Z32}.{origin}"
+    texts = Texts(RECORDS)
+    virtual(answers(texts, "."))
+    assert texts.asked[0][1] == f"_iroh.{Z32}."
 
 
 def test_id_that_appears_while_it_is_looked_for_is_found(virtual: Run) -> None:

@@ -334,6 +334,39 @@ async def test_connections_that_nobody_uses_end_by_themselves(
         assert server.connections == 2
 
 
+async def test_change_of_the_network_leaves_open_connections_behind() -> None:
+    slow = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.append(writer)
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                if len(accepted) == 2:
+                    await slow.wait()
+                writer.write(ok(b"x"))
+        except (EOFError, OSError):
+            writer.close()
+
+    accepted: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://a.example:{server.sockets[0].getsockname()[1]}/"
+    async with http_client() as client:
+        await client.request("GET", url)
+        client.reset()
+        waits = asyncio.create_task(client.request("GET", url))
+        async with asyncio.timeout(20):
+            while len(accepted) < 2:
+                await asyncio.sleep(0.005)
+        client.reset()
+        assert (await client.request("GET", url)).body == b"x" and len(accepted) == 3
+        slow.set()
+        assert (await waits).body == b"x"  # what was under way may end
+        await client.request("GET", url)
+        assert len(accepted) == 3
+    server.close()
+    await asyncio.sleep(0.01)
+
+
 async def test_closed_client_makes_no_requests() -> None:
     async with http_server(lambda *_: ok(b"x")) as server, http_client() as client:
         await client.close()

@@ -34,7 +34,7 @@ async def lookup_by_id(
     Parameters
     ----------
     resolver : DnsResolver
-    origin : used as it is; without a last dot, search domains count.
+    origin : used as it is; without a last dot, search domains count. "." is the root.
     delays : seconds from now at which the question is asked again, besides at once.
 
     Raises
@@ -46,7 +46,8 @@ async def lookup_by_id(
     Nothing of this is signed: whoever answers may have invented it. A connection to these
     addresses comes about with the right endpoint or not at all.
     """
-    return await _staggered(resolver, f"{_LABEL}{id.to_z32()}.{origin}", delays)
+    below = "" if origin == "." else origin
+    return await _staggered(resolver, f"{_LABEL}{id.to_z32()}.{below}", delays)
 
 
 async def lookup_by_domain_name(

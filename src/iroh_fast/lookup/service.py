@@ -76,9 +76,11 @@ class EndpointHost:
         return self._http
 
     def network_changed(self) -> None:
-        """Other name servers may be in charge now."""
+        """Other name servers may be in charge now, and open connections lead nowhere."""
         if self._resolver is not None:
             self._resolver.reset()
+        if self._http is not None:
+            self._http.reset()
 
     async def close(self) -> None:
         """Close what was made, and let go of what was given."""

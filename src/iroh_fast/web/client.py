@@ -79,6 +79,7 @@ class HttpClient:
         self._ca = ca
         self._proxy = Proxy.parse(proxy) if isinstance(proxy, str) else proxy
         self._session: Session | None = None
+        self._left: list[Session] = []  # of another network, while requests are under way
         self._running = 0
         self._idle: asyncio.TimerHandle | None = None
         self._closed = False
@@ -173,11 +174,13 @@ class HttpClient:
 
     def _end(self) -> None:
         self._running -= 1
-        if self._running or self._session is None:
+        if self._running:
             return
+        while self._left:
+            self._left.pop().drop()
         if self._closed:
             self._drop()
-        else:
+        elif self._session is not None:
             self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._drop)
 
     def _drop(self) -> None:
@@ -186,6 +189,14 @@ class HttpClient:
         session, self._session, self._idle = self._session, None, None
         if session is not None:
             session.drop()
+
+    def reset(self) -> None:
+        """The network has changed: connections that are open may lead nowhere, use new ones."""
+        if not self._running:
+            self._drop()
+        elif self._session is not None:
+            self._left.append(self._session)
+            self._session = None
 
     def retire(self) -> None:
         """Make no further requests, and end when those under way have their answer."""
@@ -198,9 +209,11 @@ class HttpClient:
         self._closed = True
         if self._idle is not None:
             self._idle.cancel()
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        sessions = [*self._left, self._session]
+        self._left, self._session = [], None
+        for session in sessions:
+            if session is not None:
+                await session.close()
 
 
 async def _session_class() -> type[Session]:
