@@ -35,10 +35,10 @@ print("ready", flush=True)
 got = []
 while True:
     data, extra, flags, peer = s.recvmsg(70000, 100)
-    if sys.argv[2:] == ["echo"]:
-        s.sendto(data, peer)
     if not data:
         break
+    if sys.argv[2:] == ["echo"]:
+        s.sendto(data, peer)
     got.append((int.from_bytes(data[:4], "big"), extra[0][2][0] & 3))
 print(json.dumps(got), flush=True)
 """
