@@ -339,6 +339,7 @@ async def test_log_is_brought_into_the_file_while_packets_come(
     tmp_path: Path, durability: Durability, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "LOG_LIMIT", 100_000)
+    monkeypatch.setattr(sqlite, "LOG_HOLD", 2_000_000)
     monkeypatch.setattr(sqlite, "LOOK_EVERY", 1)
     async with opened(tmp_path / "x", durability=durability) as store:
         largest = reads = 0
@@ -362,6 +363,31 @@ async def test_log_is_brought_into_the_file_while_packets_come(
         assert largest < 5_000_000  # of 11 MB that were written
         assert (tmp_path / "x").stat().st_size > 2_000_000
         assert all(store.read(key(n)) is not None for n in range(4800))
+
+
+async def test_commits_wait_for_a_log_that_is_brought_in_too_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "LOG_LIMIT", 20_000)
+    monkeypatch.setattr(sqlite, "LOG_HOLD", 60_000)
+    monkeypatch.setattr(sqlite, "LOOK_EVERY", 1)
+    path = tmp_path / "x"
+    async with opened(path) as store:
+        checkpoint = store._file.checkpoint
+        may_go_on = threading.Event()
+        monkeypatch.setattr(
+            store._file, "checkpoint", lambda mode: may_go_on.wait() and checkpoint(mode)
+        )
+        answers: list[object] = []
+        for n in range(1000):
+            store.submit(FakePacket(key(n), START, bytes(900)), collect(answers))
+        await asyncio.sleep(0.1)
+        held = len(answers)
+        assert held < 1000 and (tmp_path / "x-wal").stat().st_size < 1_000_000
+        assert store.read(key(0)) is not None  # what is there is answered meanwhile
+        may_go_on.set()
+        await store.put(FakePacket(key(1000), START))
+        assert answers == [True] * 1000
 
 
 async def test_log_grows_while_another_process_reads_and_that_is_told(

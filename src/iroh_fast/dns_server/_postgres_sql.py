@@ -33,7 +33,13 @@ KEYS_PER_MESSAGE: Final = 100
 _SCHEMA_LOCK: Final = 0x69726F6801
 JANITOR_LOCK: Final = 0x69726F6802
 
-TROUBLE: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+TROUBLE: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a server that says good-bye between question and answer
+)
 """What goes wrong with a database: it is away, shutting down, full, or answers too late."""
 
 _SCHEMA: Final = f"""

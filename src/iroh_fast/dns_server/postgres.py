@@ -236,9 +236,12 @@ class PostgresStore:
         tell(self.on_change, key)
 
     def counters(self) -> Mapping[str, int]:
-        """Values of the metrics that begin with ``store_``; records as they were counted last."""
+        """Values of the metrics that begin with ``store_``.
+
+        Records are those that were counted last, and what this server has done since.
+        """
         counts = {f"store_packets_{name}": value for name, value in self._counts.items()}
-        return {**counts, "store_records": self._records}
+        return {**counts, "store_records": self._records + self._since_count}
 
     # --- publishing
 
@@ -385,7 +388,6 @@ class PostgresStore:
         removed = 0
         for settled, count in ((False, beyond), (True, surplus - beyond)):
             removed += await self._remove(connection, "evicted", settled, 2**62, count)
-        self._records -= removed
         return removed
 
     async def _remove(
@@ -399,6 +401,7 @@ class PostgresStore:
             for row in rows:
                 self._changed(row["key"])
             self._counts[why] += len(rows)
+            self._since_count -= len(rows)
             total += len(rows)
             if len(rows) < count:
                 break

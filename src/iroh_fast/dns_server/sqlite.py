@@ -7,7 +7,7 @@ for the disk, so that it survives the process (``kill -9``), but not always the 
 ``durability="power"`` each commit waits for the disk; that happens in a thread.
 
 What takes long never happens on the loop: bringing the log into the file is the work of a thread of low
-priority, and commits wait for its last step alone.
+priority, and commits wait for its last step alone, or when it is far behind.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ BATCH_IN_THREAD: Final = 4096
 MANY_MORE: Final = 4  # packets within a turn of the loop, for which a commit waits
 SLICE: Final = 64  # records that are removed at a time
 LOG_LIMIT: Final = 64 << 20  # bytes of log, from where on it is brought into the file
+LOG_HOLD: Final = 256 << 20  # from where on commits wait for that: the thread is behind
 LOOK_EVERY: Final = 32  # commits between looks at its size
 BUSY_RETRY_S: Final = 0.02  # another process (a backup, a shell) holds the file
 BUSY_LIMIT_S: Final = 10.0
@@ -106,6 +107,7 @@ class SqliteStore:
         self._idle = Once()  # after `close`: nothing is left to write
         self._tasks: set[asyncio.Task[None]] = set()
         self._checkpointing = False
+        self._log_is_full = False
         self._closing: asyncio.Task[None] | None = None
         self._counts = dict.fromkeys(("inserted", "updated", "removed", "expired", "evicted"), 0)
 
@@ -204,7 +206,7 @@ class SqliteStore:
         if self._due:
             return
         if self._pending:
-            if self._turn.free:
+            if self._turn.free and not self._log_is_full:
                 self._due = True
                 self._seen = len(self._pending)
                 self._loop.call_soon(self._commit)
@@ -343,11 +345,13 @@ class SqliteStore:
     def _wrote(self) -> None:
         """Look after the log from time to time."""
         self._commits += 1
-        if self._commits % LOOK_EVERY or self._checkpointing:
+        if self._commits % LOOK_EVERY:
             return
-        if self._file.log_bytes() > LOG_LIMIT:
+        size = self._file.log_bytes()
+        if size > LOG_LIMIT and not self._checkpointing:
             self._checkpointing = True
             self._start(self._checkpoint())
+        self._log_is_full = size > LOG_HOLD and self._checkpointing
 
     async def _checkpoint(self) -> None:
         """Bring the log into the file: most of it beside the commits, the rest between two."""
@@ -361,7 +365,8 @@ class SqliteStore:
                     "store %s: another process reads the file, so that its log grows", self.path
                 )
         finally:
-            self._checkpointing = False
+            self._checkpointing = self._log_is_full = False
+            self._schedule()
 
 
 def _microseconds() -> int:
