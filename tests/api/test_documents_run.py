@@ -345,7 +345,6 @@ async def test_lookup_on_the_local_network() -> None:
 
 async def test_lookup_in_dns_and_at_a_pkarr_relay(bind: Bind) -> None:
     from iroh_fast.dns_server import DnsServer, DnsServerConfig
-    from iroh_fast.lookup import PkarrPublisher
 
     config = DnsServerConfig.dev(http_port=0, dns_port=0)
     async with DnsServer(config) as dns_server:
@@ -452,10 +451,8 @@ async def test_endpoints_find_each_other_by_the_dns_server(
         here = BLOCKS[place][0].replace("http://127.0.0.1:8080/pkarr", server.pkarr_url)
         assert server.pkarr_url in here
         monkeypatch.setitem(BLOCKS, place, [here])
-        client = (await run(place))["ep"]
-        # It publishes relays alone, for want of which nothing of itself.
-        publisher = PkarrPublisher(server.pkarr_url, addr_filter="unfiltered")
-        other = await bind(alpns=[ALPN], address_lookup=[publisher])
+        client, other = (await run(place))["ep"], (await run(place))["ep"]
+        other.set_alpns([ALPN])
         accepting = asyncio.create_task(serving(other))
         async with asyncio.timeout(60):
             while await server.store.fetch(bytes(other.id)) is None:

@@ -353,7 +353,7 @@ def test_command_serves_until_a_signal_and_keeps_what_it_accepted(tmp_path, numb
             while "nothing to read again" not in process.stderr.readline():
                 assert process.poll() is None
             told = first
-            while "PkarrPublisher(url)" not in told:
+            while "PkarrResolver(url)" not in told:
                 told += process.stdout.readline()
             assert "DNS over HTTPS" in told and "/dns-query" in told
             process.send_signal(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 
@@ -529,3 +530,44 @@ async def test_urls_are_those_that_work(tmp_path):
                 assert (await client.ask(request("/"))).body == b"Hi!"
     with pytest.raises(ConfigError, match="neither http nor https"):
         DnsServerConfig.dev(http_bind_addr=None)
+
+
+async def test_connections_that_never_asked_are_bounded_and_those_that_did_are_not_counted(
+    monkeypatch,
+):
+    from iroh_fast.web import limits
+
+    monkeypatch.setattr(limits, "descriptor_limit", lambda: limits.RESERVED_DESCRIPTORS + 64)
+    async with serving() as server:
+        address = server.addresses["http"]
+        async with contextlib.AsyncExitStack() as stack:
+            # An eighth of the room is for one address that has asked nothing.
+            asking = [await stack.enter_async_context(connected(address)) for _ in range(5)]
+            for client in asking:
+                assert (await client.ask(request("/healthz"))).status == 200
+            for _ in range(8):
+                await stack.enter_async_context(connected(address))
+            await until(lambda: server.metrics()["tcp_connections"] == 13)
+            refused = await stack.enter_async_context(connected(address))
+            assert await refused.is_closed()
+            for client in asking:
+                assert (await client.ask(put(packet()))).status == 204
+        assert server.metrics()["connections_refused"] == 1
+
+
+async def test_clients_that_never_read_cost_themselves_alone():
+    signed = packet(7, ("user-data=" + "x" * 200,) * 4)
+    async with serving() as server:
+        address = server.addresses["http"]
+        await ask(server, put(signed))
+        async with contextlib.AsyncExitStack() as stack:
+            flood = request(path_of(signed)) * 200
+            for _ in range(8):
+                deaf = await stack.enter_async_context(connected(address))
+                deaf.writer.transport.pause_reading()
+                for _ in range(20):
+                    deaf.send(flood)
+            for number in range(1, 20):
+                assert (await ask(server, put(packet(number)))).status == 204
+            for protocol in server._host.protocols:
+                assert protocol._reader.left <= 2 * 4096

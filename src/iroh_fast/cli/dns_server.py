@@ -103,13 +103,15 @@ def welcome(server: DnsServer) -> str:
     table = "\n".join(f"{name:16}{text}" for name, text in rows)
     return f"""{table}
 
-Endpoints that publish here and find each other by key alone:
+Endpoints that publish here and find each other by key alone (publishers tell the addresses of
+relays only, unless they are told otherwise):
 
     from iroh_fast import Endpoint
     from iroh_fast.lookup import PkarrPublisher, PkarrResolver
 
     url = "{server.pkarr_url}"
-    ep = await Endpoint.bind(address_lookup=[PkarrPublisher(url), PkarrResolver(url)])
+    publisher = PkarrPublisher(url, addr_filter="unfiltered")
+    ep = await Endpoint.bind(address_lookup=[publisher, PkarrResolver(url)])
 """
 
 

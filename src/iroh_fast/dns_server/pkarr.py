@@ -102,7 +102,7 @@ class PacketRoutes:
             packet = SignedPacket.from_relay_payload(key, request.body)
         except SignedPacketError as err:
             self.counters.pkarr_publish_invalid += 1
-            return _invalid(key, len(request.body), err)
+            return _invalid(len(request.body), err)
         # DIFFERS: iroh's server takes any time, and such a packet blocks its owner until then.
         if packet.timestamp > (self._now() + self._max_future) * 1e6:
             self.counters.pkarr_publish_invalid += 1
@@ -159,9 +159,9 @@ def _store_failed(error: PacketStoreError) -> Response:
     return failure(500, "the store failed")
 
 
-def _invalid(key: bytes, size: int, error: SignedPacketError) -> Response:
+def _invalid(size: int, error: SignedPacketError) -> Response:
     """Tell what is wrong in the words of iroh's server."""
-    if not _is_point(key):
+    if error.kind == "InvalidKey":
         return _NO_POINT
     texts = {
         "TooShort": f"Signed packet too short: {32 + size} bytes (min 104)",
