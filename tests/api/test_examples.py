@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from programs import complaints
+
+from iroh_fast import SecretKey
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error::ResourceWarning"}
@@ -68,6 +73,62 @@ def test_example_transfer_between_two_processes(tmp_path: Path) -> None:
     assert (
         hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
     )
+
+
+@contextlib.contextmanager
+def started(*args: str) -> Iterator[Callable[[str], re.Match[str]]]:
+    """A program that runs until the end of the block, and what waits for a line of it."""
+    with subprocess.Popen(
+        [sys.executable, *args],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+
+        def line(pattern: str) -> re.Match[str]:
+            assert process.stdout is not None
+            seen = ""
+            for text in process.stdout:
+                seen += text
+                if found := re.search(pattern, text):
+                    return found
+            raise AssertionError(seen)
+
+        try:
+            yield line
+        finally:
+            process.kill()
+
+
+def test_example_by_key_finds_the_other_by_its_id_alone(tmp_path: Path) -> None:
+    """As in the README, on free ports."""
+    relay = tmp_path / "relay.py"
+    relay.write_text(
+        "import asyncio\n"
+        "from iroh_fast.relay import RelayServer, RelayServerConfig\n"
+        "from iroh_fast.dns_server import DnsServer, DnsServerConfig\n"
+        "async def main():\n"
+        "    async with (RelayServer(RelayServerConfig.dev()) as relay,\n"
+        "                DnsServer(DnsServerConfig.dev()) as dns):\n"
+        "        print('at', relay.url, dns.pkarr_url, *dns.dns_addr, flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    script = str(ROOT / "examples" / "by_key.py")
+    with started(str(relay)) as servers:
+        url, pkarr, host, port = servers("^at (.*)$")[1].split()
+        where = ["--relay", url, "--pkarr", pkarr, "--dns", f"{host}:{port}"]
+        with started(script, *where, "serve") as serving:
+            id = serving("^[0-9a-f]{64}$")[0]
+            result = run(script, *where, "dial", id, "hello")
+            assert result.returncode == 0, result.stderr
+            assert complaints(result.stderr) == ""
+            assert result.stdout.splitlines() == ["HELLO", f"relay:{url} dns"]
+            assert serving("says: (.*)$")[1] == "'hello'"
+            nobody = run(script, *where, "dial", str(SecretKey.generate().public), "hello")
+            assert nobody.returncode == 1
+            assert "'dns' failed" in nobody.stderr and "Traceback" not in nobody.stderr
 
 
 def test_demo_transfers_and_compares() -> None:
