@@ -51,7 +51,10 @@ async def serve() -> None:
     import iroh_fast
 
     ep = await iroh_fast.Endpoint.bind(
-        alpns=[b"pace"], transport=config(), bind_addrs=["127.0.0.1:0"]
+        preset=iroh_fast.presets.minimal,
+        alpns=[b"pace"],
+        transport=config(),
+        bind_addrs=["127.0.0.1:0"],
     )
     print(json.dumps({"id": str(ep.id), "port": ep.bound_sockets[0].port}), flush=True)
     conn = await (await ep.accept()).accept()
@@ -69,7 +72,9 @@ async def send(peer: str, port: int, rate: float, seconds: float) -> None:
     from _build import load_pyx
 
     fixed = load_pyx(Path(__file__).with_name("fixed_rate.pyx"))
-    ep = await iroh_fast.Endpoint.bind(transport=config(), bind_addrs=["127.0.0.1:0"])
+    ep = await iroh_fast.Endpoint.bind(
+        preset=iroh_fast.presets.minimal, transport=config(), bind_addrs=["127.0.0.1:0"]
+    )
     conn = await ep.connect(
         iroh_fast.EndpointAddr(iroh_fast.EndpointId(peer), [f"127.0.0.1:{port}"]), b"pace"
     )

@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from iroh_fast import Connection, Endpoint, IrohError, Router
+from iroh_fast import Connection, Endpoint, IrohError, Router, presets
 
 ALPN = b"bench-many/1"
 FEW = 50  # connections among which a request is measured first
@@ -60,8 +60,8 @@ async def request_us(conn: Connection) -> float:
 async def run(number: int, idle_s: float) -> dict[str, float]:
     asyncio.get_running_loop().set_exception_handler(lambda *_: None)
     async with (
-        Router(await Endpoint.bind(), {ALPN: serve}) as router,
-        Endpoint.bind() as endpoint,
+        Router(await Endpoint.bind(preset=presets.minimal), {ALPN: serve}) as router,
+        Endpoint.bind(preset=presets.minimal) as endpoint,
     ):
         server = router.endpoint.addr
         conns = [await endpoint.connect(server, ALPN) for _ in range(FEW)]

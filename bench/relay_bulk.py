@@ -56,11 +56,12 @@ async def relay(tls: bool) -> None:
 
 
 async def bind(said: dict[str, Any]) -> Any:
-    from iroh_fast import Endpoint
+    from iroh_fast import Endpoint, presets
     from iroh_fast.web.ca import CaConfig
 
     ca = CaConfig(roots="none", extra=[said["pem"]]) if said["pem"] else None
     endpoint = await Endpoint.bind(
+        preset=presets.minimal,
         relays=[said["url"]], ip_transports=False, alpns=[ALPN], ca=ca
     )
     async with asyncio.timeout(10):

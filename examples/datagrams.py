@@ -7,7 +7,7 @@ import asyncio
 import sys
 import time
 
-from iroh_fast import Connection, Endpoint, Router
+from iroh_fast import Connection, Endpoint, Router, presets
 
 ALPN = b"iroh-fast-example/datagrams/0"
 COUNT = 1000
@@ -20,7 +20,10 @@ async def reflect(conn: Connection) -> None:
 
 
 async def main() -> None:
-    async with Router(await Endpoint.bind(), {ALPN: reflect}) as router, Endpoint.bind() as ep:
+    async with (
+        Router(await Endpoint.bind(preset=presets.minimal), {ALPN: reflect}) as router,
+        Endpoint.bind(preset=presets.minimal) as ep,
+    ):
         async with ep.connect(router.endpoint.addr, ALPN) as conn:
             print(f"up to {conn.max_datagram_size} bytes fit into a datagram")
             times: list[float] = []

@@ -6,7 +6,7 @@ python examples/echo.py
 import asyncio
 import sys
 
-from iroh_fast import Connection, Endpoint, EndpointAddr, Router
+from iroh_fast import Connection, Endpoint, EndpointAddr, Router, presets
 
 # Each protocol has a name, by which the two sides agree on it.
 ALPN = b"iroh-example/echo/0"
@@ -33,12 +33,12 @@ class Echo:
 
 
 async def start_accept_side() -> Router:
-    endpoint = await Endpoint.bind()
+    endpoint = await Endpoint.bind(preset=presets.minimal)
     return Router(endpoint, {ALPN: Echo()}).start()
 
 
 async def connect_side(addr: EndpointAddr) -> None:
-    async with Endpoint.bind() as endpoint:
+    async with Endpoint.bind(preset=presets.minimal) as endpoint:
         conn = await endpoint.connect(addr, ALPN)
         send, recv = await conn.open_bi()
         await send.write_all(b"Hello, world!")

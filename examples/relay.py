@@ -8,7 +8,7 @@ python examples/relay.py dial http://HOST:3340 ID "hello"   anywhere else
 import asyncio
 import sys
 
-from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, IrohError, Router
+from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, IrohError, Router, presets
 
 ALPN = b"iroh-fast-example/relay/0"
 
@@ -25,7 +25,7 @@ async def answer(conn: Connection) -> None:
 
 async def serve(url: str) -> None:
     # From now on whoever knows the relay and our id can reach us.
-    endpoint = await Endpoint.bind(relays=[url])
+    endpoint = await Endpoint.bind(preset=presets.minimal, relays=[url])
     async with Router(endpoint, {ALPN: answer}):
         async with asyncio.timeout(10):
             await endpoint.online()
@@ -34,7 +34,7 @@ async def serve(url: str) -> None:
 
 
 async def dial(url: str, id: str, text: str) -> None:
-    async with Endpoint.bind(relays=[url]) as endpoint:
+    async with Endpoint.bind(preset=presets.minimal, relays=[url]) as endpoint:
         # An id and a relay are enough; addresses of the other side would be tried first.
         addr = EndpointAddr(EndpointId(id), relay_url=url)
         async with asyncio.timeout(10):

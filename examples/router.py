@@ -17,6 +17,7 @@ from iroh_fast import (
     ProtocolHandler,
     Reject,
     Router,
+    presets,
 )
 from iroh_fast.errors import ApplicationClosed
 
@@ -68,10 +69,10 @@ def only_validated(incoming: Incoming) -> IncomingOutcome:
 
 
 async def main() -> None:
-    server = await Endpoint.bind(hooks=[Log()])
+    server = await Endpoint.bind(preset=presets.minimal, hooks=[Log()])
     protocols: dict[bytes, ProtocolHandler] = {UPPER: Upper(), COUNT: Count()}
     async with Router(server, protocols, incoming_filter=only_validated):
-        async with Endpoint.bind() as client:
+        async with Endpoint.bind(preset=presets.minimal) as client:
             async with client.connect(server.addr, UPPER) as conn:
                 async with conn.open_bi() as (send, recv):
                     await send.write_all(b"hello")

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from iroh_fast import Connection, Endpoint, IrohError, Router
+from iroh_fast import Connection, Endpoint, IrohError, Router, presets
 
 ALPN = b"iroh-fast-example/transfer/0"
 BLOCK = 1 << 20
@@ -56,14 +56,14 @@ async def send(path: Path) -> None:
         else:
             print(f"transfer failed: {reason}", file=sys.stderr)
 
-    endpoint = await Endpoint.bind()
+    endpoint = await Endpoint.bind(preset=presets.minimal)
     async with Router(endpoint, {ALPN: handler}):
         print(endpoint.ticket, flush=True)
         await sent.wait()
 
 
 async def receive(ticket: str, path: Path) -> None:
-    async with Endpoint.bind() as endpoint:
+    async with Endpoint.bind(preset=presets.minimal) as endpoint:
         # If anything goes wrong in here, the sender sees code 1.
         conn = await endpoint.connect(ticket, ALPN)
         conn.close_on_exit(1, b"not complete")

@@ -12,7 +12,7 @@ import sys
 import time
 from array import array
 
-from iroh_fast import Connection, Endpoint, Router
+from iroh_fast import Connection, Endpoint, Router, presets
 
 ALPN = b"iroh-fast-example/zero-copy/0"
 COUNT = 8 << 20  # doubles: 64 MiB
@@ -44,8 +44,11 @@ async def fetch_array(conn: Connection) -> "array[float]":
 
 
 async def main() -> None:
-    async with Router(await Endpoint.bind(), {ALPN: serve_array}) as router:
-        async with Endpoint.bind() as ep, ep.connect(router.endpoint.addr, ALPN) as conn:
+    async with Router(await Endpoint.bind(preset=presets.minimal), {ALPN: serve_array}) as router:
+        async with (
+            Endpoint.bind(preset=presets.minimal) as ep,
+            ep.connect(router.endpoint.addr, ALPN) as conn,
+        ):
             start = time.perf_counter()
             result = await fetch_array(conn)
             seconds = time.perf_counter() - start

@@ -30,7 +30,7 @@ import psutil
 
 sys.path.append(str(Path(__file__).parent.parent / "src"))
 
-from iroh_fast import Connection, Endpoint, EndpointAddr
+from iroh_fast import Connection, Endpoint, EndpointAddr, presets
 from iroh_fast.errors import ConnectionLost, IrohError
 from iroh_fast.relay.server.config import RelayServerConfig
 from iroh_fast.relay.server.server import RelayServer
@@ -90,7 +90,7 @@ class Relay:
         )
         facts = await self._ask()
         self.port, self.url = facts["port"], facts["url"]
-        async with Endpoint.bind(relays=[self.url], ip_transports=False) as first:
+        async with Endpoint.bind(preset=presets.minimal, relays=[self.url], ip_transports=False) as first:
             await first.online()
         await asyncio.sleep(0.2)
         facts = await self._ask()
@@ -135,6 +135,7 @@ class Client:
 
     async def start(self) -> None:
         self.endpoint = await Endpoint.bind(
+            preset=presets.minimal,
             relays=[self.soak.relay.url], ip_transports=False, alpns=[ALPN]
         )
         self._echo = asyncio.create_task(self._serve(self.endpoint))

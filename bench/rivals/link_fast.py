@@ -11,7 +11,14 @@ from _child import main, spawn
 from _transfer import TRANSFER, Receiver, Upload
 from fast import versions
 
-from iroh_fast import Endpoint, EndpointAddr, EndpointTicket, IrohError, QuicTransportConfig
+from iroh_fast import (
+    Endpoint,
+    EndpointAddr,
+    EndpointTicket,
+    IrohError,
+    QuicTransportConfig,
+    presets,
+)
 from iroh_fast.incoming import Incoming
 
 ONLINE_S = 10.0
@@ -24,9 +31,15 @@ async def endpoint(host: str, relay: str | None, alpns: list[bytes]) -> Endpoint
         name: Any = sys.argv[sys.argv.index("--controller") + 1]
         transport = transport.replace(congestion_controller=name)
     if relay is None:
-        return await Endpoint.bind(bind_addrs=[f"{host}:0"], alpns=alpns, transport=transport)
+        return await Endpoint.bind(
+            preset=presets.minimal, bind_addrs=[f"{host}:0"], alpns=alpns, transport=transport
+        )
     made = await Endpoint.bind(
-        relays=[relay], ip_transports=False, alpns=alpns, transport=transport
+        preset=presets.minimal,
+        relays=[relay],
+        ip_transports=False,
+        alpns=alpns,
+        transport=transport,
     )
     async with asyncio.timeout(ONLINE_S):
         await made.online()

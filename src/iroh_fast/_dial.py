@@ -27,6 +27,7 @@ from .hooks import run_before_connect
 from .keys import EndpointId
 from .lookup.services import failure_error, summary
 from .lookup.shared import Search
+from .net.local_addrs import is_cut_off
 from .net.transport import SockAddr
 from .quic._connection import WAIT_HANDSHAKE, QuicConnection
 from .quic.config import QuicTransportConfig
@@ -132,17 +133,21 @@ async def _check(context: Context, target: EndpointAddr, alpn: bytes) -> None:
 
 def _known_ways(context: Context, target: EndpointAddr, without: Collection[SockAddr]) -> Ways:
     """Where to dial by what is known now: a connection that is open, the given addresses, those found lately."""
+    given = Ways(context, target.id, without)
+    given.take(target.addrs)
+    if target.addrs and not given.sockets:
+        return given  # of no use: that is told, unless a lookup finds better ones
     ways = Ways(context, target.id, without)
     if (live := context.way_to(target.id)) is not None:
         ways.add([live])
-    ways.take(target.addrs)
+    ways.join(given)
     ways.take(context.lookups.known(target.id))
     return ways
 
 
 def _search(context: Context, id: EndpointId, ways: Ways) -> Search | None:
-    """Look the remote up, unless a connection shows where it is."""
-    if context.lookups.services.is_empty or context.way_to(id) is not None:
+    """Look the remote up, unless a connection shows where it is, or the given addresses are a mistake."""
+    if context.lookups.services.is_empty or ways.are_nonsense or context.way_to(id) in ways.sockets:
         return None
     return context.lookups.join(id)
 
@@ -157,9 +162,11 @@ async def _first_way(
     NoAddress : there is none, and no lookup will find any.
     EndpointClosed : the endpoint was closed meanwhile.
     """
+    cut_off = ways.may_pass and is_cut_off()
     while search is not None:
         ways.take(search.found)
-        if ways.sockets or search.over:
+        # Without any network nobody can be asked: what is found meanwhile counts.
+        if ways.sockets or search.over or cut_off:
             break
         await search.news.wait()
     for _ in range(ROUTE_TRIES):
@@ -169,6 +176,8 @@ async def _first_way(
             break
         await asyncio.sleep(ROUTE_PAUSE_S)  # the network may just be coming up
         ways.look_again()
+        if search is not None:
+            ways.take(search.found)
     if context.closing:
         raise EndpointClosed()
     if not ways.sockets:

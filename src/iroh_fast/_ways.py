@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from ._context import Context
 from .addr import EndpointAddr, TransportAddr
 from .keys import EndpointId
-from .net.reach import is_passing
+from .net.reach import is_nonsense, is_passing
 from .net.transport import SockAddr
 
 __all__ = ["Ways"]
@@ -55,10 +55,23 @@ class Ways:
         self.sockets += fresh
         return fresh
 
+    def join(self, other: Ways) -> None:
+        """Take over what was looked at elsewhere."""
+        self._seen |= other._seen
+        self.refused.update(other.refused)
+        self.add(other.sockets)
+
     @property
     def may_pass(self) -> bool:
         """Whether an address may be reached in a moment."""
         return any(map(is_passing, self.refused.values()))
+
+    @property
+    def are_nonsense(self) -> bool:
+        """Whether addresses were given, and no endpoint can have any of them."""
+        return (
+            bool(self.refused) and not self.sockets and all(map(is_nonsense, self.refused.values()))
+        )
 
     def look_again(self) -> None:
         """Look at all addresses once more."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from iroh_fast import BindAddr, Connection, Endpoint
+from iroh_fast import BindAddr, Connection, Endpoint, presets
 
 ALPN = b"test/1"
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path)])}
@@ -68,6 +68,7 @@ async def bind() -> AsyncIterator[Bind]:
 
         async def make(**options: Any) -> Endpoint:
             options.setdefault("bind_addrs", LOOPBACK)
+            options.setdefault("preset", presets.minimal)
             return await stack.enter_async_context(Endpoint.bind(**options))
 
         yield make

@@ -32,6 +32,7 @@ from iroh_fast import (
     Router,
     SecretKey,
     SocketAddr,
+    presets,
 )
 from iroh_fast.errors import (
     AlpnMismatch,
@@ -441,7 +442,7 @@ async def test_bound_sockets_addr_and_ticket(bind: Bind) -> None:
 
 
 async def test_default_sockets_are_ipv4_and_optional_ipv6() -> None:
-    async with Endpoint.bind() as ep:
+    async with Endpoint.bind(preset=presets.minimal) as ep:
         assert str(ep.bound_sockets[0].ip) == "0.0.0.0"
         assert {sock.ip.version for sock in ep.bound_sockets} <= {4, 6}
         assert not any(addr.ip.is_unspecified for addr in ep.addr.ip_addrs)
@@ -452,21 +453,21 @@ async def test_bind_address_in_use_raises_bind_error(bind: Bind) -> None:
     ep = await bind()
     taken = ep.bound_sockets[0]
     with pytest.raises(BindError) as caught:
-        await Endpoint.bind(bind_addrs=[taken])
+        await Endpoint.bind(preset=presets.minimal, bind_addrs=[taken])
     assert caught.value.errno == errno.EADDRINUSE
     assert str(taken) in str(caught.value)
     optional = BindAddr("127.0.0.1", taken.port, required=False)
-    async with Endpoint.bind(bind_addrs=[optional, *LOOPBACK[1:]]) as other:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=[optional, *LOOPBACK[1:]]) as other:
         assert taken not in other.bound_sockets
 
 
 async def test_bind_unknown_or_unavailable_option_raises_at_once() -> None:
     with pytest.raises(TypeError, match="no option 'alpn'"):
-        Endpoint.bind(alpn=[ALPN])  # type: ignore[call-arg]
+        Endpoint.bind(preset=presets.minimal, alpn=[ALPN])  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="not part of this version"):
-        Endpoint.bind(portmapper=True)  # type: ignore[call-arg]
+        Endpoint.bind(preset=presets.minimal, portmapper=True)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="did you mean alpns"):
-        Endpoint.bind(alpn=[ALPN])  # type: ignore[call-arg]
+        Endpoint.bind(preset=presets.minimal, alpn=[ALPN])  # type: ignore[call-arg]
     with pytest.raises(TypeError):
         Endpoint()
 
@@ -558,7 +559,7 @@ async def test_close_in_aexit_after_cancellation_of_the_body() -> None:
     eps: list[Endpoint] = []
 
     async def body() -> None:
-        async with Endpoint.bind(bind_addrs=LOOPBACK) as ep:
+        async with Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK) as ep:
             eps.append(ep)
             await asyncio.sleep(100)
 
@@ -589,14 +590,14 @@ async def test_run_until_ends_with_the_endpoint(bind: Bind) -> None:
 
 
 async def test_bound_port_is_free_after_close() -> None:
-    async with Endpoint.bind(bind_addrs=LOOPBACK) as ep:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK) as ep:
         taken = ep.bound_sockets[0]
-    async with Endpoint.bind(bind_addrs=[taken, *LOOPBACK[1:]]) as ep:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=[taken, *LOOPBACK[1:]]) as ep:
         assert ep.bound_sockets[0] == taken
 
 
 async def test_endpoint_left_open_warns() -> None:
-    ep = await Endpoint.bind(bind_addrs=LOOPBACK)
+    ep = await Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK)
     taken = ep.bound_sockets[0]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -604,7 +605,7 @@ async def test_endpoint_left_open_warns() -> None:
         gc.collect()
     assert any("unclosed <Endpoint" in str(item.message) for item in caught)
     await asyncio.sleep(0.01)
-    async with Endpoint.bind(bind_addrs=[taken, *LOOPBACK[1:]]) as again:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=[taken, *LOOPBACK[1:]]) as again:
         assert again.bound_sockets[0] == taken
 
 
@@ -652,15 +653,15 @@ def test_use_in_a_forked_child_raises_and_leaves_the_parent_alone() -> None:
     # In a process of its own: forking the test runner would fork its threads' locks as well.
     script = """
 import asyncio, gc, os
-from iroh_fast import Endpoint
+from iroh_fast import Endpoint, presets
 from iroh_fast.errors import WrongThread
 
 async def main():
     async def accept():
         return await (await server.accept())
     bind = ["127.0.0.1:0"]
-    async with Endpoint.bind(bind_addrs=bind, alpns=[b"a"]) as server:
-        async with Endpoint.bind(bind_addrs=bind) as client:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=bind, alpns=[b"a"]) as server:
+        async with Endpoint.bind(preset=presets.minimal, bind_addrs=bind) as client:
             conn, other = await asyncio.gather(client.connect(server.addr, b"a"), accept())
             pid = os.fork()
             if not pid:
@@ -685,7 +686,7 @@ def test_use_from_another_loop_raises() -> None:
     other = asyncio.new_event_loop()
 
     async def bind() -> Endpoint:
-        return await Endpoint.bind(bind_addrs=LOOPBACK)
+        return await Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK)
 
     async def use(ep: Endpoint) -> None:
         for call in (ep.connect(ep.addr, ALPN), ep.close(), ep.watch_addr().changed()):
@@ -703,12 +704,12 @@ def test_use_from_another_loop_raises() -> None:
 
 CLOSED_LOOP = """
 import asyncio, gc, os
-from iroh_fast import Endpoint
+from iroh_fast import Endpoint, presets
 from iroh_fast.errors import LocallyClosed, WrongThread
 
 async def two():
-    server = await Endpoint.bind(alpns=[b"x"], bind_addrs=["127.0.0.1:0"])
-    client = await Endpoint.bind(bind_addrs=["127.0.0.1:0"])
+    server = await Endpoint.bind(preset=presets.minimal, alpns=[b"x"], bind_addrs=["127.0.0.1:0"])
+    client = await Endpoint.bind(preset=presets.minimal, bind_addrs=["127.0.0.1:0"])
     dial = asyncio.create_task(client.connect(server.addr, b"x"))
     other = await (await server.accept())
     return server, client, await dial, other
@@ -798,7 +799,7 @@ async def test_keylog_file_is_for_its_owner_alone(
 
 
 async def test_bind_that_fails_leaves_no_descriptor() -> None:
-    taken = await Endpoint.bind(bind_addrs=LOOPBACK)
+    taken = await Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK)
     port = taken.bound_sockets[0].port
     addrs: list[Any] = [BindAddr(f"127.0.0.{i}", prefix_len=32) for i in range(1, 10)]
     wrong: list[dict[str, Any]] = [
@@ -817,7 +818,7 @@ async def test_bind_that_fails_leaves_no_descriptor() -> None:
     before = descriptors()
     for options in wrong:
         with pytest.raises((ConfigError, BindError)):
-            await Endpoint.bind(**{"bind_addrs": LOOPBACK, **options})
+            await Endpoint.bind(preset=presets.minimal, **{"bind_addrs": LOOPBACK, **options})
         assert descriptors() == before, options
     await taken.close()
 
@@ -837,7 +838,7 @@ async def test_waiting_for_the_end_is_not_collected() -> None:
     ended: list[bool] = []
 
     async def serve() -> None:
-        ep = await Endpoint.bind(bind_addrs=LOOPBACK)
+        ep = await Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK)
         made.append(weakref.ref(ep))
         await ep.wait_closed()
         ended.append(ep.closed)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from iroh_fast import Connection, Endpoint, Router
+from iroh_fast import Connection, Endpoint, Router, presets
 from iroh_fast.errors import ApplicationClosed, ConfigError, LocallyClosed, NotDelivered
 
 from .conftest import ALPN, ENV, LOOPBACK, Bind, Pair, connect
@@ -37,14 +37,17 @@ async def test_leaving_the_blocks_delivers_what_was_finished(bind: Bind) -> None
         return size, (await conn.wait_closed()).code
 
     task = asyncio.create_task(serve())
-    async with Endpoint.bind(bind_addrs=LOOPBACK) as ep, ep.connect(server.addr, ALPN) as conn:
+    async with (
+        Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK) as ep,
+        ep.connect(server.addr, ALPN) as conn,
+    ):
         await send(conn)
     assert await task == (SIZE, 0)
 
 
 async def test_leaving_the_endpoint_delivers_too(bind: Bind) -> None:
     server = await bind(alpns=[ALPN])
-    async with Endpoint.bind(bind_addrs=LOOPBACK) as ep:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK) as ep:
         client, conn = await connect(ep, server)
         task = asyncio.create_task(receive(conn))
         await send(client)
@@ -194,7 +197,7 @@ async def test_endpoint_block_left_by_an_exception_is_no_success(bind: Bind, way
     server = await bind(alpns=[ALPN])
 
     async def leave() -> None:
-        async with Endpoint.bind(bind_addrs=LOOPBACK) as ep:
+        async with Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK) as ep:
             conn = await ep.connect(server.addr, ALPN)
             if way == "router":
                 async with Router(ep, {}):
@@ -219,10 +222,11 @@ async def test_endpoint_block_left_by_an_exception_is_no_success(bind: Bind, way
 def test_program_that_ends_by_an_error_is_warned_and_nothing_else() -> None:
     program = """
 import asyncio
-from iroh_fast import Endpoint
+from iroh_fast import Endpoint, presets
 
 async def main():
-    server, client = await Endpoint.bind(alpns=[b"x"]), await Endpoint.bind()
+    server = await Endpoint.bind(preset=presets.minimal, alpns=[b"x"])
+    client = await Endpoint.bind(preset=presets.minimal)
 
     async def accept():
         return await (await server.accept())

@@ -37,6 +37,7 @@ from iroh_fast import (
     Signature,
     SocketAddr,
     TransportAddr,
+    presets,
 )
 from iroh_fast.config import AckFrequencyConfig, MtuDiscoveryConfig
 from iroh_fast.relay import (
@@ -165,6 +166,7 @@ async def test_wrong_values_are_told(call: Call) -> None:
 async def test_wrong_options_of_bind_are_told(name: str) -> None:
     needs = {"relays": ["http://127.0.0.1:1"]} if name in ("proxy", "proxy_from_env", "ca") else {}
     home = {} if name == "bind_addrs" else {"bind_addrs": LOOPBACK}
+    home["preset"] = presets.minimal
 
     async def bind(value: Any) -> None:
         async with Endpoint.bind(**{**home, **needs, name: value}):

@@ -281,7 +281,7 @@ async def test_lookup_rescues_an_address_that_cannot_be_dialed(
     bind: Bind, both: Both, server: Endpoint
 ) -> None:
     client = await bind(address_lookup=[Says([told(server)])])
-    nowhere = EndpointAddr(server.id, ip_addrs=["127.0.0.1:0"])
+    nowhere = EndpointAddr(server.id, ip_addrs=["127.255.255.255:9"])
     await both(client, server, nowhere)
 
 
@@ -314,6 +314,29 @@ async def test_lookup_that_only_leads_to_somebody_else_says_so(
     with pytest.raises(WrongIdentity):
         await client.connect(server.id, ALPN)
     serving.cancel()
+
+
+async def test_lookup_does_not_hide_a_wrong_address(bind: Bind, server: Endpoint) -> None:
+    """What no endpoint can have is a mistake of the caller, and told at once."""
+    service = Says([told(server)])
+    client = await bind(address_lookup=[service])
+    for wrong, why in (("127.0.0.1:0", "port 0"), ("224.0.0.1:9", "a multicast address")):
+        with pytest.raises(NoAddress, match=why):
+            await client.connect(EndpointAddr(server.id, ip_addrs=[wrong]), ALPN)
+    assert not service.asked
+
+
+async def test_lookup_is_not_waited_for_without_any_network(
+    bind: Bind, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iroh_fast._dial.is_cut_off", lambda: True)
+    monkeypatch.setattr("iroh_fast._dial.ROUTE_PAUSE_S", 0.01)
+    monkeypatch.setattr("iroh_fast._ways.is_passing", lambda reason: "broadcast" in reason)
+    hanging = Says(after=asyncio.Event())
+    client = await bind(address_lookup=[hanging])
+    with pytest.raises(NoAddress, match="a broadcast address"):
+        await client.connect(EndpointAddr(server.id, ip_addrs=["127.255.255.255:9"]), ALPN)
+    await until(lambda: hanging.ended)
 
 
 async def test_lookup_with_a_connection_is_not_needed(
@@ -595,8 +618,8 @@ async def test_lookup_error_is_told_for_an_attempt_that_never_left(
     """Given addresses that cannot be used, and a lookup that fails: both are told."""
     client = await bind(address_lookup=[Raises(OSError("refused"), provenance="dns")])
     with pytest.raises(NoAddress) as raised:
-        await client.connect(EndpointAddr(server.id, ip_addrs=["127.0.0.1:0"]), ALPN)
-    assert "127.0.0.1:0 (port 0)" in str(raised.value) and "'dns' failed: refused" in str(
+        await client.connect(EndpointAddr(server.id, ip_addrs=["127.255.255.255:9"]), ALPN)
+    assert "127.255.255.255:9 (a broadcast address)" in str(raised.value) and "'dns' failed: refused" in str(
         raised.value
     )
     assert isinstance(raised.value, ConnectError)

@@ -19,6 +19,7 @@ from iroh_fast import (
     ProtocolHandler,
     Router,
     SecretKey,
+    presets,
 )
 from iroh_fast.errors import (
     AlpnMismatch,
@@ -385,7 +386,7 @@ async def test_router_ends_with_its_endpoint(bind: Bind) -> None:
 
 
 async def test_unstarted_router_can_be_shut_down() -> None:
-    ep = await Endpoint.bind(bind_addrs=["127.0.0.1:0"])
+    ep = await Endpoint.bind(preset=presets.minimal, bind_addrs=["127.0.0.1:0"])
     router = Router(ep, {ALPN: Echo()})
     assert "not started" in repr(router)
     await router.shutdown()
@@ -521,7 +522,7 @@ async def test_second_router_of_an_endpoint_is_refused(bind: Bind) -> None:
 
 async def test_forgotten_await_is_told(bind: Bind) -> None:
     server, client = await bind(alpns=[ALPN]), await bind()
-    for pending in (Endpoint.bind(), client.connect(server.addr, ALPN)):
+    for pending in (Endpoint.bind(preset=presets.minimal), client.connect(server.addr, ALPN)):
         with pytest.raises(AttributeError, match="no 'id' yet: this call has to be awaited"):
             _ = pending.id  # type: ignore[attr-defined]
         assert not hasattr(pending, "cr_await")

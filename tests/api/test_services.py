@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from iroh_fast import Endpoint, IpAddr, SocketAddr, _assembly
+from iroh_fast import Endpoint, IpAddr, SocketAddr, _assembly, presets
 from iroh_fast.net.local_addrs import NetworkState
 from iroh_fast.net.service import EndpointService, ServiceContext
 
@@ -91,7 +91,7 @@ async def test_service_that_does_not_start_ends_the_bind(mapper: Callable[[], Ma
     service = mapper()
     service.error = OSError("no gateway")
     with pytest.raises(OSError, match="no gateway"):
-        await Endpoint.bind(bind_addrs=LOOPBACK)
+        await Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK)
     assert service.log == ["start", "close"]
     assert descriptors() == before
 
@@ -102,7 +102,7 @@ async def test_bind_cancelled_while_a_service_starts_leaves_nothing(
     before = descriptors()
     service = mapper()
     service.go_on.clear()
-    task = asyncio.create_task(Endpoint.bind(bind_addrs=LOOPBACK))
+    task = asyncio.create_task(Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK))
     while not service.log:
         await asyncio.sleep(0)
     task.cancel()

@@ -17,6 +17,7 @@ from iroh_fast import (
     RecvStream,
     SecretKey,
     SendStream,
+    presets,
 )
 from iroh_fast.errors import ConnectionLost
 
@@ -96,7 +97,9 @@ class Links:
 
     async def our_endpoint(self, *bind: str, **options: Any) -> Endpoint:
         options.setdefault("alpns", [ALPN])
-        endpoint = await Endpoint.bind(bind_addrs=list(bind or (V4,)), **options)
+        endpoint = await Endpoint.bind(
+            preset=presets.minimal, bind_addrs=list(bind or (V4,)), **options
+        )
         self._ours.append(endpoint)
         return endpoint
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iroh_fast import Endpoint, EndpointAddr, EndpointId, QuicTransportConfig
+from iroh_fast import Endpoint, EndpointAddr, EndpointId, QuicTransportConfig, presets
 from iroh_fast.addr import IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
 from iroh_fast.relay.server.config import RelayServerConfig
 from iroh_fast.relay.server.server import RelayServer
@@ -45,7 +45,9 @@ async def our_endpoint(links: Links, *urls: str, direct: bool, **options: Any) -
     if direct:
         ours = await links.our_endpoint(relays=list(urls), **options)
     else:
-        ours = await Endpoint.bind(relays=list(urls), ip_transports=False, alpns=[ALPN], **options)
+        ours = await Endpoint.bind(
+            preset=presets.minimal, relays=list(urls), ip_transports=False, alpns=[ALPN], **options
+        )
         links._ours.append(ours)
     async with asyncio.timeout(60):
         await ours.online()

@@ -7,7 +7,7 @@ import hashlib
 
 import pytest
 
-from iroh_fast import Connection, Endpoint, EndpointTicket, Router
+from iroh_fast import Connection, Endpoint, EndpointTicket, Router, presets
 from iroh_fast.errors import ApplicationClosed
 
 from .rust import RustPeer
@@ -29,7 +29,7 @@ async def test_rust_peer_echoes_what_we_send() -> None:
     async with RustPeer("echo", "--bind", V4) as peer:
         bound = await peer.event("bound")
         async with (
-            Endpoint.bind(bind_addrs=[V4]) as ep,
+            Endpoint.bind(preset=presets.minimal, bind_addrs=[V4]) as ep,
             ep.connect(EndpointTicket.parse(bound["ticket"]), ALPN) as conn,
         ):
             assert str(conn.remote_id) == bound["id"]
@@ -46,7 +46,9 @@ async def _send(send, data: bytes) -> None:  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("streams", [1, 40])
 async def test_rust_peer_gets_its_data_back_from_us(streams: int) -> None:
-    async with Router(await Endpoint.bind(bind_addrs=[V4]), {ALPN: echo}) as router:
+    async with Router(
+        await Endpoint.bind(preset=presets.minimal, bind_addrs=[V4]), {ALPN: echo}
+    ) as router:
         arguments = ("--streams", str(streams), "--bytes", str(SIZE // streams))
         ticket = str(router.endpoint.ticket)
         async with RustPeer("dial", "--bind", V4, "--to", ticket, *arguments) as peer:
@@ -58,7 +60,7 @@ async def test_rust_peer_gets_its_data_back_from_us(streams: int) -> None:
 async def test_rust_peer_tells_our_close_code_and_we_tell_its() -> None:
     async with RustPeer("echo", "--bind", V4, "--close-code", "77") as peer:
         bound = await peer.event("bound")
-        async with Endpoint.bind(bind_addrs=[V4]) as ep:
+        async with Endpoint.bind(preset=presets.minimal, bind_addrs=[V4]) as ep:
             conn = await ep.connect(bound["ticket"], ALPN)
             send, recv = await conn.open_bi()
             await send.write_all(b"last")
@@ -71,7 +73,9 @@ async def test_rust_peer_tells_our_close_code_and_we_tell_its() -> None:
 
 
 async def test_rust_peer_resumes_with_0rtt_data() -> None:
-    async with Router(await Endpoint.bind(bind_addrs=[V4]), {ALPN: echo}) as router:
+    async with Router(
+        await Endpoint.bind(preset=presets.minimal, bind_addrs=[V4]), {ALPN: echo}
+    ) as router:
         ticket = str(router.endpoint.ticket)
         async with RustPeer("dial", "--bind", V4, "--to", ticket, "--zero-rtt") as peer:
             assert (await peer.event("0rtt"))["accepted"]

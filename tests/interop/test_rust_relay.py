@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from iroh_fast import Connection, Endpoint, EndpointAddr, Router
+from iroh_fast import Connection, Endpoint, EndpointAddr, Router, presets
 from iroh_fast.relay import CaConfig, RelayServer, RelayServerConfig, RelayTlsConfig
 
 from .rust import RustPeer, program
@@ -74,7 +74,9 @@ async def test_rust_endpoint_echoes_over_our_tls_relay(
     async with RustPeer("echo", *options, "--relay-only") as peer:
         bound = await peer.event("bound")
         async with (
-            Endpoint.bind(relays=[relay.url], ca=trusting(relay), ip_transports=False) as ep,
+            Endpoint.bind(
+                preset=presets.minimal, relays=[relay.url], ca=trusting(relay), ip_transports=False
+            ) as ep,
             ep.connect(EndpointAddr(bound["id"], relay_url=relay.url), ALPN) as conn,
         ):
             assert all(path.is_relay for path in conn.paths)
@@ -88,7 +90,9 @@ async def test_rust_endpoint_dials_us_over_our_tls_relay(
     relay: RelayServer, options: tuple[str, ...]
 ) -> None:
     async with Router(
-        await Endpoint.bind(relays=[relay.url], ca=trusting(relay), ip_transports=False),
+        await Endpoint.bind(
+            preset=presets.minimal, relays=[relay.url], ca=trusting(relay), ip_transports=False
+        ),
         {ALPN: echo},
     ) as router:
         await router.endpoint.online()
@@ -131,9 +135,10 @@ def rust_relay(tmp_path: Path) -> Iterator[str]:
 async def test_our_endpoints_talk_over_the_relay_in_rust(rust_relay: str) -> None:
     async with (
         Router(
-            await Endpoint.bind(relays=[rust_relay], ip_transports=False), {ALPN: echo}
+            await Endpoint.bind(preset=presets.minimal, relays=[rust_relay], ip_transports=False),
+            {ALPN: echo},
         ) as router,
-        Endpoint.bind(relays=[rust_relay], ip_transports=False) as ep,
+        Endpoint.bind(preset=presets.minimal, relays=[rust_relay], ip_transports=False) as ep,
     ):
         async with asyncio.timeout(60):
             await router.endpoint.online()

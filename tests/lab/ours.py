@@ -15,7 +15,7 @@ import random
 import sys
 from typing import Any
 
-from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, Router
+from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, Router, presets
 
 ALPN = b"iroh-fast-lab/1"
 
@@ -32,7 +32,7 @@ async def echo(conn: Connection) -> None:
 
 
 async def serve(own: str) -> None:
-    endpoint = await Endpoint.bind(bind_addrs=[f"{own}:0"])
+    endpoint = await Endpoint.bind(preset=presets.minimal, bind_addrs=[f"{own}:0"])
     async with Router(endpoint, {ALPN: echo}):
         tell(id=str(endpoint.id), sockets=[str(s) for s in endpoint.bound_sockets])
         await asyncio.to_thread(sys.stdin.read)
@@ -52,7 +52,7 @@ async def exchange(conn: Connection, data: bytes) -> str:
 
 async def dial(own: str, id: str, address: str, size: int) -> None:
     data = random.Random(size).randbytes(size)
-    async with Endpoint.bind(bind_addrs=[f"{own}:0"]) as endpoint:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=[f"{own}:0"]) as endpoint:
         conn = await endpoint.connect(EndpointAddr(EndpointId(id), ip_addrs=[address]), ALPN)
         small = await exchange(conn, b"hello")
         large = await exchange(conn, data)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from relay_peer import config, until
 
-from iroh_fast import Endpoint, RelayUrl
+from iroh_fast import Endpoint, RelayUrl, presets
 from iroh_fast.errors import ConfigError
 from iroh_fast.relay import Candidate, HomePolicy, ListOrder, RelayMap, RelayServer
 
@@ -33,7 +33,7 @@ class FromTheEnd:
 
 @contextlib.asynccontextmanager
 async def bound(relays: Any, policy: Any) -> AsyncIterator[Endpoint]:
-    async with Endpoint.bind(relays=relays, home_policy=policy, ip_transports=False) as ep:
+    async with Endpoint.bind(preset=presets.minimal, relays=relays, home_policy=policy, ip_transports=False) as ep:
         yield ep
 
 
@@ -110,9 +110,9 @@ class Async:
 @pytest.mark.parametrize("value", [5, "list", ListOrder, lambda *args: None, Async(), object()])
 async def test_what_is_no_policy_is_refused_by_name(value: Any) -> None:
     with pytest.raises(ConfigError, match="home_policy"):
-        Endpoint.bind(relays=[], home_policy=value)
+        Endpoint.bind(preset=presets.minimal, relays=[], home_policy=value)
 
 
 async def test_policy_without_relays_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match="home_policy .* relays"):
-        Endpoint.bind(home_policy=ListOrder())
+        Endpoint.bind(preset=presets.minimal, home_policy=ListOrder())

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from proxy import Proxy
 
-from iroh_fast import Connection, Endpoint, EndpointAddr, QuicTransportConfig
+from iroh_fast import Connection, Endpoint, EndpointAddr, QuicTransportConfig, presets
 from iroh_fast.addr import IpAddr, RelayAddr, RelayUrl, SocketAddr
 from iroh_fast.errors import (
     ConfigError,
@@ -64,6 +64,7 @@ class Net:
         if options.setdefault("ip_transports", True):
             options.setdefault("bind_addrs", [LOOPBACK])
         options.setdefault("alpns", [ALPN])
+        options.setdefault("preset", presets.minimal)
         endpoint = await Endpoint.bind(**options)
         self._endpoints.append(endpoint)
         return endpoint
@@ -641,12 +642,14 @@ async def test_state_of_remotes_goes_with_their_connections(net: Net, relay: Rel
 async def test_wrong_relays_leave_nothing_open(relays: Any) -> None:
     """Not even a warning, which would fail the test: nobody got an endpoint to close."""
     with pytest.raises((ConfigError, RelayUrlError, TypeError)):
-        await Endpoint.bind(relays=relays, bind_addrs=[LOOPBACK])
+        await Endpoint.bind(preset=presets.minimal, relays=relays, bind_addrs=[LOOPBACK])
     gc.collect()
 
 
 async def test_endpoint_that_is_let_go_leaves_the_relay(relay: RelayServer) -> None:
-    endpoint = await Endpoint.bind(relays=[relay.url], ip_transports=False)
+    endpoint = await Endpoint.bind(
+        preset=presets.minimal, relays=[relay.url], ip_transports=False
+    )
     await online(endpoint)
     assert relay.metrics()["connections"] == 1
     with pytest.warns(ResourceWarning, match="unclosed <Endpoint"):

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from iroh_fast import Endpoint
+from iroh_fast import Endpoint, presets
 from iroh_fast.addr import SocketAddr
 from iroh_fast.aio._waiters import wait
 from iroh_fast.config import BindAddr
@@ -264,8 +264,8 @@ async def test_probe_tells_the_address_of_the_socket(bound: str, host: str, own:
 async def test_probe_shares_the_socket_of_peer_connections() -> None:
     async with (
         serving("::") as server,
-        Endpoint.bind(alpns=[b"echo"], bind_addrs=["127.0.0.1:0"]) as answering,
-        Endpoint.bind(bind_addrs=["127.0.0.1:0"]) as asking,
+        Endpoint.bind(preset=presets.minimal, alpns=[b"echo"], bind_addrs=["127.0.0.1:0"]) as answering,
+        Endpoint.bind(preset=presets.minimal, bind_addrs=["127.0.0.1:0"]) as asking,
     ):
 
         async def accept() -> Any:

@@ -301,9 +301,10 @@ def test_rooms_that_relays_need_are_loaded_in_steps_and_none_is_left_for_later()
     assert named <= loaded
     # What choosing the service imports beyond them would hold up the loop in one piece.
     late = loaded_after(
-        "import asyncio; from iroh_fast import Endpoint\n"
+        "import asyncio; from iroh_fast import Endpoint, presets\n"
         "async def main():\n"
-        "    ep = await Endpoint.bind(relays=['https://relay.test'], bind_addrs=['127.0.0.1:0'])\n"
+        "    ep = await Endpoint.bind(preset=presets.minimal, relays=['https://relay.test'],"
+        " bind_addrs=['127.0.0.1:0'])\n"
         "    await ep.close()\n"
         "asyncio.run(main())"
     )

@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from .. import BindAddr, Connection, Endpoint, IrohError, Router, __version__, build_info
+from .. import BindAddr, Connection, Endpoint, IrohError, Router, __version__, build_info, presets
 from ..errors import ConnectionLost
 from ..streams import BiStream, SendStream
 
@@ -125,7 +125,7 @@ async def _serve() -> int:
         if not isinstance(error, ConnectionLost):  # of those the first process tells
             failures.append(error)
 
-    async with Endpoint.bind(bind_addrs=LOOPBACK) as ep:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK) as ep:
         done = asyncio.Event()
 
         async def handler(conn: Connection) -> None:
@@ -195,7 +195,7 @@ async def _send_file(send: SendStream, path: Path, size: int) -> None:
 
 
 async def _talk(ticket: str, path: Path, size: int) -> None:
-    async with Endpoint.bind(bind_addrs=LOOPBACK) as ep:
+    async with Endpoint.bind(preset=presets.minimal, bind_addrs=LOOPBACK) as ep:
         print(f"first process:  {ep.id}")
         start = time.perf_counter()
         async with ep.connect(ticket, ALPN) as conn:

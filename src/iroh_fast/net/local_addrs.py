@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from ..addr import SocketAddr
 
-__all__ = ["IpAddress", "NetworkState", "choose", "direct_addrs"]
+__all__ = ["IpAddress", "NetworkState", "choose", "direct_addrs", "is_cut_off"]
 
 IpAddress: TypeAlias = IPv4Address | IPv6Address
 
@@ -74,6 +74,11 @@ class NetworkState:
         if self._ips is None:
             self._ips = _read_interfaces()
         return self._ips
+
+
+def is_cut_off() -> bool:
+    """Whether this machine has no network at all, only itself."""
+    return all(ip.is_loopback or ip.is_link_local for ip in NetworkState().ips)
 
 
 def direct_addrs(sockets: Iterable[SocketAddr], network: NetworkState) -> set[SocketAddr]:

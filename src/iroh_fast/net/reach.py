@@ -13,9 +13,10 @@ from typing import Any
 
 from ..addr import SocketAddr
 
-__all__ = ["MAX_DIALED", "is_passing", "obstacle", "usable"]
+__all__ = ["MAX_DIALED", "is_nonsense", "is_passing", "obstacle", "usable"]
 
 NO_ROUTE = "no route"
+_NONSENSE = ("port 0", "not the address of a host", "a multicast address")
 MAX_DIALED = 24  # IP addresses dialed at once: a ticket must not make us flood others
 
 MAX_ASKED = 128  # addresses of one dial that the system is asked about
@@ -44,11 +45,11 @@ def _nonsense(addr: SocketAddr, local: Sequence[SocketAddr]) -> str | None:
     """What can be seen without asking the system."""
     ip = _plain(addr)
     if addr.port == 0:
-        return "port 0"
+        return _NONSENSE[0]
     if ip.is_unspecified:
-        return "not the address of a host"
+        return _NONSENSE[1]
     if ip.is_multicast:
-        return "a multicast address"
+        return _NONSENSE[2]
     if not any(bound.ip.version == ip.version for bound in local):
         return f"this endpoint has no IPv{ip.version} socket"
     return None
@@ -86,6 +87,11 @@ def _is_own(bound: SocketAddr, target: tuple[Any, ...]) -> bool:
             return source.partition("%")[0] == str(target[0])
     except OSError:
         return False
+
+
+def is_nonsense(reason: str) -> bool:
+    """Whether no endpoint can have such an address, wherever it is."""
+    return reason in _NONSENSE
 
 
 def is_passing(reason: str) -> bool:

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import ssl
 import sys
+import threading
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urljoin
 
 from ..addr import RelayUrl
+from ..aio.once import Once
 from ..errors import HttpError, RelayUrlError, printable
 from .ca import CaConfig, trusted
 from .names import Names
@@ -224,9 +227,26 @@ async def _session_class() -> type[Session]:
         except ImportError:
             continue  # another release of aiohttp does without
         await asyncio.sleep(0)
+    await _load_beside("aiohttp")
     from ._aiohttp import Session
 
     return Session
+
+
+async def _load_beside(name: str) -> None:
+    """Import what reads the system's certificates while it does, in one long piece."""
+    if f"{__package__}._aiohttp" in sys.modules:
+        return  # all is there; while another thread imports it, the name alone says nothing
+    loop, loaded = asyncio.get_running_loop(), Once()
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):  # whoever needs it says so
+            import_module(name)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(loaded.set)
+
+    threading.Thread(target=load, daemon=True).start()  # one that ends, unlike those of an executor
+    await loaded
 
 
 def _parse(url: str) -> RelayUrl:

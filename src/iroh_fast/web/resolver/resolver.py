@@ -300,9 +300,8 @@ class DnsResolver:
             finally:
                 self._waiting.discard(reset)
                 waiter.close()
-                if not task.done():
-                    task.cancel()
-                    task.add_done_callback(_seen)
+                task.cancel()
+                task.add_done_callback(_seen)  # nobody may be left to ask for it
 
     def _timed_out(self, host: str) -> DnsTimeout:
         asked = ", ".join(map(str, self.nameservers[:3]))
