@@ -37,7 +37,9 @@ def blocks() -> Iterator[tuple[str, str]]:
     """Page and heading of each block of Python, and its text."""
     for page in PAGES:
         heading = ""
-        for found in re.finditer(r"^## ([^\n]+)|^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+        for found in re.finditer(
+            r"^## ([^\n]+)|^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S
+        ):
             if found[1]:
                 heading = found[1]
             else:
@@ -283,7 +285,9 @@ async def test_events_of_the_page_arrive(bind: Bind) -> None:
     server, client = await bind(alpns=[ALPN]), await bind()
     page = (ROOT / "docs" / "logging.md").read_text("utf-8")
     events = {name: getattr(iroh_fast, name) for name in iroh_fast.events.__all__}  # type: ignore[attr-defined]
-    kinds = {name for name, kind in events.items() if isinstance(kind, type) and name != "EndpointEvents"}
+    kinds = {
+        name for name, kind in events.items() if isinstance(kind, type) and name != "EndpointEvents"
+    }
     assert kinds <= set(re.findall(r"\b\w+\b", page)), "an event that the page does not name"
     names: dict[str, Any] = {"asyncio": asyncio, "ep": client, **events}
     code = compile(BLOCKS["logging.md: Events"][0], "page", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

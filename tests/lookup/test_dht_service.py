@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -281,3 +283,10 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("iroh_fast.lookup.dht.service.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"iroh-fast\[dht\]"):
         DhtLookup()
+
+
+def test_lookup_is_light_to_import() -> None:
+    """The extra is loaded with the first `DhtLookup`, not with its name."""
+    code = "import sys; from iroh_fast.lookup import DhtLookup; print('bencode2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False\n", done.stderr

@@ -371,7 +371,7 @@ FACTS = [
         "lookup.md",
         "a search asks at most 200 nodes (16 at once, 120 that chose their ids), knows 400",
         "lookup/dht/search.py",
-        {"MAX_REQUESTS": 200, "AT_ONCE": 16, "MAX_INSECURE": 120, "MAX_CANDIDATES": 400},
+        {"MAX_REQUESTS": 200, "AT_ONCE": 16, "MAX_INSECURE": 120, "MAX_CANDIDATES": 400, "MAX_OF_HOST": 9},
     ),
     ("lookup.md", "ends after ten seconds", "lookup/dht/client.py", {"BUDGET_S": 10, "MAX_TASKS": 128}),
     ("lookup.md", "have 1024 requests open, and 128 run at once", "lookup/dht/core.py", {"MAX_OPEN": 1024}),

@@ -65,7 +65,7 @@ LATE = (
         "iroh_fast.quic.tls",
         "iroh_fast.web.ca",
         "iroh_fast.web.proxy",
-        *("aiohttp", "dns", "iroh_fast.web.client", "iroh_fast.web.resolver"),
+        *("aiohttp", "bencode2", "dns", "iroh_fast.web.client", "iroh_fast.web.resolver"),
     ),
 )
 
