@@ -64,6 +64,7 @@ class HttpClient:
     names : resolves hosts.
     ca : what to trust; None: the embedded roots.
     proxy : asked for a tunnel to ``https://`` servers, and to pass on requests to others.
+        DIFFERS: iroh goes round a proxy whose scheme it does not know; that is never done here.
 
     Notes
     -----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final
@@ -25,7 +26,7 @@ class _Fixed:
         self._ip = ip
 
     async def lookup(self, host: str, family: int, /) -> list[str]:
-        return [self._ip] if (":" in self._ip) == (family != 2) else []
+        return [self._ip] if (":" in self._ip) == (family == socket.AF_INET6) else []
 
 
 class Https:

@@ -133,6 +133,8 @@ class Stub:
         if self._fallback == "eager":
             return [(*configured, *(PUBLIC if further is None else further))]
         if configured or self._fallback == "never":
+            # DIFFERS: iroh 1.4 asks public servers, too, when all others failed; they are told nothing
+            # here unless somebody wants that.
             return [configured]
         logger.warning(
             "this system names no name server: asking %s",
