@@ -257,6 +257,35 @@ async def test_udp_answers_what_is_known_while_unknown_keys_are_looked_up() -> N
         assert answers.counters()["dns_waiting"] == 29
 
 
+async def most_reads_of_a_turn(store: MemoryStore, until: int) -> int:
+    """How many keys were looked up at most between two turns of the loop."""
+    most, before = 0, store.reads
+    while store.reads < until:
+        await asyncio.sleep(0)
+        most, before = max(most, store.reads - before), store.reads
+    return most
+
+
+async def test_service_lets_the_loop_turn_while_many_keys_are_looked_up() -> None:
+    """By number, not by time: 32 when something has come, and 32 of what is left."""
+    unknown = [query(f"_iroh.{zone(SecretKey(n.to_bytes(32, 'big')))}") for n in range(1, 301)]
+    for way in ("udp", "tcp"):
+        store = MemoryStore()
+        async with serving(store=store) as (service, _):
+            if way == "udp":
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                    for wire in unknown:
+                        client.sendto(wire, service.address)
+                    most = await most_reads_of_a_turn(store, 300)
+            else:
+                _, writer = await asyncio.open_connection(*service.address)
+                writer.write(b"".join(len(w).to_bytes(2, "big") + w for w in unknown))
+                most = await most_reads_of_a_turn(store, 300)
+                writer.close()
+                await writer.wait_closed()
+        assert 0 < most <= 2 * udp.LOOKUPS == 2 * tcp.QUERIES_PER_TURN, way
+
+
 async def test_service_port_zero_is_the_same_for_udp_and_tcp_and_taken_ports_are_told() -> None:
     async with serving() as (service, answers):
         host, port = service.address

@@ -124,7 +124,7 @@ class DnsStream(asyncio.BufferedProtocol):
         self._deadline = server.loop.time() + server.idle
         self._timer = server.loop.call_at(self._deadline, self._due)
 
-    def connection_lost(self, _: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is None:
             return
         self._transport = None
