@@ -137,44 +137,6 @@ async def test_client_that_waits_for_leave_to_send_its_body_gets_it():
         assert (await client.ask(whole)).status == 200
 
 
-async def test_request_that_does_not_end_in_time_ends_the_connection():
-    async with hosting(echo, idle_timeout=0.2) as host:
-        for begin in (b"", b"PUT / HT", request("/x", "PUT", b"hello")[:-1]):
-            async with connected(host.addresses["http"]) as client:
-                assert (await client.ask(request("/first"))).status == 200
-                client.send(begin)
-                assert await client.is_closed()
-        # That nothing came is in order, half a request is not.
-        await until(lambda: not host.protocols)
-        assert host.counters.http_connections_closed == 1
-        assert host.counters.http_connections_errored == 2
-
-
-async def test_client_that_sends_a_byte_now_and_then_does_not_live_on_them():
-    async with hosting(echo, idle_timeout=0.3) as host:
-        async with connected(host.addresses["http"]) as client:
-            assert (await client.ask(request("/first"))).status == 200
-            loop = asyncio.get_running_loop()
-
-            async def drip():
-                for byte in request("/x", "PUT", bytes(1000)):
-                    client.send(bytes((byte,)))
-                    await asyncio.sleep(0.05)
-
-            dripping = loop.create_task(drip())
-            assert await client.is_closed()
-            assert not dripping.done()
-            dripping.cancel()
-
-
-async def test_connection_lives_on_as_long_as_it_asks():
-    async with hosting(echo, idle_timeout=0.5) as host:
-        async with connected(host.addresses["http"]) as client:
-            for _ in range(8):
-                assert (await client.ask(request())).status == 200
-                await asyncio.sleep(0.1)
-
-
 # --- answers that come later ----------------------------------------------------------------
 
 
@@ -250,17 +212,6 @@ async def test_whoever_works_on_an_answer_learns_that_its_client_has_gone():
         await until(lambda: gone)
         later.set(Response(200))
         await until(lambda: not host.protocols)
-
-
-async def test_slow_answer_is_not_held_against_the_client():
-    later = Later()
-    async with hosting(lambda asked, protocol: later, idle_timeout=0.1) as host:
-        async with connected(host.addresses["http"]) as client:
-            client.send(request())
-            await asyncio.sleep(0.5)
-            assert len(host.protocols) == 1
-            later.set(Response(200, b"at last"))
-            assert (await client.answer()).body == b"at last"
 
 
 async def test_client_that_has_said_its_last_word_gets_the_answers_that_are_due():
