@@ -61,10 +61,10 @@ async def staggered(
         for task in waiting:
             task.cancel()
             task.add_done_callback(_seen)
-    texts = list(dict.fromkeys(str(error) for error in errors))
-    raise DnsStaggered(
-        f"{what}: no call of {len(errors)} succeeded: {'; '.join(texts)}", host=what, errors=errors
-    )
+    text = "; ".join(dict.fromkeys(str(error) for error in errors))
+    if what not in text:
+        text = f"{what}: {text}"
+    raise DnsStaggered(f"{text} ({len(errors)} calls)", host=what, errors=errors)
 
 
 def _seen(task: asyncio.Future[Any]) -> None:
