@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import random
+import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,10 +32,10 @@ CONFIG = """
 pkarr_put_rate_limit = "disabled"
 data_dir = "{folder}"
 [http]
-port = {http}
+port = 0
 bind_addr = "127.0.0.1"
 [dns]
-port = {dns}
+port = 0
 bind_addr = "127.0.0.1"
 default_soa = "dns1.irohdns.example hostmaster.irohdns.example 0 10800 3600 604800 3600"
 default_ttl = 900
@@ -45,17 +44,6 @@ origins = ["irohdns.example.", "."]
 disabled = true
 """
 AT_A_TIME = 16
-
-
-def free_port() -> int:
-    """A port that is free for TCP and for UDP."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port = int(tcp.getsockname()[1])
-            with contextlib.suppress(OSError):
-                udp.bind(("127.0.0.1", port))
-                return port
 
 
 def limit_files(size: int) -> None:
@@ -74,23 +62,25 @@ class Server:
     """
 
     def __init__(self, folder: Path, more: str = "", *, file_size: int | None = None) -> None:
-        self.http, self.dns = free_port(), free_port()
-        path = folder / "config.toml"
-        path.write_text(CONFIG.format(folder=folder, http=self.http, dns=self.dns) + more)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "iroh_fast", "dns-server", "-c", str(path)],
-            stdout=subprocess.DEVNULL,
-            preexec_fn=None if file_size is None else lambda: limit_files(file_size),
-            env={**os.environ, "IROH_FAST_LOG": "WARNING"},
-        )
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.http)).close()
-                return
-            except OSError:
-                if self.process.poll() is not None:
-                    raise SystemExit("the server does not start") from None
-                time.sleep(0.02)
+        path, log = folder / "config.toml", folder / "log"
+        path.write_text(CONFIG.format(folder=folder) + more)
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "iroh_fast", "dns-server", "-c", str(path)],
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                preexec_fn=None if file_size is None else lambda: limit_files(file_size),
+                env={**os.environ, "IROH_FAST_LOG": "INFO"},
+            )
+        ports: dict[str, int] = {}
+        while len(ports) < 2:
+            time.sleep(0.02)
+            text = log.read_text(errors="replace")
+            if self.process.poll() is not None:
+                raise SystemExit(f"the server does not start: {text}")
+            found = re.findall(r": (http|dns) on \S+ port (\d+)\n", text)
+            ports = {name: int(port) for name, port in found}
+        self.http, self.dns = ports["http"], ports["dns"]
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -106,11 +96,14 @@ class Publisher:
         Newest accepted payload of each key.
     tried : dict
         Newest payload that was sent and may have been accepted, too.
+    answers : int
+        How often something was accepted.
     """
 
     def __init__(self, seed: int) -> None:
         self.accepted: dict[bytes, SignedPacket] = {}
         self.tried: dict[bytes, SignedPacket] = {}
+        self.answers = 0
         self._rng = random.Random(seed)
         self._secrets: list[SecretKey] = []
         self._busy: set[int] = set()
@@ -139,6 +132,7 @@ class Publisher:
                 if not answer.startswith(b"HTTP/1.1 204"):
                     raise SystemExit(f"refused: {answer!r}")
                 self.accepted[key] = packet
+                self.answers += 1
                 self._busy.discard(index)
         except (OSError, asyncio.IncompleteReadError):
             pass
@@ -165,18 +159,23 @@ async def fetched(port: int, keys: list[bytes]) -> dict[bytes, bytes]:
 
 
 def resolved(port: int, key: bytes) -> bool:
-    """Whether a server answers a question for the key over DNS."""
+    """Whether a server answers a question for the key over DNS; asked again while its database is slow."""
     query = dns.message.make_query(
         f"_iroh.{z32.encode(key)}.irohdns.example.", "TXT", use_edns=True
     )
-    answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=10)
+    for _ in range(30):
+        answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=60)
+        if answer.rcode() != dns.rcode.REFUSED:
+            break
     return answer.rcode() == dns.rcode.NOERROR and bool(answer.answer)
 
 
-async def publish_and_kill(server: Server, publisher: Publisher, seconds: float) -> None:
+async def publish_and_kill(server: Server, publisher: Publisher, count: int) -> None:
     """Kill a server while it works: what was sent and not answered is in every state there is."""
     loads = [asyncio.ensure_future(publisher.run(server.http)) for _ in range(AT_A_TIME)]
-    await asyncio.sleep(seconds)
+    until = publisher.answers + count
+    while publisher.answers < until and not all(load.done() for load in loads):
+        await asyncio.sleep(0)
     server.kill()
     await asyncio.gather(*loads)
 
@@ -197,7 +196,7 @@ async def one_round(folder: Path, publisher: Publisher, rng: random.Random) -> l
     """Publish, kill, restart; returns the ids that are missing."""
     server = Server(folder)
     try:
-        await publish_and_kill(server, publisher, rng.uniform(0.05, 0.6))
+        await publish_and_kill(server, publisher, rng.randrange(1, 300))
     finally:
         server.kill()
     server = Server(folder)

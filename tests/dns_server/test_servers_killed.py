@@ -11,7 +11,6 @@ import dns.message
 import dns.query
 import pytest
 from publish_and_kill import (
-    AT_A_TIME,
     Publisher,
     Server,
     fetched,
@@ -29,7 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 
 async def test_killed_server_has_all_it_accepted_when_it_is_back() -> None:
     accepted, gone = await rounds(2, seed=random.randrange(1 << 30))
-    assert accepted > AT_A_TIME and gone == []
+    assert accepted > 0 and gone == []
 
 
 async def test_server_with_a_full_disk_acknowledges_nothing_more_and_ends_with_status_1(
@@ -80,7 +79,7 @@ async def put(port: int, packet: SignedPacket) -> bytes:
 def text_of(port: int, key: bytes) -> str:
     """What a server answers for a key over DNS; empty without an answer."""
     query = dns.message.make_query(f"_iroh.{z32.encode(key)}.irohdns.example.", "TXT")
-    answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=20).answer
+    answer = dns.query.udp(query, "127.0.0.1", port=port, timeout=60).answer
     return answer[0][0].to_text() if answer else ""
 
 
@@ -92,15 +91,20 @@ async def test_publish_on_one_server_is_answered_by_the_other(
     try:
         secret = SecretKey.generate()
         key = bytes(secret.public)
+        old = ""
         for n in range(10):
             here, there = servers[n % 2], servers[(n + 1) % 2]
             await asyncio.to_thread(text_of, there.dns, key)  # it has the last one in memory now
             text = f"relay=https://r{n}.example./"
             packet = SignedPacket.from_txt(secret, "_iroh", [text])
             assert await put(here.http, packet) == b"204"
-            assert text in await asyncio.to_thread(text_of, here.dns, key)
+            # Here it is answered at once, or refused while the database is slow; there it will be.
+            while (answer := await asyncio.to_thread(text_of, here.dns, key)) == "":
+                pass
+            assert text in answer != old
             while text not in await asyncio.to_thread(text_of, there.dns, key):
                 await asyncio.sleep(0.01)
+            old = answer
     finally:
         for server in servers:
             server.kill()
@@ -116,14 +120,14 @@ async def test_one_of_two_servers_is_killed_and_the_other_has_all(
     try:
         # The other one is published to at the same time.
         load = asyncio.ensure_future(second.run(other.http))
-        await publish_and_kill(doomed, publisher, rng.uniform(0.3, 1.0))
+        await publish_and_kill(doomed, publisher, rng.randrange(50, 500))
         before = len(second.accepted)
         while len(second.accepted) < before + 10:
             await asyncio.sleep(0.01)
         assert not load.done()
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
-        assert len(publisher.accepted) > AT_A_TIME
+        assert publisher.accepted
         assert await missing(other, publisher, rng) == []
         assert await missing(other, second, rng) == []
         doomed = Server(folders[0], store)

@@ -150,14 +150,16 @@ async def test_store_removes_what_is_old_by_itself_and_tells_everybody(database:
         opened(database, clock=clock, retention=retention) as first,
         opened(database) as second,
     ):
-        told: list[bytes | None] = []
-        for n in range(250):  # more than one message tells of
-            first.submit(FakePacket(key(n), clock.now), lambda _: None)
-        await first.put(FakePacket(key(0), clock.now + 1))
-        second.on_change = told.append
+        everything = {key(n) for n in range(250)}  # more than one message tells of
+        told: set[bytes | None] = set()
+        second.on_change = told.add
+        for one in everything:
+            first.submit(FakePacket(one, clock.now), lambda _: None)
+        await until(lambda: everything <= told)
+        told.clear()
         clock.sleep(102)
-        await until(lambda: {key(n) for n in range(250)} <= set(told))
-        assert await second.fetch(key(1)) is None
+        await until(lambda: everything <= told)
+        assert set(await asyncio.gather(*map(second.fetch, everything))) == {None}
 
 
 # --- several servers
