@@ -10,7 +10,7 @@ from ._context import Context
 from ._later import Later
 from ._ways import Ways
 from .addr import EndpointAddr
-from .aio._waiters import wait
+from .aio._core_events import wait
 from .aio.unless import Unless
 from .connection import Connection
 from .errors import (

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from ._assembly import Inside
-from .aio._waiters import wait
+from .aio._core_events import wait
 from .aio.once import Once
 from .net.socket import Driver
 from .quic._connection import WAIT_DRAINED, WAIT_FINISHED

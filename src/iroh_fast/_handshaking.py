@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from ._context import Context
-from .aio._waiters import wait
+from .aio._core_events import wait
 from .aio.unless import Unless
 from .connection import Connection
 from .errors import EndpointClosed, IrohError, LocallyRejected

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from ._check import Buffer, check_bytes, check_code, check_seconds, kind_of
 from ._later import Later
-from .aio._waiters import take, wait
+from .aio._core_events import take, wait
 from .aio.owner import Owner, get_ident
 from .aio.watcher import Watcher
 from .errors import CloseReason, ConnectionLost, NotDelivered

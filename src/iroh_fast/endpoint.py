@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from . import metrics as _metrics
     from . import stats as _stats
     from . import ticket as _ticket
-    from .aio import _waiters
     from .aio import once as _once
     from .aio import watcher as _watcher
     from .lookup import info as _info
@@ -61,7 +60,6 @@ else:
     _metrics = Later("iroh_fast.metrics")
     _stats = Later("iroh_fast.stats")
     _ticket = Later("iroh_fast.ticket")
-    _waiters = Later("iroh_fast.aio._waiters")
     _once = Later("iroh_fast.aio.once")
     _watcher = Later("iroh_fast.aio.watcher")
     _info = Later("iroh_fast.lookup.info")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._later import Later
 from .addr import TransportAddr
-from .aio._waiters import wait
+from .aio._core_events import wait
 from .aio.watcher import Source, Watcher
 from .quic._connection import WAIT_PATHS, QuicConnection
 

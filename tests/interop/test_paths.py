@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from iroh_fast import QuicTransportConfig, SecretKey
-from iroh_fast.aio._waiters import on_paths
+from iroh_fast.aio._core_events import on_paths
 from iroh_fast.errors import ConfigError, IrohError
 from iroh_fast.stats import PathClosed, PathOpened
 

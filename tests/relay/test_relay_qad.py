@@ -29,7 +29,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from iroh_fast import Endpoint, presets
 from iroh_fast.addr import SocketAddr
-from iroh_fast.aio._waiters import wait
+from iroh_fast.aio._core_events import wait
 from iroh_fast.config import BindAddr
 from iroh_fast.errors import (
     AlpnMismatch,

@@ -76,6 +76,19 @@ def test_import_of_the_endpoint_leaves_out_what_binding_one_loads() -> None:
     assert sorted(loaded & set(LATE)) == []
 
 
+def test_relay_server_without_address_discovery_loads_no_engine() -> None:
+    """Seven megabytes of an idle relay."""
+    run = (
+        "import asyncio; from iroh_fast.relay import RelayServer as S, RelayServerConfig as C\n"
+        "async def main():\n async with S(C.dev(port=0)): pass\n"
+        "asyncio.run(main())"
+    )
+    loaded = loaded_after(f"exec({run!r})")
+    assert "iroh_fast.relay.server.server" in loaded
+    unwanted = {"iroh_fast._crypto", "iroh_fast.quic._connection", "cryptography", "aiohttp", "dns"}
+    assert sorted(loaded & unwanted) == []
+
+
 @pytest.mark.parametrize("name", iroh_fast.__all__)
 def test_public_name_resolves(name: str) -> None:
     value = getattr(iroh_fast, name)

@@ -1,8 +1,4 @@
-"""Waiting for what the core reports."""
-
-from libc.stdint cimport uint32_t
-
-from iroh_fast.quic._connection cimport QuicConnection
+"""Calls that wait, and the queues they wait in."""
 
 
 cdef class Home:
@@ -29,7 +25,7 @@ cdef class WaitQueue:
     """Calls that wait for the same thing, first come, first served."""
     cdef Waiter first, last
     cdef Home home
-    cdef WaitQueue other          # of the same connection or stream, a list; of a connection by ascending `kind`
+    cdef WaitQueue other          # for the owner: a list of queues, and what each is for
     cdef int kind
     cdef object __weakref__
     cdef Waiter join(self, object subject)
@@ -50,5 +46,6 @@ cdef class Handoff(WaitQueue):
     cdef void keep_first(self, object thing)
 
 
-# Hand what the core reported about a connection and its streams to those who wait for it.
-cdef void deliver(QuicConnection conn)
+cdef Home running_home()
+# A wait for what has happened already.
+cdef Waiter over()

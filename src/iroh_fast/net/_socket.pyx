@@ -13,7 +13,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4
-from iroh_fast.aio._waiters cimport deliver
+from iroh_fast.aio._core_events cimport deliver
 from iroh_fast.net._deadlines cimport Deadlines
 from iroh_fast.net._outbox cimport BATCH_BYTES, Outbox, OutboxOwner, is_private
 from iroh_fast.quic._closing cimport end_failed, finish_drained

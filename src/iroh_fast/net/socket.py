@@ -11,7 +11,8 @@ from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
 
 from iroh_fast._batch import UdpSocket
-from iroh_fast.aio._waiters import Handoff, wait
+from iroh_fast.aio._core_events import wait
+from iroh_fast.aio._waiters import Handoff
 from iroh_fast.net._socket import DriverCore
 from iroh_fast.net.transport import PRIVATE_PORT, TransportTable
 from iroh_fast.quic._endpoint import QuicEndpoint

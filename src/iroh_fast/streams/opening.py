@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, Generic, Protocol, TypeVar
 
-from ..aio._waiters import take, wait
+from ..aio._core_events import take, wait
 from ..aio.owner import get_ident
 from ..aio.pending import Entering
 from ..errors import CloseReason, ConnectionLost

@@ -6,7 +6,8 @@ from collections import deque
 from typing import Self
 
 from .._check import Buffer, check_code, kind_of
-from ..aio._waiters import Turn, wait_read, wait_reset
+from ..aio._core_events import wait_read, wait_reset
+from ..aio._waiters import Turn
 from ..aio.owner import get_ident
 from ..errors import FinishedEarly, StreamClosed, StreamTooLong
 from ..quic._streams import QuicStream

@@ -7,7 +7,8 @@ from itertools import chain
 from typing import Self
 
 from .._check import Buffer, check_code, kind_of
-from ..aio._waiters import Turn, wait_stopped, wait_write
+from ..aio._core_events import wait_stopped, wait_write
+from ..aio._waiters import Turn
 from ..aio.owner import get_ident
 from ..errors import StreamClosed
 from ..quic._streams import QuicStream

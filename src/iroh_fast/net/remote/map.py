@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from iroh_fast.aio._waiters import on_paths
+from iroh_fast.aio._core_events import on_paths
 from iroh_fast.net.transport import SockAddr, is_private
 
 from .state import RemoteState

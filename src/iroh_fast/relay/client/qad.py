@@ -8,7 +8,8 @@ import ssl
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...addr import SocketAddr
-from ...aio._waiters import WaitQueue, on_paths, wait
+from ...aio._core_events import on_paths, wait
+from ...aio._waiters import WaitQueue
 from ...errors import ConfigError, ConnectTimeout
 from ...errors.attempts import attempt_error
 from ...net.socket import Driver

@@ -9,7 +9,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final, Self
 
-from ...aio._waiters import wait
+from ...aio._core_events import wait
 from ...errors import BindError, ConfigError
 from ...net.bind import BindAddr
 from ...net.socket import Driver
