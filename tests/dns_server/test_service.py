@@ -33,7 +33,7 @@ from tests.lab.namespaces import Namespace, missing
 from iroh_fast import SecretKey
 from iroh_fast._batch import UdpSocket
 from iroh_fast._dns import name_from_text, read_message
-from iroh_fast.dns_server import tcp, udp
+from iroh_fast.dns_server import DnsServer, DnsServerConfig, StoreSettings, tcp, udp
 from iroh_fast.dns_server._limits import PrefixLimiter
 from iroh_fast.dns_server._udp import UdpPort
 from iroh_fast.dns_server.answers import Answers
@@ -506,3 +506,25 @@ async def test_service_and_dnspython_understand_each_other() -> None:
                     timeout=20,
                 )  # type: ignore[operator]
                 assert mail.answer[0][0].to_text() == f"5 mail.{z}."
+
+
+# --- the whole server
+
+
+async def test_server_answers_no_packet_that_was_evicted_from_memory() -> None:
+    """One place alone: what had to go is not resolved any more, nor what a newer packet replaced."""
+    config = DnsServerConfig.dev(store=StoreSettings(in_memory=True, max_records=1))
+    async with DnsServer(config) as server, udp_client() as (transport, client):
+        assert server._store is not None
+
+        async def resolve(secret: SecretKey) -> bytes:
+            transport.sendto(query(f"_iroh.{zone(secret)}"), server.addresses["dns"])
+            return await client.get()
+
+        one, other = SECRETS[:2]
+        for text in (b"first", b"second"):
+            assert await server._store.put(packet_of(one, text_record(one, "_iroh", text)))
+            assert text in await resolve(one)
+        assert await server._store.put(packet_of(other, text_record(other, "_iroh", b"third")))
+        assert b"third" in await resolve(other)
+        assert rcode(await resolve(one)) == 3
