@@ -3,7 +3,8 @@
 ``python bench/cycles.py`` does a thousand cycles on each event loop, ten at a time, in less than half
 a minute; the exit status is 1 when something grows. Each cycle binds two endpoints, connects them,
 sends something on a stream and a datagram, and closes everything. As many go before, until the
-allocators are at rest.
+allocators are at rest.  ``--preset n0`` does it with number 0's relays and lookups, which without a
+network all fail.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from iroh_fast import Connection, Endpoint, presets
+from iroh_fast import Connection, Endpoint, Preset, presets
 
 ALPN = b"bench-cycles/1"
 AT_A_TIME = 10
@@ -73,10 +74,10 @@ async def accept_one(server: Endpoint) -> Connection:
     return await incoming
 
 
-async def cycle() -> None:
+async def cycle(preset: Preset) -> None:
     async with (
-        Endpoint.bind(preset=presets.minimal, bind_addrs=["127.0.0.1:0"], alpns=[ALPN]) as server,
-        Endpoint.bind(preset=presets.minimal, bind_addrs=["127.0.0.1:0"]) as client,
+        Endpoint.bind(preset=preset, bind_addrs=["127.0.0.1:0"], alpns=[ALPN]) as server,
+        Endpoint.bind(preset=preset, bind_addrs=["127.0.0.1:0"]) as client,
     ):
         ours, theirs = await asyncio.gather(client.connect(server.addr, ALPN), accept_one(server))
         ours.send_datagram(b"datagram")
@@ -88,10 +89,10 @@ async def cycle() -> None:
         ours.close()
 
 
-async def run(cycles: int) -> tuple[Held, Held]:
+async def run(cycles: int, preset: Preset) -> tuple[Held, Held]:
     async def some() -> None:
         for _ in range(cycles // AT_A_TIME):
-            await asyncio.gather(*(cycle() for _ in range(AT_A_TIME)))
+            await asyncio.gather(*(cycle(preset) for _ in range(AT_A_TIME)))
 
     await some()
     before = Held.now()
@@ -102,9 +103,9 @@ async def run(cycles: int) -> tuple[Held, Held]:
 Runner = Callable[[Coroutine[Any, Any, tuple[Held, Held]]], tuple[Held, Held]]
 
 
-def grown(name: str, runner: Runner, cycles: int) -> bool:
+def grown(name: str, runner: Runner, cycles: int, preset: Preset) -> bool:
     """Do the cycles on one loop and say what came of them."""
-    before, after = runner(run(cycles))
+    before, after = runner(run(cycles, preset))
     descriptors = after.descriptors - before.descriptors
     objects = after.objects - before.objects
     blocks = after.blocks - before.blocks
@@ -124,6 +125,12 @@ def grown(name: str, runner: Runner, cycles: int) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--cycles", type=int, default=1000)
+    parser.add_argument(
+        "--preset",
+        choices=presets.__all__,
+        default="minimal",
+        help="n0: with relays and address lookup, reached or not",
+    )
     args = parser.parse_args()
     runners: dict[str, Runner] = {"asyncio": asyncio.run}
     try:
@@ -132,7 +139,8 @@ def main() -> None:
         pass
     else:
         runners["uvloop"] = uvloop.run
-    failed = [name for name, runner in runners.items() if grown(name, runner, args.cycles)]
+    preset = getattr(presets, args.preset)
+    failed = [name for name, runner in runners.items() if grown(name, runner, args.cycles, preset)]
     sys.exit(f"grows: {', '.join(failed)}" if failed else 0)
 
 
