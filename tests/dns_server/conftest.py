@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
-from postgres_kit import Postgres, running
+from postgres_kit import Postgres, running, template
 
 _numbers = itertools.count(1)
 
@@ -26,9 +27,21 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
+def postgres_data() -> Iterator[Path]:
+    """What PostgreSQL servers begin with."""
+    yield from template()
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_data: Path) -> Iterator[Postgres]:
     """A PostgreSQL server for the tests of this process, started when the first wants it."""
-    yield from running()
+    yield from running(postgres_data)
+
+
+@pytest.fixture
+def own_postgres(postgres_data: Path) -> Iterator[Postgres]:
+    """A server that the test may stop."""
+    yield from running(postgres_data)
 
 
 @pytest.fixture

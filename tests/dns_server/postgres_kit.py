@@ -57,25 +57,30 @@ class Postgres:
 
     Parameters
     ----------
+    template : folder of data that `initdb` made, to be copied: that takes less long.
     settings : of ``postgresql.conf``; by default it does not wait for the disk, which changes nothing
         for what processes can do to each other.
     """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, template: Path | None = None, **settings: str) -> None:
         self._bin = binaries()
         self._identity = identity()
         self.folder = Path(tempfile.mkdtemp(prefix="iroh-fast-pg-"))
         if self._identity:
             os.chown(self.folder, self._identity["user"], self._identity["group"])
+        self.data = self.folder / "data"
         self.port = free_port()
         self._settings = {"fsync": "off", "max_connections": "60", **settings}
         self._process: subprocess.Popen[bytes] | None = None
-        self._run("initdb", "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust",
-                  "-E", "UTF8", "--locale=C", "--no-sync")  # fmt: skip
+        if template is None:
+            self._run("initdb", "-D", str(self.data), "-U", "postgres", "-A", "trust",
+                      "-E", "UTF8", "--locale=C", "--no-sync")  # fmt: skip
+        else:
+            self._run("cp", "-a", str(template), str(self.data))
 
     def _run(self, name: str, *arguments: str) -> None:
         done = subprocess.run(
-            [str(self._bin / name), *arguments],
+            [name if name == "cp" else str(self._bin / name), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
@@ -88,7 +93,7 @@ class Postgres:
         """Start, and wait until it takes connections."""
         options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": str(self.folder),
                    "port": str(self.port), **self._settings}  # fmt: skip
-        command = [str(self._bin / "postgres"), "-D", str(self.folder / "data")]
+        command = [str(self._bin / "postgres"), "-D", str(self.data)]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
         with (self.folder / "log").open("ab") as log:
@@ -106,7 +111,7 @@ class Postgres:
     def postmaster(self) -> str:
         """What the server says of itself, empty while it does not run."""
         try:
-            return (self.folder / "data" / "postmaster.pid").read_text()
+            return (self.data / "postmaster.pid").read_text()
         except FileNotFoundError:
             return ""
 
@@ -132,14 +137,24 @@ class Postgres:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def running(**settings: str) -> Iterator[Postgres]:
-    """For fixtures: a server, or the test is skipped with the reason."""
+def template() -> Iterator[Path]:
+    """For fixtures: a folder of data that nobody uses, or the test is skipped with the reason."""
     try:
-        server = Postgres(**settings)
-        server.start()
+        server = Postgres()
     except CannotRun as error:
         pytest.skip(f"no PostgreSQL: {error}")
+    yield server.data
+    server.remove()
+
+
+def running(data: Path) -> Iterator[Postgres]:
+    """For fixtures: a server on a copy of these data, or the test is skipped with the reason."""
+    server = Postgres(data)
     try:
+        try:
+            server.start()
+        except CannotRun as error:
+            pytest.skip(f"no PostgreSQL: {error}")
         yield server
     finally:
         server.remove()

@@ -71,7 +71,7 @@ async def test_nothing_that_was_accepted_is_lost_when_the_process_is_killed(
     tmp_path: Path, durability: Durability
 ) -> None:
     path, kept, first = tmp_path / "x", {}, 0
-    for _ in range(4):
+    for _ in range(3):
         lines = random.randrange(1, 600)
         for number, stamp in write_and_kill(path, durability, first, lines).items():
             kept[number] = max(stamp, kept.get(number, 0))

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
 import pytest
-from postgres_kit import Postgres, running
+from postgres_kit import Postgres
 from store_kit import SECOND, START, Clock, FakePacket, Model, key
 
 from iroh_fast.dns_server import _postgres_listener, _postgres_reads, postgres
@@ -330,12 +330,6 @@ async def test_killed_server_loses_nothing_it_accepted_and_disturbs_no_other(dat
 
 
 # --- a database that goes away
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[Postgres]:
-    """A server that the test may stop."""
-    yield from running()
 
 
 @pytest.mark.parametrize("how", [signal.SIGQUIT, signal.SIGINT])

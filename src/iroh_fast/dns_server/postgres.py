@@ -25,6 +25,7 @@ from .._check import check_text
 from ..aio.once import Once, see_through
 from ..errors import ConfigError, PacketStoreError
 from .store import (
+    COUNTED,
     RECENCY_FROM,
     Done,
     OnChange,
@@ -132,7 +133,7 @@ class PostgresStore:
         self._records = self._newcomers = 0
         self._since_count = 0
         self._count_after = 0.0
-        self._counts = dict.fromkeys(("inserted", "updated", "removed", "expired", "evicted"), 0)
+        self._counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
 
     @property
     def coherent(self) -> bool:

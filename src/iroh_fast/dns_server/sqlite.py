@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, TypeAlias
 from ..aio.once import Once, Room, see_through
 from ..errors import ConfigError, PacketStoreError
 from ._sqlite_file import Row, SqliteFile, Written
-from .store import Done, OnChange, OnFailure, Packet, Retention, put_and_wait, tell
+from .store import COUNTED, Done, OnChange, OnFailure, Packet, Retention, put_and_wait, tell
 
 __all__ = ["Durability", "SqliteStore"]
 
@@ -75,8 +75,6 @@ class SqliteStore:
     See `PacketStore` for the methods; `read` takes about 6 µs.
     """
 
-    coherent: Final = True
-
     def __init__(
         self,
         path: str | os.PathLike[str] | None = None,
@@ -109,7 +107,12 @@ class SqliteStore:
         self._checkpointing = False
         self._log_is_full = False
         self._closing: asyncio.Task[None] | None = None
-        self._counts = dict.fromkeys(("inserted", "updated", "removed", "expired", "evicted"), 0)
+        self._counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
+
+    @property
+    def coherent(self) -> bool:
+        """True: nobody else changes the file."""
+        return True
 
     # --- life
 

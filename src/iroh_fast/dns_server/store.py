@@ -24,6 +24,7 @@ from ..aio.once import Once
 from ..errors import PacketStoreError
 
 __all__ = [
+    "COUNTED",
     "Done",
     "LocalStore",
     "OnChange",
@@ -39,6 +40,9 @@ logger = logging.getLogger("iroh_fast.dns_server.store")
 
 SETTLED_AFTER_S: Final = 60.0
 NEWCOMERS: Final = 0.25  # of all places
+
+# What happens to packets; metrics have ``store_packets_`` before.
+COUNTED: Final = ("inserted", "updated", "removed", "expired", "evicted")
 
 # How a rank says both, so that one index serves all: the time of the last publish (microseconds),
 # and this beyond it for settled records.
