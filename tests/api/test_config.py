@@ -241,6 +241,12 @@ def test_presets_of_number_0_are_those_of_iroh(
         assert names and all((".staging-relay." in name) == staging for name in names)
 
 
+def test_presets_the_default_is_that_of_iroh() -> None:
+    assert inspect.signature(Endpoint.bind).parameters["preset"].default is presets.n0
+    config = EndpointConfig()
+    assert config.relays is None and not config.address_lookup, "a bare config is the minimal one"
+
+
 def test_presets_options_given_directly_win() -> None:
     memory = MemoryLookup()
     config = EndpointConfig()
