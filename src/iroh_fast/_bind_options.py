@@ -18,7 +18,7 @@ __all__ = ["BindOptions", "takes_options"]
 class BindOptions(EndpointConfig):
     """What :meth:`Endpoint.bind` takes: the options of an endpoint, and where to start from."""
 
-    preset: Preset = presets.n0
+    preset: Preset = presets.minimal
 
 
 P = ParamSpec("P")
