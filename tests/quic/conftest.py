@@ -21,6 +21,8 @@ if (
     collect_ignore = [
         *("test_buffers.py", "test_congestion.py", "test_controllers.py", "test_mtud.py"),
         *("test_hostile_acks.py", "test_pacing.py", "test_received.py", "test_sent.py"),
+        # What runs over an emulated link.
+        *("test_bbr.py", "test_hystart.py", "test_reordering.py", "test_shares.py"),
     ]
 
 
