@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from iroh_fast.quic._bbr_loss cimport loss_round, note_loss, too_much_loss
 from iroh_fast.quic._bbr_model cimport (
-    MANY_MARKS, MIN_PIPE, NO_MODE, PROBE_CRUISE, PROBE_RTT, PROBE_UP, STARTUP, bbr_of, bound_bw, extra_acked, inflight_for,
+    MIN_PIPE, NO_MODE, PROBE_CRUISE, PROBE_RTT, PROBE_UP, STARTUP, bbr_of, bound_bw, extra_acked, inflight_for,
     inflight_with_headroom, is_cycling, model_bandwidth, model_init, model_latest, model_lumps, model_round, model_rtt,
     quantized, reset_full_bw)
 from iroh_fast.quic._bbr_probe cimport (
@@ -165,7 +165,7 @@ cdef bint on_lost(Congestion* cc, const Lost* lost) noexcept nogil:
 
 cdef bint on_ecn(Congestion* cc, int64_t now, int64_t sent_at, uint64_t marked, uint64_t total) noexcept nogil:
     """The draft leaves the answer to marks open. A round with marks is answered once, by their share; while probing for
-    bandwidth what is in flight is too much when most packets of a round are marked.
+    bandwidth what is in flight is too much from the first mark on.
     """
     cdef Bbr* own = bbr_of(cc)
     if sent_at < own.cycle_at:

@@ -13,16 +13,18 @@ from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint64_t
 
 from iroh_fast.quic._bbr_model cimport (
-    BETA, LOSS_THRESHOLD, MANY_MARKS, MOST_LOSS, NO_RATE, STALE_ROUNDS, STARTUP, Tally, has_queue, is_accelerating)
+    BETA, LOSS_THRESHOLD, MOST_LOSS, NO_RATE, STALE_ROUNDS, STARTUP, Tally, has_queue, is_accelerating)
 from iroh_fast.quic._controller cimport UINT64_MAX
 
 cdef extern from *:
     """
     #define IF_BBR_DOUBT 0.85
     #define IF_BBR_MARKED 0.06
+    #define IF_BBR_MANY_MARKS 0.5
     """
     const double DOUBT "IF_BBR_DOUBT"               # of the rate, while we look whether losses follow it
     const double MARKED "IF_BBR_MARKED"             # of the bounds, given up for a round in which every packet was marked
+    const double MANY_MARKS "IF_BBR_MANY_MARKS"     # share of marked packets in a round of startup: the path is full
 
 cdef enum:
     PROOF_LOSSES = 8              # expected losses after which one can tell
@@ -86,12 +88,12 @@ cdef void cut(Congestion* cc, Bbr* own) noexcept nogil:
     own.inflight_shortterm = own.inflight_latest if own.inflight_latest > least else least
 
 
-cdef void answer_marks(Congestion* cc, Bbr* own) noexcept nogil:
+cdef void answer_marks(Congestion* cc, Bbr* own, double share) noexcept nogil:
     """What is marked is delivered: the latest delivery says nothing, only sending less helps.
 
-    By the share of marks, as in DCTCP (RFC 8257 §3.3) and the BBRv3 of Linux: a few come from every burst, and say little.
+    By the share of marks, as in DCTCP (RFC 8257 §3.3), and little in one round: a few come from every burst.
     """
-    cdef double kept = 1 - MARKED * own.marked_share
+    cdef double kept = 1 - MARKED * share
     if own.bw_shortterm >= NO_RATE:
         own.bw_shortterm = own.max_bw
     if own.inflight_shortterm == UINT64_MAX:
@@ -161,6 +163,7 @@ cdef void loss_round(Congestion* cc, Bbr* own, uint64_t acked) noexcept nogil:
     cdef double packet = 1.0 / <double><int64_t>cc.mtu
     cdef double lost = <double><int64_t>(cc.delivery.lost - own.lost_before) * packet
     cdef double arrived = <double><int64_t>(cc.delivery.arrived - own.arrived_before) * packet
+    cdef double share                 # of marked packets
     own.lost_before = cc.delivery.lost
     own.arrived_before = cc.delivery.arrived
     if own.round_start:
@@ -171,14 +174,14 @@ cdef void loss_round(Congestion* cc, Bbr* own, uint64_t acked) noexcept nogil:
     count(&own.round, <double><int64_t>acked * packet, lost, arrived)
     if not own.loss_round_start:
         return
-    own.marked_share = own.marked / own.round.packets if own.round.packets > own.marked else own.marked > 0
+    share = own.marked / own.round.packets if own.round.packets > own.marked else own.marked > 0
     if own.mode == STARTUP:
-        own.marked_rounds = own.marked_rounds + 1 if own.marked_share >= MANY_MARKS else 0
+        own.marked_rounds = own.marked_rounds + 1 if share >= MANY_MARKS else 0
     if not is_accelerating(own):
         if own.marked > 0:
             if own.tally.rounds > STALE_ROUNDS:
                 # Not those of the probe that has just been answered.
-                answer_marks(cc, own)
+                answer_marks(cc, own, share)
         elif own.loss_in_round and has_queue(own) and beyond_chance(own.round.lost, own.own_loss * own.round.packets):
             cut(cc, own)
             own.doubt_loss = 0

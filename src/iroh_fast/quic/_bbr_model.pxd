@@ -16,14 +16,12 @@ cdef extern from *:
     #define IF_BBR_HEADROOM 0.15
     #define IF_BBR_LOSS 0.02
     #define IF_BBR_MOST_LOSS 0.15
-    #define IF_BBR_MANY_MARKS 0.5
     """
     const double NO_RATE "IF_BBR_NO_RATE"           # no bound
     const double BETA "IF_BBR_BETA"                 # what one round with losses may cut a bound to
     const double HEADROOM "IF_BBR_HEADROOM"         # of the long-term bound, left to others
     const double LOSS_THRESHOLD "IF_BBR_LOSS"       # share of lost packets above what the path loses by itself
     const double MOST_LOSS "IF_BBR_MOST_LOSS"       # ... beyond which no path is believed to lose by itself
-    const double MANY_MARKS "IF_BBR_MANY_MARKS"     # share of a round's packets with ECN marks: the path is full
 
 cdef enum:
     STARTUP = 0
@@ -66,7 +64,7 @@ cdef struct Bbr:
     uint64_t inflight_longterm, inflight_shortterm, inflight_latest, max_inflight
     uint64_t loss_round_end
     bint loss_round_start, loss_in_round, cwnd_limited
-    double marked, marked_share   # packets with ECN marks in this round; their share in the last one
+    double marked                 # packets with ECN marks in this round
     int marked_rounds             # of startup, in a row, with many marks
     uint64_t lost_before, arrived_before          # of `Delivery`, when losses were last counted
     # how far (§5.3.4.3)
