@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ._context import Context
 from ._handshaking import Handshaking
+from .aio.once import seen
 from .connection import Connection
 from .quic._connection import QuicConnection
 
@@ -45,12 +46,6 @@ async def _admission(
     await handshake._admit(conn)
 
 
-def _seen(task: asyncio.Task[None]) -> None:
-    """Nobody has to ask for the outcome."""
-    if not task.cancelled():
-        task.exception()
-
-
 class _ZeroRttConnection(Connection):
     __slots__ = ("_admission",)
 
@@ -61,7 +56,7 @@ class _ZeroRttConnection(Connection):
         self._admission: asyncio.Task[None] = context.owner.loop.create_task(
             _admission(weakref.ref(self), q, handshake)
         )
-        self._admission.add_done_callback(_seen)
+        self._admission.add_done_callback(seen)
 
     async def _admitted(self) -> None:
         """Wait for the one decision about this connection; everybody gets the same."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ._waiters import Waiter, WaitQueue
 
-__all__ = ["Once", "Room", "see_through"]
+__all__ = ["Once", "Room", "see_through", "seen"]
 
 
 class Once:
@@ -94,3 +94,9 @@ async def see_through(
         raise error
     if not task.cancelled():
         task.result()
+
+
+def seen(task: asyncio.Future[Any]) -> None:
+    """For `add_done_callback`: nobody has to ask how it ended."""
+    if not task.cancelled():
+        task.exception()

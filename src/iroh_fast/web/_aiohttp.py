@@ -11,6 +11,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from ..aio.once import seen
 from ..errors import DnsError, HttpError, printable
 from .names import Names
 from .proxy import Proxy
@@ -71,15 +72,10 @@ class _Resolver(AbstractResolver):
         finally:
             for task in tasks:
                 task.cancel()
-                task.add_done_callback(_seen)
+                task.add_done_callback(seen)
 
     async def close(self) -> None:
         """The resolver belongs to the endpoint."""
-
-
-def _seen(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 class Session:

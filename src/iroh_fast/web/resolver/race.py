@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from ...aio.once import seen
 from ...errors import DnsResolveFailed, DnsTimeout, printable
 from .message import Question, is_refusal, rcode_text
 from .server import NameServer
@@ -121,15 +122,10 @@ class _Race:
         finally:
             for task in running:
                 task.cancel()
-                task.add_done_callback(_seen)
+                task.add_done_callback(seen)
 
     def error(self) -> DnsResolveFailed | DnsTimeout:
         """Why nobody answered."""
         host = self._question.host
         kind = DnsTimeout if self._silent else DnsResolveFailed
         return kind(f"{host}: no name server answers: {', '.join(self._failures)}", host=host)
-
-
-def _seen(task: asyncio.Task[bytes | None]) -> None:
-    if not task.cancelled():
-        task.exception()

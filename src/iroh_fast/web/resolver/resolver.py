@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, Protocol, Self, TypeVar, cast
 
 from ..._check import check_seconds, kind_of, shown
-from ...aio.once import Once
+from ...aio.once import Once, seen
 from ...errors import (
     ConfigError,
     DnsTimeout,
@@ -301,7 +301,7 @@ class DnsResolver:
                 self._waiting.discard(reset)
                 waiter.close()
                 task.cancel()
-                task.add_done_callback(_seen)  # nobody may be left to ask for it
+                task.add_done_callback(seen)  # nobody may be left to ask for it
 
     def _timed_out(self, host: str) -> DnsTimeout:
         asked = ", ".join(map(str, self.nameservers[:3]))
@@ -382,8 +382,3 @@ def as_resolver(name: str, value: object) -> DnsResolver:
             f"{name} is a DnsResolver, or an object with {', '.join(_METHODS)}; not {shown(value)}"
         )
     return DnsResolver.custom(cast(Resolver, value))
-
-
-def _seen(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
+from ...aio.once import seen
 from .config import NameserverConfig
 from .https import Https
 from .message import Query, Question, is_format_error, is_truncated
@@ -129,7 +130,7 @@ class NameServer:
         finally:
             waiter.close()
             tcp.cancel()
-            tcp.add_done_callback(_seen)
+            tcp.add_done_callback(seen)
 
     def retire(self) -> None:
         """End the connections that nobody uses, the others after their query."""
@@ -147,11 +148,6 @@ class NameServer:
 def _whole(udp: Exchange) -> bytes | None:
     """The answer over UDP, unless there is none or only its beginning."""
     return None if udp.answer is None or is_truncated(udp.answer) else udp.answer
-
-
-def _seen(task: asyncio.Future[bytes]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def _scope(zone: str) -> int:

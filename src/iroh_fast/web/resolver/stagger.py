@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
+from ...aio.once import seen
 from ...errors import DnsStaggered, IrohError
 
 __all__ = ["DNS_STAGGER_S", "staggered"]
@@ -60,13 +61,8 @@ async def staggered(
     finally:
         for task in waiting:
             task.cancel()
-            task.add_done_callback(_seen)
+            task.add_done_callback(seen)
     text = "; ".join(dict.fromkeys(str(error) for error in errors))
     if what not in text:
         text = f"{what}: {text}"
     raise DnsStaggered(f"{text} ({len(errors)} calls)", host=what, errors=errors)
-
-
-def _seen(task: asyncio.Future[Any]) -> None:
-    if not task.cancelled():
-        task.exception()
