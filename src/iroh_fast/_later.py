@@ -1,4 +1,4 @@
-"""Modules that load when something of them is first asked for.
+"""Modules and public names that load when something of them is first asked for.
 
 What is named only as ``module.Name`` in annotations and inside of functions costs nothing when
 the package is imported, and ``typing.get_type_hints`` still finds it::
@@ -12,6 +12,7 @@ the package is imported, and ``typing.get_type_hints`` still finds it::
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -37,3 +38,30 @@ class Later:
 
     def __repr__(self) -> str:
         return f"<Later {self._name}>"
+
+
+def public_names(
+    package: str, module_of: Mapping[str, str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a package that loads its names when they are first used.
+
+    Parameters
+    ----------
+    package : str
+        Its ``__name__``.
+    module_of : mapping of str to str
+        Where each name is, relative to the package.
+    """
+
+    def load(name: str) -> Any:
+        module = module_of.get(name)
+        if module is None:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(module, package), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *module_of})
+
+    return load, names

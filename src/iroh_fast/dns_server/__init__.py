@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
+from .._later import public_names
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from ..errors import PacketStoreError
     from .config import DnsServerConfig
     from .postgres import PostgresStore
@@ -49,17 +49,4 @@ __all__ = [
     "ZoneSettings",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    module = _MODULE_OF.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(module, __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(__all__))
+__getattr__, __dir__ = public_names(__name__, _MODULE_OF)
