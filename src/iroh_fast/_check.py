@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 if sys.version_info >= (3, 12):
     from collections.abc import Buffer
@@ -21,12 +25,15 @@ __all__ = [
     "check_address",
     "check_alpns",
     "check_bytes",
+    "check_choice",
     "check_code",
     "check_flag",
     "check_integer",
     "check_items",
+    "check_path",
     "check_seconds",
     "check_text",
+    "check_texts",
     "is_integer",
     "kind_of",
 ]
@@ -165,6 +172,29 @@ def check_text(name: str, value: object, *, none: bool = False) -> str | None:
     if not value:
         raise ConfigError(f"{name} is empty")
     return value
+
+
+def check_texts(name: str, value: Any, what: str) -> tuple[str, ...]:
+    """Return the texts of a list option, none of them empty, or raise :class:`ConfigError`."""
+    items = check_items(name, value, what)
+    return tuple(str(check_text(f"an item of {name}", item)) for item in items)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Check an option that is one of some texts, or raise :class:`ConfigError`."""
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(f"{name} is one of {', '.join(choices)}, not {shown(value)}")
+
+
+def check_path(name: str, value: Any, *, none: bool = False) -> Path | None:
+    """Turn a path option into a Path, or raise :class:`ConfigError`."""
+    if value is None and none:
+        return None
+    if not isinstance(value, (str, os.PathLike)) or value == "":
+        raise ConfigError(f"{name} is a path, not {shown(value)}")
+    from pathlib import Path  # late: only servers have such options
+
+    return Path(value)
 
 
 def check_address(name: str, value: Any, *, none: bool = False) -> tuple[str, int] | None:

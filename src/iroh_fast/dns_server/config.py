@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from .._check import check_address, check_flag, check_integer, check_seconds, shown
+from .._check import (
+    check_address,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_path,
+    check_seconds,
+    check_texts,
+    shown,
+)
 from ..errors import ConfigError
 from ..web.certificates import CertificateSource
 from .rate import Clients, RateLimit
@@ -21,9 +30,6 @@ from .settings import (
     HttpsSettings,
     StoreSettings,
     ZoneSettings,
-    check_choice,
-    check_path,
-    check_texts,
 )
 
 __all__ = ["DnsServerConfig"]
@@ -114,7 +120,7 @@ class DnsServerConfig:
         put(self, "trusted_proxies", proxies)
         Clients(proxies)
         put(self, "max_future", check_seconds("max_future", self.max_future, zero=True))
-        put(self, "data_dir", check_path("data_dir", self.data_dir))
+        put(self, "data_dir", check_path("data_dir", self.data_dir, none=True))
         for name in ("mainline", "other_ports"):
             check_flag(name, getattr(self, name))
         nodes = check_texts("mainline_bootstrap", self.mainline_bootstrap, "host:port")

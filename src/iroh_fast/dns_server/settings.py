@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from .._check import (
     check_address,
+    check_choice,
     check_flag,
     check_integer,
-    check_items,
+    check_path,
     check_seconds,
     check_text,
-    shown,
+    check_texts,
 )
 from ..errors import ConfigError
 from ..web.acme_config import LETS_ENCRYPT, LETS_ENCRYPT_STAGING, AcmeConfig
@@ -29,9 +29,6 @@ __all__ = [
     "HttpsSettings",
     "StoreSettings",
     "ZoneSettings",
-    "check_choice",
-    "check_path",
-    "check_texts",
 ]
 
 Address: TypeAlias = tuple[str, int]
@@ -41,27 +38,6 @@ HTTPS_PORT: Final = 8443
 BACKLOG: Final = 1024
 
 _CERT_MODES: Final = ("manual", "lets_encrypt", "self_signed")
-
-
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ConfigError unless it is one of them."""
-    if not isinstance(value, str) or value not in choices:
-        raise ConfigError(f"{name} is one of {', '.join(choices)}, not {shown(value)}")
-
-
-def check_texts(name: str, value: Any, what: str) -> tuple[str, ...]:
-    """The texts of a list, or ConfigError."""
-    items = check_items(name, value, what)
-    return tuple(str(check_text(f"an item of {name}", item)) for item in items)
-
-
-def check_path(name: str, value: Any) -> Path | None:
-    """A path or None, or ConfigError."""
-    if value is None:
-        return None
-    if not isinstance(value, (str, os.PathLike)) or value == "":
-        raise ConfigError(f"{name} is a path, not {shown(value)}")
-    return Path(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +84,7 @@ class HttpsSettings:
         check_flag("https.letsencrypt_prod", self.letsencrypt_prod)
         check_integer("https.backlog", self.backlog, 1, 2**31 - 1)
         check_text("https.acme_url", self.acme_url, none=True)
-        put(self, "acme_ca", check_path("https.acme_ca", self.acme_ca))
+        put(self, "acme_ca", check_path("https.acme_ca", self.acme_ca, none=True))
         if not self.domains:
             raise ConfigError("https.domains is empty: name what clients call this server")
         if self.cert_mode == "manual" and len(self.domains) != 1:

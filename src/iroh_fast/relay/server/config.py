@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from ..._check import (
     check_address,
+    check_choice,
     check_flag,
     check_integer,
     check_items,
+    check_path,
     check_seconds,
     check_text,
     shown,
@@ -41,12 +43,6 @@ DEV_PORT: Final = 3340
 _MODES: Final = ("Manual", "Reloading", "LetsEncrypt", "SelfSigned")
 _COUNT: Final = 2**31 - 1  # what the compiled parts count in
 _RATE: Final = 2**53  # of bytes per second; beyond every network
-
-
-def _path(name: str, value: Any) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or value == "":
-        raise ConfigError(f"{name} is a path, not {shown(value)}")
-    return Path(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +91,12 @@ class RelayTlsConfig:
 
     def __post_init__(self) -> None:
         put = object.__setattr__
-        if self.cert_mode not in _MODES:
-            raise ConfigError(
-                f"tls.cert_mode is one of {', '.join(_MODES)}, not {shown(self.cert_mode)}"
-            )
+        check_choice("tls.cert_mode", self.cert_mode, _MODES)
         for name in ("https_bind_addr", "quic_bind_addr"):
             put(self, name, check_address(f"tls.{name}", getattr(self, name), none=True))
         for name in ("cert_dir", "cert_path", "key_path", "acme_ca"):
-            value = getattr(self, name)
-            if value is not None or name == "cert_dir":
-                put(self, name, _path(f"tls.{name}", value))
+            value = check_path(f"tls.{name}", getattr(self, name), none=name != "cert_dir")
+            put(self, name, value)
         names = check_items("tls.hostname", self.hostname, "host names")
         put(self, "hostname", tuple(check_text("a name of tls.hostname", one) for one in names))
         for name in ("contact", "acme_url"):
