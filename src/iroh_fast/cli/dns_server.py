@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import ConfigError
-from .serving import keep_garbage_small, run_server
+from .serving import run_server, serve_until_asked
 
 if TYPE_CHECKING:
     from ..dns_server.config import DnsServerConfig
@@ -118,15 +118,9 @@ relays only, unless they are told otherwise):
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until a signal."""
     from ..dns_server.server import DnsServer
-    from ..web.run import ignore_signals, on_hangup, until_asked_to_stop
 
     log = logging.getLogger(LOGGER)
     server = DnsServer(read_config(arguments.config, dev=arguments.dev))
-
-    async def stopped() -> None:
-        print(welcome(server), flush=True)
-        keep_garbage_small()
-        await server.wait_stopped()
 
     def reload() -> None:
         if server.config.https is None:
@@ -134,15 +128,9 @@ async def serve(arguments: argparse.Namespace) -> None:
         else:
             server.reload_certificates()
 
-    on_hangup(lambda: None)  # nothing to read again yet
-    await server.start()
-    try:
-        on_hangup(reload)
-        await until_asked_to_stop(stopped())
-        log.info("stopping")
-    finally:
-        await server.stop()
-        ignore_signals()
+    await serve_until_asked(
+        server, log, ready=lambda: print(welcome(server), flush=True), reload=reload
+    )
 
 
 def check(arguments: argparse.Namespace) -> int:

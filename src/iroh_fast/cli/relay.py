@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError
-from .serving import keep_garbage_small, run_server
+from .serving import run_server, serve_until_asked
 
 if TYPE_CHECKING:
     from ..relay.server.config import RelayServerConfig
@@ -69,7 +69,6 @@ def read_config(path: Path | None, *, dev: bool = False) -> RelayServerConfig:
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until a signal."""
     from ..relay.server.server import RelayServer
-    from ..web.run import ignore_signals, on_hangup, until_asked_to_stop
 
     path, dev = arguments.config_path, arguments.dev
     log = logging.getLogger(LOGGER)
@@ -81,21 +80,11 @@ async def serve(arguments: argparse.Namespace) -> None:
         except ConfigError as err:
             log.error("settings stay as they are: %s", err)
 
-    async def stopped() -> None:
+    def ready() -> None:
         if server.config.enable_relay:
             log.info("relay ready at %s", server.url)
-        keep_garbage_small()
-        await server.wait_stopped()
 
-    on_hangup(lambda: None)  # nothing to read again yet
-    await server.start()
-    try:
-        on_hangup(reload)
-        await until_asked_to_stop(stopped())
-        log.info("stopping")
-    finally:
-        await server.stop()
-        ignore_signals()
+    await serve_until_asked(server, log, ready=ready, reload=reload)
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -8,18 +8,52 @@ import logging
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 from .. import __version__
 from ..errors import BindError, ConfigError, PacketStoreError
 
-__all__ = ["keep_garbage_small", "run_server"]
+__all__ = ["run_server", "serve_until_asked"]
 
 
-def keep_garbage_small() -> None:
+def _keep_garbage_small() -> None:
     """What start-up made stays; later collections need not look at it."""
     gc.collect()
     gc.freeze()
+
+
+class Server(Protocol):
+    """A server that a command runs."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def wait_stopped(self) -> None: ...
+
+
+async def serve_until_asked(
+    server: Server,
+    log: logging.Logger,
+    *,
+    ready: Callable[[], object],
+    reload: Callable[[], None],
+) -> None:
+    """Start a server, tell when it is ready, and stop it at a signal; SIGHUP reloads."""
+    from ..web.run import ignore_signals, on_hangup, until_asked_to_stop
+
+    async def stopped() -> None:
+        ready()
+        _keep_garbage_small()
+        await server.wait_stopped()
+
+    on_hangup(lambda: None)  # nothing to read again yet
+    await server.start()
+    try:
+        on_hangup(reload)
+        await until_asked_to_stop(stopped())
+        log.info("stopping")
+    finally:
+        await server.stop()
+        ignore_signals()
 
 
 def run_server(

@@ -24,7 +24,7 @@ from ..web.certificates import Certificates
 from ..web.exposition import Value, exposition, metrics_handler
 from ..web.host import HttpHost, url_of
 from ..web.limits import AdmissionLimits
-from ..web.listen import ListenerSettings, is_loopback
+from ..web.listen import ListenerSettings
 from .answering import ANY_ORIGIN
 from .answers import Answers
 from .app import App
@@ -170,10 +170,7 @@ class DnsServer:
         elsewhere = config.other_ports
         if config.metrics_bind_addr is not None:
             handler = metrics_handler(exposition(FAMILIES, self.metrics))
-            settings = ListenerSettings(handler=handler)
-            self._host.listen("metrics", config.metrics_bind_addr, settings, elsewhere=elsewhere)
-            if not is_loopback(config.metrics_bind_addr[0]):
-                logger.warning("metrics are open to everyone who reaches that address")
+            self._host.listen_metrics(config.metrics_bind_addr, handler, elsewhere=elsewhere)
         if config.http_bind_addr is not None:
             settings = _settings(app, config.http_backlog)
             self._host.listen("http", config.http_bind_addr, settings, elsewhere=elsewhere)

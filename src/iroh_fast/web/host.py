@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from ..aio.once import Once
-from .http import HttpProtocol, Turns
+from .http import Handler, HttpProtocol, Turns
 from .limits import Admission, AdmissionLimits
-from .listen import Address, Listener, ListenerSettings, open_socket
+from .listen import Address, Listener, ListenerSettings, is_loopback, open_socket
 
 __all__ = ["ConnectionCounters", "HttpHost", "url_of"]
 
@@ -104,6 +104,21 @@ class HttpHost:
         self.addresses[name] = listener.address
         self._logger.info("%s on %s port %d", name, *listener.address)
         self.run(listener.run)
+
+    def listen_metrics(
+        self,
+        address: Address,
+        handler: Handler,
+        *,
+        elsewhere: bool = False,
+        prepare: Callable[[socket.socket], object] | None = None,
+    ) -> None:
+        """Bind the listener ``metrics``, and warn where everyone may read them."""
+        settings = ListenerSettings(handler=handler)
+        self.listen("metrics", address, settings, elsewhere=elsewhere, prepare=prepare)
+        if not is_loopback(address[0]):
+            where = self.addresses["metrics"]
+            self._logger.warning("metrics are open to everyone who reaches %s", where)
 
     def run(self, work: Callable[[], Awaitable[object]]) -> None:
         """Run a part without which the server cannot go on."""

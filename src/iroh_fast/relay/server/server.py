@@ -24,7 +24,7 @@ from ...web.certificates import Certificates
 from ...web.exposition import metrics_handler
 from ...web.host import HttpHost, url_of
 from ...web.http import HttpProtocol
-from ...web.listen import HTTP_LIFE_S, ListenerSettings, is_loopback
+from ...web.listen import HTTP_LIFE_S, ListenerSettings
 from ...web.message import Request, Response
 from ..congestion import prefer_bbr
 from ..wire import Exporter
@@ -175,7 +175,11 @@ class RelayServer:
         config, tls = self.config, self.config.tls
         host = config.http_bind_addr[0]
         if config.enable_metrics:
-            self._listen_metrics(config.metrics_bind_addr or (host, METRICS_PORT))
+            address = config.metrics_bind_addr or (host, METRICS_PORT)
+            handler = metrics_handler(exposition(self.metrics))
+            self._host.listen_metrics(
+                address, handler, elsewhere=config.other_ports, prepare=prefer_bbr
+            )
         if tls is not None:
             self._certificates = Certificates(tls.source(), self._certificate_changed)
             self.certificate = self._certificates.self_signed
@@ -209,16 +213,10 @@ class RelayServer:
         if config.enable_quic_addr_discovery:
             await self._start_qad(host)
 
-    def _listen_metrics(self, address: Address) -> None:
-        settings = ListenerSettings(handler=metrics_handler(exposition(self.metrics)))
-        self._listen("metrics", address, settings)
-        if not is_loopback(address[0]):
-            logger.warning("metrics are open to everyone who reaches %s", self.addresses["metrics"])
-
     def _listen(self, name: str, address: Address, settings: ListenerSettings) -> None:
-        # Without settings a second server on this machine should just run.
-        elsewhere = self.config.other_ports and address[1] != 0
-        self._host.listen(name, address, settings, elsewhere=elsewhere, prepare=prefer_bbr)
+        self._host.listen(
+            name, address, settings, elsewhere=self.config.other_ports, prepare=prefer_bbr
+        )
 
     async def _start_qad(self, host: str) -> None:
         tls = self.config.tls
