@@ -54,7 +54,7 @@ class Reads:
     def __init__(
         self,
         acquire: Callable[[], Any],
-        start: Callable[[Coroutine[Any, Any, None]], None],
+        start: Callable[[Coroutine[Any, Any, None]], object],
         unavailable: Callable[[str], PacketStoreError],
     ) -> None:
         self._acquire = acquire

@@ -254,23 +254,12 @@ class SqliteFile:
             Nothing of the batch is kept. ``"in_use"``: may work later.
         """
         written = Written()
-        counts = self.records, self.newcomers
-        try:
-            if len(batch) == 1 and self.records < self._retention.max_records:
-                self._take(batch[0], now, written)  # a statement alone is a transaction
-                return written
-            self._put.execute("BEGIN IMMEDIATE")
+        alone = len(batch) == 1 and self.records < self._retention.max_records
+        with self._transaction(explicit=not alone):  # a statement alone is one
             for row in batch:
                 self._take(row, now, written)
-            surplus = self.records - self._retention.max_records
-            if surplus > 0:
+            if (surplus := self.records - self._retention.max_records) > 0:
                 written.evicted = self._evict(surplus)
-            self._put.execute("COMMIT")
-        except BaseException as error:
-            self._undo(counts)
-            if isinstance(error, sqlite3.Error):
-                raise self._translated(error) from error
-            raise
         return written
 
     def _take(self, row: Row, now: int, written: Written) -> None:
@@ -327,13 +316,15 @@ class SqliteFile:
         return keys
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, explicit: bool = True) -> Iterator[None]:
         """All of the block or nothing, the counts included."""
         counts = self.records, self.newcomers
         try:
-            self._put.execute("BEGIN IMMEDIATE")
+            if explicit:
+                self._put.execute("BEGIN IMMEDIATE")
             yield
-            self._put.execute("COMMIT")
+            if explicit:
+                self._put.execute("COMMIT")
         except BaseException as error:
             self._undo(counts)
             if isinstance(error, sqlite3.Error):

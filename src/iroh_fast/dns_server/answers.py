@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from ..aio.once import Once
+from ..aio.tasks import Tasks
 from ..errors import BadQuery
 from ..web.limits import Seldom
 from ._answers import Answerer
@@ -117,7 +118,7 @@ class Answers:
             None if fallback is None else ZoneTable(fallback_cache_bytes),
         )
         self._lookups: dict[bytes, _Lookup] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._waiting = 0
         self._waiting_of: dict[str, int] = {}
         self._asking = 0  # of the fallback, at this moment
@@ -225,7 +226,7 @@ class Answers:
                 return self._refuse(query, code)
             entry = self._lookups[key] = _Lookup(in_fallback)
             self._asking += in_fallback
-            self._run(self._look_up(key, entry))
+            self._tasks.start(self._look_up(key, entry))
         entry.waiting.append((query, code, group, done))
         self._waiting += 1
         self._waiting_of[group] = self._waiting_of.get(group, 0) + 1
@@ -234,11 +235,6 @@ class Answers:
     def _refuse(self, query: bytes, code: int) -> bytes:
         self._counts["dns_lookups_refused"] += 1
         return self.core.failure(query, code)
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     async def _look_up(self, key: bytes, entry: _Lookup) -> None:
         try:
@@ -328,9 +324,7 @@ class Answers:
     async def close(self) -> None:
         """Give up running lookups; those who wait get SERVFAIL. May be called again."""
         self._closed = True
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.end()
         for entry in self._lookups.values():  # of tasks that never began
             self._answer_waiting(entry)
         self._lookups.clear()

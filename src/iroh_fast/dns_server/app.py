@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Final, TypeAlias
 
+from ..aio.tasks import Tasks
 from ..web.exposition import Histogram, Value
 from ..web.health import health
 from ..web.http import HttpProtocol
@@ -75,7 +76,7 @@ class App:
         self._packets = packets
         self._on_request = on_request
         self._acme_answer = acme_answer
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         health_answer = health(ANY_ORIGIN)
         hi, ok = plain("Hi!"), plain("OK")
         self._routes: dict[str, dict[str, Handler]] = {
@@ -148,10 +149,7 @@ class App:
 
     def _in_task(self, answer: Awaitable[Response]) -> Later:
         later = Later()
-        task = asyncio.ensure_future(self._finish(answer, later))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        later.on_gone = task.cancel
+        later.on_gone = self._tasks.start(self._finish(answer, later)).cancel
         return later
 
     async def _finish(self, answer: Awaitable[Response], later: Later) -> None:
@@ -166,10 +164,7 @@ class App:
 
     async def close(self) -> None:
         """End what is still being answered."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.end()
 
 
 def _allowed(methods: dict[str, Handler]) -> str:

@@ -16,13 +16,14 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from .._check import check_text
 from ..aio.once import Once, see_through
+from ..aio.tasks import Tasks
 from ..errors import ConfigError, PacketStoreError
 from .store import (
     COUNTED,
@@ -124,11 +125,11 @@ class PostgresStore:
         self._listener = Listener(self._connect, self._own, self._changed, self.where)
         self._closed: PacketStoreError | None = PacketStoreError("closed", "the store is not open")
         self._closing: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._broke)
         self._pool: Any = None
         self._writes: deque[_Write] = deque()
         self._writing = 0
-        self._reads = Reads(self._acquire, self._start, self._unavailable)
+        self._reads = Reads(self._acquire, self._tasks.start, self._unavailable)
         self._idle = Once()
         self._records = self._newcomers = 0
         self._since_count = 0
@@ -166,8 +167,8 @@ class PostgresStore:
                 raise PacketStoreError("open", f"{self.where}: {explained(error)}") from error
             raise
         self._closed = None
-        self._start(self._listener.run())
-        self._start(self._expire_forever())
+        self._tasks.start(self._listener.run())
+        self._tasks.start(self._expire_forever())
         logger.info("store in %s", self.where)
 
     def _options(self) -> dict[str, Any]:
@@ -195,11 +196,7 @@ class PostgresStore:
     async def _close(self) -> None:
         self._settle()
         await self._idle
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.end()
         self._reads.close(PacketStoreError("closed", "the store is closed"))
         await self._disconnect()
 
@@ -220,16 +217,9 @@ class PostgresStore:
         if self._closed is not None and not (self._writes or self._writing):
             self._idle.set()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("the store failed", exc_info=error)
-            tell(self.on_failure, PacketStoreError("write", f"{self.where}: {error!r}"))
+    def _broke(self, error: BaseException) -> None:
+        logger.error("the store failed", exc_info=error)
+        tell(self.on_failure, PacketStoreError("write", f"{self.where}: {error!r}"))
 
     def _changed(self, key: bytes | None) -> None:
         """A packet may be another one now, or any when `key` is None."""
@@ -274,7 +264,7 @@ class PostgresStore:
                     break  # a statement changes a row once: the next one does
                 batch[write.packet.public_key] = self._writes.popleft()
             self._writing += 1
-            self._start(self._write(batch))
+            self._tasks.start(self._write(batch))
 
     async def _write(self, batch: dict[bytes, _Write]) -> None:
         try:

@@ -18,13 +18,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from ..aio.once import Once, Room, see_through
+from ..aio.tasks import Tasks
 from ..errors import ConfigError, PacketStoreError
 from ._sqlite_file import Row, SqliteFile, Written
 from .store import COUNTED, Done, OnChange, OnFailure, Packet, Retention, put_and_wait, tell
@@ -103,7 +104,7 @@ class SqliteStore:
         self._busy_since: float | None = None
         self._commits = 0
         self._idle = Once()  # after `close`: nothing is left to write
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._broke)
         self._checkpointing = False
         self._log_is_full = False
         self._closing: asyncio.Task[None] | None = None
@@ -131,7 +132,7 @@ class SqliteStore:
             self._end_threads()
             raise
         self._closed = None
-        self._start(self._expire_forever())
+        self._tasks.start(self._expire_forever())
         logger.info("store %s: %d records", self.path or "in memory", self._file.records)
 
     async def close(self) -> None:
@@ -147,11 +148,7 @@ class SqliteStore:
         self._schedule()
         await self._idle
         await self._turn.take()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._tasks.end()
         # In the thread where a checkpoint may still be running.
         await self._loop.run_in_executor(self._keeper, self._file.close)
         self._end_threads()
@@ -160,15 +157,7 @@ class SqliteStore:
         for pool in (self._keeper, self._writer):
             pool.shutdown(wait=False)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
+    def _broke(self, error: BaseException) -> None:
         if not isinstance(error, PacketStoreError):
             logger.error("the store failed", exc_info=error)
             error = PacketStoreError("write", f"the store failed: {error!r}")
@@ -241,7 +230,7 @@ class SqliteStore:
         now = self._clock()
         rows = [(p.public_key, min(p.timestamp, now), p.to_bytes()) for p, _ in batch]
         if self._threaded:
-            self._start(self._commit_in_thread(batch, rows, now))
+            self._tasks.start(self._commit_in_thread(batch, rows, now))
             return
         try:
             written = self._file.write(rows, now)
@@ -353,7 +342,7 @@ class SqliteStore:
         size = self._file.log_bytes()
         if size > LOG_LIMIT and not self._checkpointing:
             self._checkpointing = True
-            self._start(self._checkpoint())
+            self._tasks.start(self._checkpoint())
         self._log_is_full = size > LOG_HOLD and self._checkpointing
 
     async def _checkpoint(self) -> None:
