@@ -179,6 +179,19 @@ async def receive(recv: RecvStream) -> tuple[int, str]:
     return size, hasher.hexdigest()
 
 
+async def exchanged(conn: Connection, size: int) -> bool:
+    """Whether the peer sends back what it gets on a stream, while it is sent."""
+    data = hashlib.shake_256(b"exchanged").digest(size)
+    send, recv = await conn.open_bi()
+    writing = asyncio.ensure_future(send.write_all(data))
+    got = b""
+    while len(got) < size:
+        got += await recv.read(1 << 20)
+    await writing
+    send.finish()
+    return got == data
+
+
 async def echo_bi(conn: Connection) -> None:
     """Send back what comes in on every stream, until the connection ends."""
 

@@ -11,7 +11,7 @@ import dns.message
 import dns.query
 import pytest
 
-from iroh_fast import Connection, Endpoint, EndpointId, Router, SecretKey, presets
+from iroh_fast import Endpoint, EndpointId, Router, SecretKey, presets
 from iroh_fast.errors import AddressLookupError
 from iroh_fast.lookup import DhtLookup, DnsLookup, EndpointData, EndpointInfo, SignedPacket
 from iroh_fast.lookup.dht.client import DhtClient, bootstrap_nodes
@@ -19,18 +19,12 @@ from iroh_fast.lookup.z32 import encode
 from iroh_fast.web.resolver import DnsResolver
 
 from .dns_server import HOST, ORIGIN, DnsServerProcess
+from .links import echo_bi
 from .rust import RustPeer
 
 ALPN = b"peer/echo"
 V4 = "127.0.0.1:0"
 NODES = 12
-
-
-async def echo(conn: Connection) -> None:
-    async for send, recv in conn.bi_streams():
-        async for chunk in recv:
-            await send.write_all(chunk)
-        send.finish()
 
 
 @pytest.fixture
@@ -136,7 +130,7 @@ async def test_released_endpoint_reaches_us_by_our_key_through_the_dht_alone(
 ) -> None:
     lookup = DhtLookup(bootstrap=bootstrap, addr_filter="unfiltered")
     endpoint = await Endpoint.bind(preset=presets.minimal, bind_addrs=[V4], address_lookup=[lookup])
-    async with Router(endpoint, {ALPN: echo}):
+    async with Router(endpoint, {ALPN: echo_bi}):
         dht = client(bootstrap)
         await found(dht, endpoint.id)
         await dht.close()
@@ -156,7 +150,7 @@ async def test_two_of_ours_find_each_other_through_nodes_of_the_reference(
     endpoint = await Endpoint.bind(
         preset=presets.minimal, bind_addrs=[V4], address_lookup=[lookup()]
     )
-    async with Router(endpoint, {ALPN: echo}):
+    async with Router(endpoint, {ALPN: echo_bi}):
         dht = client(bootstrap)
         await found(dht, endpoint.id)
         await dht.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from iroh_fast import Connection, Endpoint, PublicKey, Router, SecretKey, presets
+from iroh_fast import Endpoint, PublicKey, Router, SecretKey, presets
 from iroh_fast.errors import AddressLookupError, NoAddress
 from iroh_fast.lookup import (
     DnsLookup,
@@ -25,6 +24,7 @@ from iroh_fast.lookup import (
 from iroh_fast.relay import CaConfig, RelayServer, RelayServerConfig, RelayTlsConfig
 
 from .dns_server import HOST, DnsServerProcess, Kind
+from .links import echo_bi, exchanged
 from .rust import RustPeer
 
 ALPN = b"peer/echo"
@@ -54,26 +54,6 @@ def lookups(server: DnsServerProcess, way: str, *, publish: bool = False) -> dic
     }
 
 
-async def echo(conn: Connection) -> None:
-    async for send, recv in conn.bi_streams():
-        async for chunk in recv:
-            await send.write_all(chunk)
-        send.finish()
-
-
-async def exchanged(conn: Connection) -> bool:
-    """Whether the peer sends back what it gets."""
-    data = hashlib.shake_256(b"by key").digest(SIZE)
-    send, recv = await conn.open_bi()
-    writing = asyncio.ensure_future(send.write_all(data))
-    got = b""
-    while len(got) < SIZE:
-        got += await recv.read(1 << 20)
-    await writing
-    send.finish()
-    return got == data
-
-
 async def published(server: DnsServerProcess, id: str | PublicKey) -> SignedPacket:
     """What the server has of an endpoint, once it has it; verified."""
     key = PublicKey(id)
@@ -98,7 +78,7 @@ async def listening(kind: str, server: DnsServerProcess) -> AsyncIterator[str]:
     endpoint = await Endpoint.bind(
         bind_addrs=[V4], alpns=[ALPN], **lookups(server, "dns", publish=True)
     )
-    async with Router(endpoint, {ALPN: echo}):
+    async with Router(endpoint, {ALPN: echo_bi}):
         await published(server, endpoint.id)
         yield str(endpoint.id)
 
@@ -118,7 +98,7 @@ async def dialed(kind: str, way: str, server: DnsServerProcess, id: str) -> None
         ep.connect(id, ALPN) as conn,
     ):
         assert str(conn.remote_id) == id
-        assert await exchanged(conn)
+        assert await exchanged(conn, SIZE)
 
 
 @pytest.mark.covers("iroh: pkarr_publish_dns_address_lookup")
@@ -184,7 +164,7 @@ async def test_lookup_over_https_with_a_certificate_of_files(kind: Kind, tmp_pat
         ca = CaConfig(roots="none", extra=[server.roots.read_text()])
         options = lookups(server, "pkarr", publish=True)
         endpoint = await Endpoint.bind(bind_addrs=[V4], ca=ca, **options)
-        await stack.enter_async_context(Router(endpoint, {ALPN: echo}))
+        await stack.enter_async_context(Router(endpoint, {ALPN: echo_bi}))
         theirs = ("--bind", V4, "--pkarr", server.pkarr, "--ca-pem", str(server.roots))
         peer = await stack.enter_async_context(RustPeer("echo", *theirs))
         bound = await peer.event("bound")
@@ -197,7 +177,7 @@ async def test_lookup_over_https_with_a_certificate_of_files(kind: Kind, tmp_pat
             Endpoint.bind(bind_addrs=[V4], ca=ca, **lookups(server, "pkarr")) as ep,
             ep.connect(bound["id"], ALPN) as conn,
         ):
-            assert await exchanged(conn)
+            assert await exchanged(conn, SIZE)
         # And the same server as a name server over HTTPS, and over TCP.
         over_https = NameserverConfig.https(HOST).with_port(server.https_port)
         over_tcp = NameserverConfig.tcp(HOST).with_port(server.dns_port)
@@ -207,7 +187,7 @@ async def test_lookup_over_https_with_a_certificate_of_files(kind: Kind, tmp_pat
                 Endpoint.bind(bind_addrs=[V4], ca=ca, **options) as ep,
                 ep.connect(bound["id"], ALPN) as conn,
             ):
-                assert await exchanged(conn)
+                assert await exchanged(conn, SIZE)
 
 
 # --- through our relay, with no other way ----------------------------------------------------
@@ -247,7 +227,7 @@ async def test_lookup_by_key_alone_through_our_server_and_our_relay(
             id = (await peer.event("bound"))["id"]
         else:
             endpoint = await Endpoint.bind(**ours, **lookups(server, "dns", publish=True))
-            await stack.enter_async_context(Router(endpoint, {ALPN: echo}))
+            await stack.enter_async_context(Router(endpoint, {ALPN: echo_bi}))
             id = str(endpoint.id)
         async with asyncio.timeout(30):
             while (await published(server, id)).txt_values() != [f"relay={relay.url}"]:
@@ -263,7 +243,7 @@ async def test_lookup_by_key_alone_through_our_server_and_our_relay(
                 ep.connect(id, ALPN) as conn,
             ):
                 assert all(path.is_relay for path in conn.paths)
-                assert await exchanged(conn)
+                assert await exchanged(conn, SIZE)
     assert relay.metrics()["bytes_sent"] > SIZE
 
 
@@ -302,7 +282,7 @@ async def test_lookup_of_an_endpoint_that_publishes_while_our_server_is_away(
         await server.stop()
         options = lookups(server, "dns", publish=True)
         endpoint = await Endpoint.bind(bind_addrs=[V4], **options)
-        await stack.enter_async_context(Router(endpoint, {ALPN: echo}))
+        await stack.enter_async_context(Router(endpoint, {ALPN: echo_bi}))
         peer = await stack.enter_async_context(
             RustPeer("echo", "--bind", V4, "--pkarr", server.pkarr)
         )

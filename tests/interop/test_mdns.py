@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iroh_fast import Connection, Endpoint, EndpointId, Router, presets
+from iroh_fast import Endpoint, EndpointId, Router, presets
 from iroh_fast.lookup import MdnsLookup
 from iroh_fast.lookup.mdns import Discovered, Expired
 from iroh_fast.relay import RelayServer, RelayServerConfig
@@ -16,6 +16,7 @@ from tests.lab import missing
 from tests.lab.lan import Host, Lan, entered
 from tests.lookup.mdns_host import data_of, next_of, node, until
 
+from .links import echo_bi
 from .rust import RustPeer, program
 
 ALPN = b"peer/echo"
@@ -54,13 +55,6 @@ def binds(host: Host) -> list[str]:
 def peer(host: Host, command: str, *arguments: str) -> RustPeer:
     chosen = [argument for bind in binds(host) for argument in ("--bind", bind)]
     return RustPeer(command, "--mdns", *chosen, *arguments, network=host)
-
-
-async def echo(conn: Connection) -> None:
-    async for send, recv in conn.bi_streams():
-        async for chunk in recv:
-            await send.write_all(chunk)
-        send.finish()
 
 
 def endpoint(host: Host, mdns: MdnsLookup, **options: Any) -> Any:
@@ -117,7 +111,7 @@ async def test_real_peer_dials_ours_by_its_key(lan: Lan) -> None:
     left, right = lan.hosts
     with entered(left):
         ep = await endpoint(left, MdnsLookup(), alpns=[ALPN])
-    async with Router(ep, {ALPN: echo}), peer(right, "dial", "--id", str(ep.id)) as real:
+    async with Router(ep, {ALPN: echo_bi}), peer(right, "dial", "--id", str(ep.id)) as real:
         assert (await real.event("echoed"))["failed"] == 0
         assert await real.ended() == 0
 

@@ -7,21 +7,15 @@ import hashlib
 
 import pytest
 
-from iroh_fast import Connection, Endpoint, EndpointTicket, Router, presets
+from iroh_fast import Endpoint, EndpointTicket, Router, presets
 from iroh_fast.errors import ApplicationClosed
 
+from .links import echo_bi
 from .rust import RustPeer
 
 ALPN = b"peer/echo"
 V4 = "127.0.0.1:0"
 SIZE = 8 << 20
-
-
-async def echo(conn: Connection) -> None:
-    async for send, recv in conn.bi_streams():
-        async for chunk in recv:
-            await send.write_all(chunk)
-        send.finish()
 
 
 async def test_rust_peer_echoes_what_we_send() -> None:
@@ -47,7 +41,7 @@ async def _send(send, data: bytes) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("streams", [1, 40])
 async def test_rust_peer_gets_its_data_back_from_us(streams: int) -> None:
     async with Router(
-        await Endpoint.bind(preset=presets.minimal, bind_addrs=[V4]), {ALPN: echo}
+        await Endpoint.bind(preset=presets.minimal, bind_addrs=[V4]), {ALPN: echo_bi}
     ) as router:
         arguments = ("--streams", str(streams), "--bytes", str(SIZE // streams))
         ticket = str(router.endpoint.ticket)
@@ -74,7 +68,7 @@ async def test_rust_peer_tells_our_close_code_and_we_tell_its() -> None:
 
 async def test_rust_peer_resumes_with_0rtt_data() -> None:
     async with Router(
-        await Endpoint.bind(preset=presets.minimal, bind_addrs=[V4]), {ALPN: echo}
+        await Endpoint.bind(preset=presets.minimal, bind_addrs=[V4]), {ALPN: echo_bi}
     ) as router:
         ticket = str(router.endpoint.ticket)
         async with RustPeer("dial", "--bind", V4, "--to", ticket, "--zero-rtt") as peer:

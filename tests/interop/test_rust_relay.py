@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from iroh_fast import Connection, Endpoint, EndpointAddr, Router, presets
+from iroh_fast import Endpoint, EndpointAddr, Router, presets
 from iroh_fast.relay import CaConfig, RelayServer, RelayServerConfig, RelayTlsConfig
 
+from .links import echo_bi, exchanged
 from .rust import RustPeer, program
 
 ALPN = b"peer/echo"
@@ -48,26 +48,6 @@ def trusting(relay: RelayServer) -> CaConfig:
     return CaConfig(roots="none", extra=[relay.certificate.decode()])
 
 
-async def echo(conn: Connection) -> None:
-    async for send, recv in conn.bi_streams():
-        async for chunk in recv:
-            await send.write_all(chunk)
-        send.finish()
-
-
-async def exchanged(conn: Connection) -> bool:
-    """Whether the peer sends back what it gets."""
-    data = hashlib.shake_256(b"relayed").digest(SIZE)
-    send, recv = await conn.open_bi()
-    writing = asyncio.ensure_future(send.write_all(data))
-    got = b""
-    while len(got) < SIZE:
-        got += await recv.read(1 << 20)
-    await writing
-    send.finish()
-    return got == data
-
-
 async def test_rust_endpoint_echoes_over_our_tls_relay(
     relay: RelayServer, options: tuple[str, ...]
 ) -> None:
@@ -80,7 +60,7 @@ async def test_rust_endpoint_echoes_over_our_tls_relay(
             ep.connect(EndpointAddr(bound["id"], relay_url=relay.url), ALPN) as conn,
         ):
             assert all(path.is_relay for path in conn.paths)
-            assert await exchanged(conn)
+            assert await exchanged(conn, SIZE)
     metrics = relay.metrics()
     assert metrics["accepts"] == 2 and metrics["bytes_sent"] > 2 * SIZE
     assert metrics["send_packets_recv"] >= metrics["send_packets_sent"] > 0
@@ -93,7 +73,7 @@ async def test_rust_endpoint_dials_us_over_our_tls_relay(
         await Endpoint.bind(
             preset=presets.minimal, relays=[relay.url], ca=trusting(relay), ip_transports=False
         ),
-        {ALPN: echo},
+        {ALPN: echo_bi},
     ) as router:
         await router.endpoint.online()
         arguments = ("--id", str(router.endpoint.id), "--via-relay", relay.url)
@@ -136,7 +116,7 @@ async def test_our_endpoints_talk_over_the_relay_in_rust(rust_relay: str) -> Non
     async with (
         Router(
             await Endpoint.bind(preset=presets.minimal, relays=[rust_relay], ip_transports=False),
-            {ALPN: echo},
+            {ALPN: echo_bi},
         ) as router,
         Endpoint.bind(preset=presets.minimal, relays=[rust_relay], ip_transports=False) as ep,
     ):
@@ -144,4 +124,4 @@ async def test_our_endpoints_talk_over_the_relay_in_rust(rust_relay: str) -> Non
             await router.endpoint.online()
             await ep.online()
         async with ep.connect(EndpointAddr(router.endpoint.id, relay_url=rust_relay), ALPN) as conn:
-            assert await exchanged(conn)
+            assert await exchanged(conn, SIZE)
