@@ -58,7 +58,7 @@ SMALL = {
         *("quic._client_hello", "quic._closing", "quic._config", "quic._first_flight"),
         *("quic._handshake", "quic._handshake_state", "quic._parameters", "quic._path_queries"),
         *("quic._random", "quic._stateless", "quic._trace", "quic._validation"),
-        *("lookup.mdns._message", "quic.tls._schedule", "quic.tls._wire", "relay.server._connection"),
+        *("_probe", "lookup.mdns._message", "quic.tls._schedule", "quic.tls._wire", "relay.server._connection"),
     )
 }
 WINDOWS = sys.platform == "win32"

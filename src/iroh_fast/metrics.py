@@ -17,6 +17,8 @@ COUNTERS: dict[str, str] = {
     "socket:recv_data_relay": "Bytes of datagrams received through relays",
     "socket:recv_datagrams": "Datagrams received",
     "socket:recv_gro_datagrams": "Batches of datagrams that the system joined for receiving",
+    "socket:recv_stun": "Datagrams received that answer questions to STUN servers",
+    "socket:recv_foreign": "Datagrams received that are of other protocols than QUIC, dropped",
     "socket:dropped_batches": "Batches of datagrams not sent because a socket stayed full",
     "socket:timer_wakes": "Times the timer of the connections fired",
     "socket:accepted_handshakes": "Handshakes begun for others who dialed",

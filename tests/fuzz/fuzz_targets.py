@@ -31,6 +31,7 @@ from fuzz_lookup import (
 )
 from fuzz_mdns import mdns_seeds, run_mdns
 from fuzz_mutate import varint
+from fuzz_probe import run_stun, stun_seeds
 from fuzz_relay import relay_seeds, run_relay
 from fuzz_service import (
     relay_client_seeds,
@@ -472,6 +473,7 @@ TARGETS = {
         Target("signed_packet", signed_packet_seeds, run_signed_packet),
         Target("txt", txt_seeds, run_txt),
         Target("mdns", mdns_seeds, run_mdns),
+        Target("stun", stun_seeds, run_stun),
         Target("connection", lambda: connection_seeds(single_frames()), run_connection),
         Target("acks", ack_seeds, run_acks),
         Target("levels", lambda: level_seeds(single_frames()), run_levels),

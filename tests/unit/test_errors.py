@@ -76,6 +76,8 @@ CASES = [
     (errors.RelayDenied(reason="no"), [errors.RelayHandshakeError]),
     (errors.PacketStoreError("write", "x"), []),
     (errors.PortmapError(), []),
+    (errors.StunError("timeout", "x"), []),
+    (errors.StunDecodeError("x"), [ValueError]),
     (errors.DnsError("x", host="a."), [OSError]),
     (errors.DnsTimeout(host="a."), [errors.DnsError, TimeoutError, OSError]),
     (errors.DnsNoResponse(host="a."), [errors.DnsError]),

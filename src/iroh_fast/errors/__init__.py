@@ -80,6 +80,9 @@ from .services import (
     RelayHandshakeError,
     SignedPacketError,
     SignedPacketErrorKind,
+    StunDecodeError,
+    StunError,
+    StunErrorKind,
     WsProtocolError,
 )
 from .streams import (
@@ -183,6 +186,9 @@ __all__ = [
     "StreamReset",
     "StreamStopped",
     "StreamTooLong",
+    "StunDecodeError",
+    "StunError",
+    "StunErrorKind",
     "TicketContentError",
     "TicketEncodingError",
     "TicketError",

@@ -27,6 +27,9 @@ __all__ = [
     "RelayHandshakeError",
     "SignedPacketError",
     "SignedPacketErrorKind",
+    "StunDecodeError",
+    "StunError",
+    "StunErrorKind",
     "WsProtocolError",
 ]
 
@@ -328,6 +331,35 @@ class PortmapError(IrohError):
     """No port mapping could be had from the gateway."""
 
     _default = "port mapping failed"
+
+
+StunErrorKind = Literal["timeout", "rejected", "bad_answer", "busy", "closed"]
+"""Why a STUN server was of no use; see `StunError`."""
+
+
+class StunError(IrohError):
+    """A STUN server did not tell our address.
+
+    Attributes
+    ----------
+    kind : StunErrorKind
+        ``"timeout"`` no answer; ``"rejected"`` it answered with an error, or sent us elsewhere twice;
+        ``"bad_answer"`` it told an address that cannot be ours, or none; ``"busy"`` too many are asked
+        already; ``"closed"`` no socket is there for it.
+    """
+
+    _default = "no answer from a STUN server"
+    kind: StunErrorKind
+
+    def __init__(self, kind: StunErrorKind, message: str | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class StunDecodeError(IrohError, ValueError):
+    """The bytes are not a STUN message."""
+
+    _default = "not a STUN message"
 
 
 PacketStoreErrorKind = Literal[

@@ -24,10 +24,12 @@ cdef class DriverCore(Waker):
     cdef int timer_fd
     cdef object timer_handle
     cdef int64_t timer_at
-    cdef uint64_t rx_datagrams, rx_gro, rx_v4, rx_v6, timer_wakes
+    cdef uint64_t rx_datagrams, rx_gro, rx_v4, rx_v6, rx_stun, rx_foreign, timer_wakes
     cdef void mark(self, QuicConnection conn)
     cdef void schedule(self)
+    cdef readonly dict waiting    # STUN: transaction -> what takes the answer
     cdef int take(self, const RxMessage* message, int64_t now)
+    cdef void not_quic(self, const uint8_t* data, uint32_t n, const UdpAddr* src) noexcept
     cdef void answer(self)
     cdef void abandon(self)
     cdef bint flush(self, QuicConnection conn, int64_t now)

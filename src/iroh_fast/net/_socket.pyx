@@ -12,7 +12,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from iroh_fast._batch cimport RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4
+from iroh_fast._batch cimport RX_SLOTS, RxMessage, UdpAddr, UdpSocket, addr_from_tuple, addr_is_v4, addr_to_tuple
+from iroh_fast._probe cimport is_stun
 from iroh_fast.aio._core_events cimport deliver
 from iroh_fast.net._deadlines cimport Deadlines
 from iroh_fast.net._outbox cimport BATCH_BYTES, Outbox, OutboxOwner, is_private
@@ -48,6 +49,7 @@ cdef enum:
     FLUSH_DATAGRAMS = 90          # sent per connection and turn, or
     TURN_BYTES = 262144           # ... so many bytes
     MAX_SEGMENTS = 45
+    MAX_FOREIGN = 1200            # bytes of a datagram that is not QUIC
     SPIN_NS = 50000               # a deadline closer than this is polled, not timed
 
 
@@ -92,6 +94,7 @@ cdef class DriverCore(Waker):
         self.dirty = []
         self.held = []
         self.timers = []
+        self.waiting = {}
         self.deadlines = Deadlines(self.timers, endpoint.connections)
         self.timer_fd = -1
         self.outbox = Outbox(Sender(self), loop)
@@ -223,7 +226,10 @@ cdef class DriverCore(Waker):
         while at < message.len:
             size = message.len - at if message.len - at < message.stride else message.stride
             conn = self.endpoint.datagram(message.data + at, size, &message.src, &message.dst, message.ecn, now)
-            if conn is not None and not conn.dirty:
+            if conn is None:
+                if not message.data[at] & 0xC0:
+                    self.not_quic(message.data + at, size, &message.src)
+            elif not conn.dirty:
                 self.mark(conn)
             at += size
             n += 1
@@ -235,6 +241,22 @@ cdef class DriverCore(Waker):
             keys_look_back(&first.keys)
         self.rx_datagrams += n
         return n if n else 1
+
+    cdef void not_quic(self, const uint8_t* data, uint32_t n, const UdpAddr* src) noexcept:
+        """What QUIC never sends (RFC 9443): for whoever waits for it from STUN, or for nobody."""
+        # What a transport carries is QUIC's alone.
+        if not self.waiting or not is_stun(data, n) or is_private(src.ip):
+            self.rx_foreign += 1
+            return
+        waiter = self.waiting.get(PyBytes_FromStringAndSize(<const char*>data + 8, 12))
+        if waiter is None:
+            self.rx_foreign += 1
+            return
+        self.rx_stun += 1
+        try:
+            waiter(PyBytes_FromStringAndSize(<const char*>data, n), addr_to_tuple(src))
+        except Exception:
+            logger.exception("an answer of a STUN server could not be processed")
 
     cdef void settle(self, int64_t now):
         """Flush every connection that has something new, then tell what happened."""
@@ -275,6 +297,22 @@ cdef class DriverCore(Waker):
             space = self.outbox.space()
             memcpy(space, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
             self.outbox.put(None, &dst, &src, 0, space, PyBytes_GET_SIZE(data), 0)
+
+    def send_datagram(self, tuple to, bytes data not None):
+        """Send what is not QUIC from the socket that connections to this address use; False without one."""
+        cdef UdpAddr dst, src
+        cdef uint8_t* space
+        if self.stopped or PyBytes_GET_SIZE(data) > MAX_FOREIGN:
+            return False
+        addr_from_tuple(to, &dst)
+        memset(&src, 0, sizeof(UdpAddr))
+        if is_private(dst.ip) or self.outbox.choose(&dst, &src) < 0:
+            return False
+        space = self.outbox.space()
+        memcpy(space, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        self.outbox.put(None, &dst, &src, 0, space, PyBytes_GET_SIZE(data), 0)
+        self.outbox.flush()
+        return True
 
     cdef bint flush(self, QuicConnection conn, int64_t now):  # hot
         """Send what may be sent; True when the quota ended it."""
@@ -411,7 +449,8 @@ cdef class DriverCore(Waker):
     def counters(self):
         """Bytes and datagrams moved, by family."""
         return {**self.outbox.counters(), "recv_data_ipv4": self.rx_v4, "recv_data_ipv6": self.rx_v6,
-                "recv_datagrams": self.rx_datagrams, "recv_gro_datagrams": self.rx_gro,
+                "recv_datagrams": self.rx_datagrams, "recv_gro_datagrams": self.rx_gro, "recv_stun": self.rx_stun,
+                "recv_foreign": self.rx_foreign,
                 "timer_wakes": self.timer_wakes}
 
     @property

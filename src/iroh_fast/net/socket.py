@@ -19,7 +19,9 @@ from iroh_fast.quic._endpoint import QuicEndpoint
 from iroh_fast.quic.config import WINDOW_BUDGET
 
 if TYPE_CHECKING:
+    from iroh_fast.addr import SocketAddr
     from iroh_fast.net.bind import BindAddr
+    from iroh_fast.net.stun import StunAnswer
     from iroh_fast.net.transport import Transport
     from iroh_fast.quic._admission import QuicIncoming
     from iroh_fast.quic._connection import QuicConnection
@@ -169,6 +171,19 @@ class Driver:
                 remote = connection.path_remote(path_id)
                 if remote is not None and remote[0] in known:
                     connection.path_works_again(path_id)
+
+    # ------------------------------------------------------------ STUN
+    async def stun(self, server: SocketAddr) -> StunAnswer:
+        """Ask a STUN server what the address of our socket looks like, see `StunClient.ask`.
+
+        Raises
+        ------
+        StunError
+            There is no answer, or none of use.
+        """
+        from iroh_fast.net.stun import StunClient
+
+        return await StunClient(self._core, self.loop).ask(server)
 
     # ------------------------------------------------------------ incoming
     def _on_incoming(self, incoming: QuicIncoming) -> None:
