@@ -16,7 +16,7 @@ release=1.4.1 # of the servers; tests/rust_peer/Cargo.toml names the rest
 command -v cargo >/dev/null || { echo "no cargo: the peers in Rust are not built" >&2; exit 1; }
 mkdir -p "$place/bin"
 
-state=$(cat tests/rust_peer/Cargo.toml tests/rust_peer/src/*.rs | cksum)
+state=$(find tests/rust_peer -type f | sort | xargs cat | cksum)
 if [ ! -x "$place/bin/peer" ] || [ "$(cat "$place/peer.state" 2>/dev/null)" != "$state" ]; then
     echo "== building the peer (some minutes)"
     # Copied, so that no lock file and nothing built gets into the tree.
