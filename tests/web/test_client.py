@@ -139,6 +139,16 @@ async def test_any_status_is_an_answer_without_body() -> None:
             assert (answer.status, answer.body) == (418, b"")
 
 
+async def test_body_of_any_status_is_read_where_it_is_wanted_and_bounded() -> None:
+    async with http_server(lambda *_: ok(b"fault", status="500 No")) as server:
+        async with http_client() as client:
+            url = f"http://a.example:{server.port}/"
+            assert (await client.request("POST", url, body=b"x", error_body=True)).body == b"fault"
+            with pytest.raises(HttpError) as caught:
+                await client.request("POST", url, body=b"x", error_body=True, max_bytes=4)
+            assert (caught.value.kind, caught.value.status) == ("too_large", 500)
+
+
 async def test_cookies_are_not_kept() -> None:
     async with http_server(lambda *_: ok(b"", "Set-Cookie: a=b; Path=/")) as server:
         async with http_client() as client:
@@ -167,6 +177,14 @@ async def test_three_redirects_are_followed_and_no_more() -> None:
         with pytest.raises(HttpError, match="more than 3 times") as caught:
             await client.request("GET", url)
         assert caught.value.kind == "redirect" and caught.value.status == 307
+
+
+async def test_redirect_is_an_answer_where_none_is_followed() -> None:
+    async with http_server(steps(1)) as server, http_client() as client:
+        url = f"http://a.example:{server.port}/0"
+        answer = await client.request("POST", url, body=b"x", redirects=0)
+        assert (answer.status, answer.headers["location"]) == (307, "/1")
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other"])

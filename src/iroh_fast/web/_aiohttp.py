@@ -120,6 +120,8 @@ class Session:
         body: bytes | None,
         headers: Mapping[str, str],
         max_bytes: int,
+        *,
+        error_body: bool = False,
     ) -> tuple[int, dict[str, str], bytes]:
         """Make one request; redirects are answers.
 
@@ -148,7 +150,7 @@ class Session:
                 **self._proxy,
             ) as response:
                 try:
-                    content = await _content(response, max_bytes, shown)
+                    content = await _content(response, max_bytes, shown, error_body)
                 except BaseException:
                     response.close()
                     raise
@@ -172,8 +174,10 @@ class Session:
         self._ending = asyncio.get_running_loop().create_task(self.close())
 
 
-async def _content(response: aiohttp.ClientResponse, max_bytes: int, shown: str) -> bytes:
-    if not 200 <= response.status <= 299:
+async def _content(
+    response: aiohttp.ClientResponse, max_bytes: int, shown: str, error_body: bool
+) -> bytes:
+    if not (error_body or 200 <= response.status <= 299):
         response.close()  # nobody wants it, and it may have no end
         return b""
     announced = response.content_length or 0

@@ -48,7 +48,7 @@ class HttpAnswer(NamedTuple):
     Attributes
     ----------
     headers : first value of each, by lower-case name.
-    body : only of success (2xx); empty otherwise.
+    body : only of success (2xx), if nothing else was asked for; empty otherwise.
     """
 
     status: int
@@ -96,9 +96,11 @@ class HttpClient:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         max_bytes: int = 65536,
+        redirects: int = MAX_REDIRECTS,
+        error_body: bool = False,
         timeout: float = TIMEOUT_S,  # noqa: ASYNC109 - one limit with an error that names it
     ) -> HttpAnswer:
-        """Make a request, and follow up to three redirects.
+        """Make a request, and follow redirects.
 
         A redirect is not followed from ``https://`` to anything else, nor where it would turn a
         request with a body into one without.
@@ -106,6 +108,8 @@ class HttpClient:
         Parameters
         ----------
         max_bytes : most bytes that the body of the answer may have.
+        redirects : how many to follow; with 0 a redirect is an answer like another.
+        error_body : read the body of an answer of any status, not of success alone.
         timeout : seconds for everything together.
 
         Raises
@@ -117,7 +121,9 @@ class HttpClient:
         self._begin()
         try:
             async with asyncio.timeout(timeout):
-                return await self._follow(method, url, body, headers or {}, max_bytes)
+                return await self._follow(
+                    method, url, body, headers or {}, max_bytes, redirects, error_body
+                )
         except TimeoutError as err:
             raise HttpError(
                 "timeout",
@@ -128,18 +134,25 @@ class HttpClient:
             self._end()
 
     async def _follow(
-        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], max_bytes: int
+        self,
+        method: str,
+        url: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        max_bytes: int,
+        redirects: int,
+        error_body: bool,
     ) -> HttpAnswer:
         target = _parse(url)
-        redirects = 0
+        followed = 0
         while True:
-            answer = await self._once(method, target, body, headers, max_bytes)
+            answer = await self._once(method, target, body, headers, max_bytes, error_body)
             location = answer.headers.get("location")
-            if answer.status not in _REDIRECTS or location is None:
+            if answer.status not in _REDIRECTS or location is None or not redirects:
                 return answer
-            redirects += 1
-            if redirects > MAX_REDIRECTS:
-                raise _refused(target, answer.status, f"more than {MAX_REDIRECTS} times")
+            followed += 1
+            if followed > redirects:
+                raise _refused(target, answer.status, f"more than {redirects} times")
             if body is not None and answer.status not in _WITH_BODY_AGAIN:
                 raise _refused(target, answer.status, "which would lose what was to be sent")
             next_target = _redirected(target, location)
@@ -156,6 +169,7 @@ class HttpClient:
         body: bytes | None,
         headers: Mapping[str, str],
         max_bytes: int,
+        error_body: bool,
     ) -> HttpAnswer:
         if self._session is None:
             session = await _session_class()
@@ -165,7 +179,9 @@ class HttpClient:
                 self._session = session(self._names, self._proxy, lambda: trusted(self._ca))
         shown = _harmless(target)
         return HttpAnswer(
-            *await self._session.request(method, target, shown, body, headers, max_bytes)
+            *await self._session.request(
+                method, target, shown, body, headers, max_bytes, error_body=error_body
+            )
         )
 
     # --- connections that nobody needs any more
