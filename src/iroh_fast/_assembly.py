@@ -21,6 +21,8 @@ from .keys import SecretKey
 from .lookup.registry import AddressLookupServices
 from .lookup.service import EndpointHost, LookupService
 from .metrics import EndpointMetrics
+from .net.local_addrs import NetworkState
+from .net.monitor.service import Monitor
 from .net.service import (
     EndpointService,
     EndpointServices,
@@ -66,6 +68,7 @@ class Inside:
     services: EndpointServices
     host: EndpointHost
     lookup: LookupService
+    monitor: Monitor
 
 
 async def assemble(config: EndpointConfig) -> Inside:
@@ -91,13 +94,13 @@ async def assemble(config: EndpointConfig) -> Inside:
         driver.stop()
         raise
     driver.accepting = bool(inside.context.alpns)
-    log.info("%s: endpoint bound to %s", f"{secret_key.public:short}", named(inside.context.sockets))
+    log.info(
+        "%s: endpoint bound to %s", f"{secret_key.public:short}", named(inside.context.sockets)
+    )
     return inside
 
 
-def _inside(
-    config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner: Owner
-) -> Inside:
+def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner: Owner) -> Inside:
     def counters() -> tuple[Mapping[str, int], int, Mapping[str, int]]:
         return driver.stats(), len(context.live()), services.metrics()
 
@@ -128,8 +131,11 @@ def _inside(
         lookups=lookups,
     )
     addrs = OwnAddrs(secret_key.public, owner, addr_changed)
+    monitor = Monitor(
+        lambda state: services.network_changed(state), lambda state: _told_engine(context, state)
+    )
     services: EndpointServices = ServiceHost(
-        ServiceContext(owner, secret_key, driver, sockets, addrs)
+        ServiceContext(owner, secret_key, driver, sockets, addrs, lambda: monitor.state)
     )
     addrs.put(USER, [IpAddr(socket_addr(addr, "external_addrs")) for addr in config.external_addrs])
     return Inside(
@@ -142,12 +148,19 @@ def _inside(
         services=services,
         host=host,
         lookup=lookup,
+        monitor=monitor,
     )
+
+
+def _told_engine(context: Context, state: NetworkState) -> None:
+    """Packets can leave again, perhaps another way than before."""
+    for q in context.live():
+        q.network_changed()
 
 
 def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
     """The background work that the options ask for, in the order of its start."""
-    chosen: list[EndpointService] = [Interfaces()]
+    chosen: list[EndpointService] = [inside.monitor, Interfaces()]
     if isinstance(config.relays, RelayMap):  # what check() made of it
         relay = inside.context.relay = _relay_transport(config, config.relays, inside)
         chosen.append(relay)
@@ -171,9 +184,7 @@ async def _load_relay_rooms() -> None:
         await asyncio.sleep(0)
 
 
-def _relay_transport(
-    config: EndpointConfig, relay_map: RelayMap, inside: Inside
-) -> RelayTransport:
+def _relay_transport(config: EndpointConfig, relay_map: RelayMap, inside: Inside) -> RelayTransport:
     """The way over relays."""
     from .relay.client.transport import RelayTransport
 

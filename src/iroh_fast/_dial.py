@@ -27,7 +27,7 @@ from .hooks import run_before_connect
 from .keys import EndpointId
 from .lookup.services import failure_error, summary
 from .lookup.shared import Search
-from .net.local_addrs import is_cut_off
+from .net.monitor.read import is_cut_off
 from .net.transport import SockAddr
 from .quic._connection import WAIT_HANDSHAKE, QuicConnection
 from .quic.config import QuicTransportConfig

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from .aio import watcher as _watcher
     from .lookup import info as _info
     from .lookup import registry as _lookup
-    from .net import local_addrs as _local_addrs
     from .net import socket as _socket
     from .quic import _connection as _quic
     from .relay import map as _relay
@@ -64,7 +63,6 @@ else:
     _watcher = Later("iroh_fast.aio.watcher")
     _info = Later("iroh_fast.lookup.info")
     _lookup = Later("iroh_fast.lookup.registry")
-    _local_addrs = Later("iroh_fast.net.local_addrs")
     _socket = Later("iroh_fast.net.socket")
     _quic = Later("iroh_fast.quic._connection")
     _relay = Later("iroh_fast.relay.map")
@@ -211,14 +209,15 @@ class Endpoint:
         addrs.put(_assembly.USER, (addrs.of(_assembly.USER) | more) - fewer)
 
     async def network_change(self) -> None:
-        """Say that the network may have changed; the own addresses are read again."""
+        """Say that the network may have changed, for systems that do not tell.
+
+        The own addresses are read again, relays are checked, every path is probed.  On Linux the
+        kernel tells; elsewhere the network is looked at every two seconds.  Calls in quick
+        succession are gathered: four a second, one when that goes on.
+        """
         self._owner.check_loop()
-        context = self._context
-        if context.closing:
-            return
-        self._inside.services.network_changed(_local_addrs.NetworkState())
-        for q in context.live():
-            q.network_changed()
+        if not self._context.closing:
+            self._inside.monitor.ask()
 
     async def remote_info(self, id: EndpointId | str, /) -> _stats.RemoteInfo | None:
         """What is known about a remote from connections and lookups; None if nothing."""

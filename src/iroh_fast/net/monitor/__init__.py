@@ -1,0 +1,1 @@
+"""What the network of this machine is like, and that it changed."""
