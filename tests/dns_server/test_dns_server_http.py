@@ -463,7 +463,7 @@ class Broken:
     async def close(self):
         pass
 
-    def submit(self, signed, done):
+    def submit(self, signed, done, durable=None):
         asyncio.get_running_loop().call_soon(done, PacketStoreError("unavailable", "away"))
 
     async def fetch(self, key):

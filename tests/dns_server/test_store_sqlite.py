@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from store_kit import SECOND, START, Clock, FakePacket, Model, key
 
 from iroh_fast.dns_server import sqlite
+from iroh_fast.dns_server._ahead import Ahead
 from iroh_fast.dns_server.sqlite import Durability, SqliteStore
 from iroh_fast.dns_server.store import Retention
 from iroh_fast.errors import ConfigError, PacketStoreError
@@ -600,3 +602,108 @@ async def test_full_disk_refuses_packets_and_keeps_those_it_took(
     async with opened(tmp_path / "x") as store:
         assert all(store.read(key(int(n))) is not None for n in taken)
         assert store.read(key(len(taken))) is None
+
+
+# --- packets that are accepted before they are committed
+
+
+async def test_store_has_what_it_accepted_when_it_is_killed_before_the_commit(
+    tmp_path: Path,
+) -> None:
+    killed = tmp_path / "killed"
+    one, other = FakePacket(key(1), START), FakePacket(key(2), START)
+    async with opened(tmp_path / "x") as store:
+        told: list[object] = []
+        store.submit(one, collect(told, "done"), lambda: told.append("durable"))
+        # Who does not come alone waits for the commit, which they share.
+        store.submit(other, collect(told, "done"), lambda: told.append("durable, too"))
+        assert told == ["durable"]
+        assert store.read(one.public_key) == one.to_bytes()
+        assert store.read(other.public_key) is None
+        killed.mkdir()
+        for path in tmp_path.glob("x*"):  # as a killed process would leave them
+            shutil.copy(path, killed / path.name)
+        await store.put(FakePacket(key(9), START))
+        assert told == ["durable", ("done", True), ("done", True)]
+    for _ in range(2):
+        async with opened(killed / "x") as store:
+            assert store.read(one.public_key) == one.to_bytes()
+            assert store.counters()["store_records"] == 1
+        assert not (killed / "x-ahead").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "huge"])
+async def test_store_reads_what_was_accepted_up_to_the_first_damage(
+    tmp_path: Path, damage: str
+) -> None:
+    path = tmp_path / "x-ahead"
+    ahead = Ahead(path)
+    assert ahead.open() == []
+    packets = [FakePacket(key(n), START + n) for n in range(3)]
+    ends = []
+    for packet in packets:
+        ahead.append(START, packet.to_bytes())
+        ends.append(ahead.size)
+    ahead.close()
+    data = bytearray(path.read_bytes())
+    if damage == "cut":
+        del data[-1:]
+    elif damage == "changed":
+        data[-1] ^= 1
+    else:
+        data[ends[1] : ends[1] + 4] = (2**32 - 1).to_bytes(4, "little")
+    path.write_bytes(data)
+    async with opened(tmp_path / "x") as store:
+        kept = [store.read(p.public_key) for p in packets]
+        assert kept == [packets[0].to_bytes(), packets[1].to_bytes(), None]
+
+
+async def test_store_gives_readers_the_most_recent_of_what_is_accepted_and_committed(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path / "x") as store:
+        changed: list[object] = []
+        await store.put(FakePacket(key(1), START + 5))
+        store.on_change = changed.append
+        for stamp, seen in ((4, 5), (7, 7), (6, 7)):
+            answers: list[object] = []
+            store.submit(FakePacket(key(1), START + stamp), collect(answers), lambda: None)
+            for _ in range(2):  # before and after the commit
+                assert store.read(key(1)) == FakePacket(key(1), START + seen).to_bytes()
+                assert await store.fetch(key(1)) == store.read(key(1))
+                await asyncio.sleep(0)
+            assert answers == [stamp == 7]
+        assert changed == [key(1)] * 4  # at each, and at the change: whoever caches it asks again
+
+
+async def test_store_empties_the_file_of_accepted_packets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "AHEAD_BYTES", 400)
+    sizes = []
+    async with opened(tmp_path / "x") as store:
+        for n in range(20):
+            store.submit(FakePacket(key(n), START), lambda _: None, lambda: None)
+            sizes.append((tmp_path / "x-ahead").stat().st_size)
+            await asyncio.sleep(0)
+    assert max(sizes) < 600 and sizes.count(min(sizes)) > 3
+
+
+async def test_store_that_cannot_accept_ahead_answers_with_the_commit(tmp_path: Path) -> None:
+    async with opened(tmp_path / "x") as store:
+        assert store._ahead is not None
+        os.close(store._ahead._fd)
+        store._ahead._fd = os.open(tmp_path / "x", os.O_RDONLY)  # writing fails
+        told: list[object] = []
+        store.submit(FakePacket(key(1), START), collect(told), lambda: told.append("durable"))
+        await store.put(FakePacket(key(2), START))
+        assert told == [True]
+
+
+async def test_store_for_power_cuts_accepts_nothing_ahead(tmp_path: Path) -> None:
+    async with opened(tmp_path / "x", durability="power") as store:
+        told: list[object] = []
+        store.submit(FakePacket(key(1), START), collect(told), lambda: told.append("durable"))
+        await store.put(FakePacket(key(2), START))
+        assert told == [True]
+        assert not (tmp_path / "x-ahead").exists()

@@ -128,8 +128,8 @@ class App:
             self.counters.note(given.status, time.perf_counter() - begun)
             return given
         later = given if isinstance(given, Later) else self._in_task(given)
-        later.on_set = lambda response: self.counters.note(
-            response.status, time.perf_counter() - begun
+        later.observe(
+            lambda response: self.counters.note(response.status, time.perf_counter() - begun)
         )
         return later
 

@@ -110,7 +110,9 @@ class PacketRoutes:
             detail = f"invalid body payload: its timestamp is more than {limit} s in the future"
             return failure(400, detail)
         later = Later()
-        self._store.submit(packet, functools.partial(self._stored, later))
+        self._store.submit(
+            packet, functools.partial(self._stored, later), functools.partial(later.set, NO_CONTENT)
+        )
         return later
 
     def _stored(self, later: Later, outcome: bool | PacketStoreError) -> None:

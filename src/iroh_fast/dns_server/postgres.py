@@ -29,6 +29,7 @@ from .store import (
     COUNTED,
     RECENCY_FROM,
     Done,
+    Durable,
     OnChange,
     OnFailure,
     Packet,
@@ -240,8 +241,8 @@ class PostgresStore:
         """Keep a packet if it is more recent; True when it is committed, False when it is older."""
         return await put_and_wait(self, packet)
 
-    def submit(self, packet: Packet, done: Done) -> None:
-        """Do that, and tell `done`; see `PacketStore.submit`."""
+    def submit(self, packet: Packet, done: Done, durable: Durable | None = None) -> None:
+        """Do that, and tell `done`; see `PacketStore.submit`. `durable` is never called."""
         error = self._closed
         if error is None and len(self._writes) >= MAX_WAITING:
             error = self._unavailable("too many packets wait for it")

@@ -26,6 +26,7 @@ from ..errors import PacketStoreError
 __all__ = [
     "COUNTED",
     "Done",
+    "Durable",
     "LocalStore",
     "OnChange",
     "OnFailure",
@@ -64,6 +65,9 @@ class Packet(Protocol):
 
 Done: TypeAlias = Callable[[bool | PacketStoreError], None]
 """Told what became of a packet: True it is kept, False a more recent one is, or an error."""
+
+Durable: TypeAlias = Callable[[], None]
+"""Told that a packet is durable, whatever becomes of it."""
 
 OnChange: TypeAlias = Callable[[bytes | None], None]
 """Called with a key whose packet changed or is gone; None: any may have."""
@@ -139,11 +143,14 @@ class PacketStore(Protocol):
         """End; what was submitted is finished before. May be called again."""
         ...
 
-    def submit(self, packet: Packet, done: Done) -> None:
+    def submit(self, packet: Packet, done: Done, durable: Durable | None = None) -> None:
         """Keep a packet if it is more recent.
 
         `done` is called once, in a later turn of the loop: with True when the packet is durable,
         which the packet that is kept already counts as, with False when a more recent one is kept.
+
+        `durable` is called before that, perhaps at once, by stores that can say so earlier: the
+        packet will be kept, unless a more recent one is, even if the process is killed now.
         """
         ...
 

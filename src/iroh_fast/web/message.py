@@ -108,11 +108,11 @@ class Later:
     does nothing, and `on_gone` was called if somebody had put a function there.
     """
 
-    __slots__ = ("_response", "_taker", "on_gone", "on_set")
+    __slots__ = ("_observer", "_response", "_taker", "on_gone")
 
     def __init__(self) -> None:
         self.on_gone: Callable[[], object] | None = None
-        self.on_set: Callable[[Response], object] | None = None  # told of the answer first
+        self._observer: Callable[[Response], object] | None = None
         self._response: Response | None = None
         self._taker: Callable[[Response], None] | None = None
 
@@ -120,10 +120,16 @@ class Later:
         """Give the answer; a second one is ignored."""
         if self._response is None:
             self._response = response
-            if self.on_set is not None:
-                self.on_set(response)
             if self._taker is not None:
                 self._taker(response)
+            if self._observer is not None:
+                self._observer(response)
+
+    def observe(self, observer: Callable[[Response], object]) -> None:
+        """Have `observer` told of the answer, when it was given or now."""
+        self._observer = observer
+        if self._response is not None:
+            observer(self._response)
 
     def then(self, taker: Callable[[Response], None]) -> None:
         """Have the answer given to `taker`: now, or when it is there."""
