@@ -48,6 +48,7 @@ UNCHECKED = (
     "max_concurrent_multipath_paths",
     "default_path_keep_alive_interval",
     "default_path_max_idle_timeout",
+    "max_remote_nat_traversal_addresses",
 )
 
 
@@ -182,6 +183,47 @@ class Link:
 
 
 @dataclass
+class Nat:
+    """What stands between one own address and the network.
+
+    Attributes
+    ----------
+    inside : the own address
+    outside : IP that the network sees
+    mapping : "independent", one port for all destinations, or "dependent", one for each
+    filtering : "independent", lets everybody in, or "dependent", whom a datagram went to
+    """
+
+    inside: Address
+    outside: str
+    mapping: str = "independent"
+    filtering: str = "dependent"
+    next_port: int = 40_000
+    ports: dict[Address | None, int] = field(default_factory=dict)
+    asked: set[tuple[int, Address]] = field(default_factory=set)
+
+    def leave(self, dst: Address) -> Address:
+        key = dst if self.mapping == "dependent" else None
+        if key not in self.ports:
+            self.ports[key] = self.next_port
+            self.next_port += 1
+        self.asked.add((self.ports[key], dst))
+        return (self.outside, self.ports[key])
+
+    def enter(self, src: Address, dst: Address) -> Address | None:
+        if dst[1] not in self.ports.values():
+            return None
+        if self.filtering == "dependent" and (dst[1], src) not in self.asked:
+            return None
+        return self.inside
+
+    def flush(self) -> None:
+        """Forget every mapping; what comes next has other ports."""
+        self.ports.clear()
+        self.asked.clear()
+
+
+@dataclass
 class Side:
     """One endpoint with its addresses and its connections."""
 
@@ -201,21 +243,34 @@ class Side:
     #: bytes of the largest datagram that the system takes, 0 for any
     interface: int = 0
     refused: int = 0
+    #: which own address reaches a destination, where the engine does not say; else the first one
+    route: Callable[[Address], Address] | None = None
+    nat: Nat | None = None
 
     def set_interface(self, size: int, *, told: bool = True) -> None:
         """Have an interface of this size; `told`: the system says so when it is asked."""
         self.interface = size
         self.endpoint.interface_limit = size if told else 0
 
-    def source(self, local: Address | None) -> Address:
+    def source(self, local: Address | None, remote: Address | None = None) -> Address:
         if local is not None:
             for address in self.addresses:
                 if address[0] == local[0]:
                     return address
+        if self.route is not None and remote is not None:
+            return self.route(remote)
         return self.addresses[0]
 
-    def inside(self, dst: Address) -> Address | None:
+    def shown(self, src: Address, dst: Address) -> Address:
+        """What the network shows of an own address."""
+        if self.nat is not None and src == self.nat.inside:
+            return self.nat.leave(dst)
+        return self.outside.get(src, src)
+
+    def inside(self, dst: Address, src: Address | None = None) -> Address | None:
         """The own address behind what the network shows, None when nobody listens there."""
+        if self.nat is not None and src is not None and dst[0] == self.nat.outside:
+            return self.nat.enter(src, dst)
         for address in self.addresses:
             if self.outside.get(address, address) == dst:
                 return address
@@ -354,7 +409,7 @@ class Pair:
     # ---------------------------------------------------------------- the network
     def send(self, side: Side, src: Address, dst: Address, data: bytes, ecn: int) -> None:
         to_server = side is self.client
-        outside = side.outside.get(src, src)
+        outside = side.shown(src, dst)
         d = Datagram(self.now, to_server, outside, dst, data, ecn, len(side.sent))
         side.sent.append(d)
         link = self.links.get((outside, dst)) or (self.to_server if to_server else self.to_client)
@@ -418,7 +473,7 @@ class Pair:
 
     def deliver(self, d: Datagram) -> None:
         side = self.server if d.to_server else self.client
-        local = side.inside(d.dst)
+        local = side.inside(d.dst, d.src)
         if local is None:
             self.log(f"nobody listens on {d.dst}")
             return
@@ -444,7 +499,7 @@ class Pair:
                 side.transmits += 1
                 if not data:
                     self.fail("an empty transmit")
-                src = side.source(local)
+                src = side.source(local, remote)
                 if 0 < side.interface < segment:
                     side.refused += 1
                     self.log(f"{side.name:6} REFUSED {segment}")
@@ -730,6 +785,7 @@ __all__ = [
     "IrohError",
     "Link",
     "MS",
+    "Nat",
     "Pair",
     "QUIET",
     "SECOND",

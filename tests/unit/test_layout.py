@@ -238,7 +238,7 @@ CORE: tuple[tuple[str, ...], ...] = (
     # what needs nothing of the core
     ("_agreed", "_budget", "_client_hello", "_closing_state", "_codes", "_counters", "_datagrams", "_delivery"),
     ("_keys", "_parameters", "_random", "_ranges", "_receive_buffer", "_received", "_sent", "_time"),
-    ("_id_table", "_ledger", "_mtud", "_rtt", "_send_buffer", "_space", "_stateless", "_timers"),
+    ("_id_table", "_ledger", "_mtud", "_rtt", "_send_buffer", "_space", "_stateless", "_timers", "_traversal_state"),
     # congestion control, and the handshake's state
     ("_controller", "_handshake_state", "_reordering"),
     ("_bbr_model", "_hystart", "_pacer"),
@@ -258,15 +258,16 @@ CORE: tuple[tuple[str, ...], ...] = (
     # a connection is composed of what stands above; what happens to it, from the parts to the whole
     ("_core",),
     ("_control_queue", "_path_queries", "_trace"),
-    ("_cids", "_packets"),
+    ("_cids", "_packets", "_traversal_addresses"),
     ("_control",),
     ("_fates",),
     ("_loss", "_routing"),
     ("_recovery", "_refused"),
     ("_acknowledged", "_path_table"),
-    ("_validation", "_closing"),
-    ("_handshake",),
+    ("_validation", "_closing", "_opening"),
+    ("_handshake", "_traversal"),
     ("_first_flight", "_frames", "_timeouts", "_write"),
+    ("_off_path",),
     ("_receive", "_transmit"),
     # the handle for the layers above, and where connections begin
     ("_connection",),

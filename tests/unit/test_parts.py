@@ -164,6 +164,12 @@ PARTS: dict[str, Part] = {
     "RetiredCid": Part("_cids"),
     "IdRanges": Part("_paths"),
     "Mtud": Part("_mtud", "black_holes current next_search probes_lost probes_sent state"),
+    # NAT traversal
+    "Traversal": Part("_traversal_state", "*"),
+    "OwnAddress": Part("_traversal_state _traversal_addresses", "addr gone"),
+    "Candidate": Part("_traversal_state", "*"),
+    "Asked": Part("_traversal_state"),
+    "Proven": Part("_traversal_state", "*"),
     # loss recovery and congestion control
     "Recovery": Part(RECOVERY_ROOMS, "pto_count space"),
     "Flight": Part(RECOVERY_ROOMS + " _paths", "rtt"),

@@ -100,7 +100,7 @@ cdef int on_ack(Connection conn, Path* path, PnSpace* space, int level, Frame* f
         cc_on_settled(&path.route.flight.cc, &news.acked)
     if alive and (not conn.is_client or conn.handshake.peer_validated_us):
         path.recovery.pto_count = 0
-        path_answered(path)
+        path_answered(conn, path)
     if news.any:
         follow_window(conn)
     if conn.qlog is not None:

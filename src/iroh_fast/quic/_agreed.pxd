@@ -15,6 +15,7 @@ cdef struct Agreed:
     int64_t idle_timeout          # 0: none
     bint multipath, nat, send_observed, receive_observed
     # limits of the peer
+    int peer_nat                  # addresses of ours that it takes
     uint32_t peer_udp             # its max_udp_payload_size
     int64_t peer_max_ack_delay
     int peer_ack_exponent

@@ -16,22 +16,23 @@ from iroh_fast.quic._closing cimport enter_close
 from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN, W_CLOSED, W_CONFIRMED,
     W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS)
-from iroh_fast.quic._control_queue cimport queue_control
 from iroh_fast.quic._datagrams cimport datagrams_wait, queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._first_flight cimport dial_expect, dial_more
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal, keys_limit
-from iroh_fast.quic._ledger cimport CONTROL_CIDS_BLOCKED
-from iroh_fast.quic._path_queries cimport find_ids, find_path, last_open, path_mtu
+from iroh_fast.quic._opening cimport OPEN_NO_CIDS, OPEN_NO_ID, open_path_to
+from iroh_fast.quic._path_queries cimport find_path, last_open, path_mtu
 from iroh_fast.quic._path_table cimport (
-    abandon_path, add_path, challenge_path, controller_info, next_path_id, path_stats, read_path_log, record_path_log, set_path_status,
-    try_again)
+    abandon_path, controller_info, path_stats, read_path_log, record_path_log, set_path_status, try_again)
 from iroh_fast.quic._paths cimport (
-    CID_LEN, CidSet, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_cwnd, path_in_flight, path_ping,
+    CID_LEN, Path, PathStats, STATUS_AVAILABLE, STATUS_BACKUP, ip_known, path_cwnd, path_in_flight, path_ping,
     path_rtt, stats_add)
 from iroh_fast.quic._streams cimport QuicStream
 from iroh_fast.quic._time cimport ns_of
-from iroh_fast.quic._timers cimport TIMER_KEYS, TIMER_NO_PATH, timer_clear
+from iroh_fast.quic._timers cimport TIMER_KEYS, timer_clear
+from iroh_fast.quic._traversal cimport peer_addresses, start_round, traversal_snapshot
+from iroh_fast.quic._traversal_addresses cimport set_own_addresses
+from iroh_fast.quic._traversal_state cimport addr_is_fit
 
 from iroh_fast.errors import (
     CloseReason, ConfigError, DatagramDisabled, DatagramTooLarge, DatagramUnsupported, IrohError)
@@ -320,6 +321,11 @@ cdef class QuicConnection(Connection):
         cdef Path* path = find_path(self, id)
         return None if path == NULL else path_rtt(path) / 1e9
 
+    def path_silent(self, uint32_t id):
+        """Whether probes on a path stay unanswered, so that data avoid it; False when it is gone."""
+        cdef Path* path = find_path(self, id)
+        return path != NULL and path.silent and not path.abandoned
+
     def path_info(self, uint32_t id):
         """A snapshot of one path, or None."""
         cdef Path* path = find_path(self, id)
@@ -360,10 +366,8 @@ cdef class QuicConnection(Connection):
     def open_path(self, remote, local=None, bint backup=False):
         """Client: start another path. Its id; IrohError when ids or connection ids ran out."""
         cdef UdpAddr there, here
-        cdef Path* path
         cdef int64_t id
         cdef int64_t now = self.host.clock_ns()
-        cdef CidSet* ids
         self.check()
         if now:
             self.now = now
@@ -375,24 +379,63 @@ cdef class QuicConnection(Connection):
         memset(&here, 0, sizeof(UdpAddr))
         if local is not None:
             addr_from_tuple(local, &here)
-        id = next_path_id(self)
-        if id < 0:
-            self.host.wake(self)
-            raise IrohError("the peer allows no further path")
-        ids = find_ids(self, <uint32_t>id, True)
-        if ids.active < 0:
-            queue_control(self, CONTROL_CIDS_BLOCKED, <uint32_t>id, 0, 0)
-            self.host.wake(self)
-            raise IrohError("the peer has given no connection id for another path")
-        path = add_path(self, <uint32_t>id, &there, &here)
-        if path == NULL:
-            raise MemoryError
-        timer_clear(&self.timers, TIMER_NO_PATH)
-        challenge_path(self, path)
-        if backup:
-            set_path_status(self, path, STATUS_BACKUP)
+        id = open_path_to(self, &there, &here, STATUS_BACKUP if backup else STATUS_AVAILABLE)
         self.host.wake(self)
+        if id == OPEN_NO_ID:
+            raise IrohError("the peer allows no further path")
+        if id == OPEN_NO_CIDS:
+            raise IrohError("the peer has given no connection id for another path")
+        if id < 0:
+            raise MemoryError
         return id
+
+    # ------------------------------------------------------------- NAT traversal
+    @property
+    def has_nat_traversal(self):
+        """Whether both sides negotiated NAT traversal, which needs multipath."""
+        return self.agreed.nat
+
+    def set_nat_addresses(self, addrs):
+        """Our own addresses that the peer may try, most useful first: all there are from now on.
+
+        A server tells the peer at once what came and went, a client with its next round. Does nothing where NAT traversal was
+        not negotiated. What nobody can be reached at (port 0, multicast, link-local, ...) and what is beyond the number that
+        the peer takes is left out.
+        """
+        cdef UdpAddr given[255]       # more than a peer can allow
+        cdef int n = 0
+        cdef int64_t now = self.host.clock_ns()
+        if now:
+            self.now = now
+        if not self.agreed.nat or self.state >= ST_CLOSING:
+            return
+        for addr in addrs:
+            if n == 255:
+                break
+            addr_from_tuple(addr, &given[n])
+            given[n].scope = 0
+            if addr_is_fit(&given[n]):
+                n += 1
+        set_own_addresses(self, given, n)
+        self.host.wake(self)
+
+    def nat_addresses(self):
+        """The peer's addresses: of a server those it announces, of a client those of the present round."""
+        return peer_addresses(self)
+
+    def start_nat_round(self):
+        """Client: announce our addresses and probe those of the server. False: nothing to announce, or not now."""
+        cdef int64_t now = self.host.clock_ns()
+        if now:
+            self.now = now
+        if not start_round(self):
+            return False
+        self.host.wake(self)
+        return True
+
+    def nat_state(self):
+        """What NAT traversal did: the round, our addresses, those of the peer with what became of their probes, and counts."""
+        return traversal_snapshot(self)
 
     def close_path(self, uint32_t id, uint64_t code=APPLICATION_ABANDON_PATH):
         """Abandon a path; IrohError for the last open one."""

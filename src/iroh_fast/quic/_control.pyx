@@ -22,8 +22,9 @@ from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._counters cimport frame_index
 from iroh_fast.quic._keys cimport LEVEL_1RTT
 from iroh_fast.quic._ledger cimport (
-    CONTROL, CONTROL_ACK_FREQUENCY, CONTROL_CIDS_BLOCKED, CONTROL_HANDSHAKE_DONE, CONTROL_MAX_PATH_ID, CONTROL_NEW_CID,
-    CONTROL_PATHS_BLOCKED, CONTROL_PATH_ABANDON, CONTROL_PATH_STATUS, CONTROL_RETIRE_CID)
+    CONTROL, CONTROL_ACK_FREQUENCY, CONTROL_ADD_ADDRESS, CONTROL_CIDS_BLOCKED, CONTROL_HANDSHAKE_DONE,
+    CONTROL_MAX_PATH_ID, CONTROL_NEW_CID, CONTROL_PATHS_BLOCKED, CONTROL_PATH_ABANDON, CONTROL_PATH_STATUS,
+    CONTROL_REACH_OUT, CONTROL_REMOVE_ADDRESS, CONTROL_RETIRE_CID, MAX_ADDRESS_FRAMES)
 from iroh_fast.quic._packets cimport Packet, has_room
 from iroh_fast.quic._path_queries cimport find_ids, find_path, was_abandoned
 from iroh_fast.quic._paths cimport (
@@ -31,6 +32,8 @@ from iroh_fast.quic._paths cimport (
     paths_tell_max)
 from iroh_fast.quic._sent cimport FrameRec, REC_ELICITING
 from iroh_fast.quic._time cimport MS, ns_from_us
+from iroh_fast.quic._traversal_addresses cimport (
+    add_address_again, address_acked, reach_out_again, write_add_address, write_reach_out, write_remove_address)
 
 
 # ---------------------------------------------------------------- what each kind is
@@ -176,6 +179,13 @@ add_kind(CONTROL_MAX_PATH_ID, write_max_path_id, max_path_id_again,       12, Tr
 add_kind(CONTROL_PATHS_BLOCKED, write_paths_blocked, NULL,                12, True, 2, 0, NO_ERROR, NULL)
 add_kind(CONTROL_CIDS_BLOCKED, write_cids_blocked, NULL,                  20, True, 2, 0, NO_ERROR, NULL)
 add_kind(CONTROL_ACK_FREQUENCY, write_ack_frequency, NULL,                36, True, 2, 0, NO_ERROR, NULL)
+
+
+add_kind(CONTROL_ADD_ADDRESS, write_add_address, add_address_again,       36, False, MAX_ADDRESS_FRAMES, 0, NO_ERROR, NULL,
+         address_acked)
+add_kind(CONTROL_REMOVE_ADDRESS, write_remove_address, NULL,              12, False, MAX_ADDRESS_FRAMES, 0, NO_ERROR, NULL,
+         address_acked)
+add_kind(CONTROL_REACH_OUT, write_reach_out, reach_out_again,             36, False, MAX_ADDRESS_FRAMES, 0, NO_ERROR, NULL)
 
 
 # ---------------------------------------------------------------- the way of a frame

@@ -38,5 +38,9 @@ cdef FrameRec* make_record(Connection conn, int kind, uint32_t path, uint64_t id
 # It is done with.
 cdef void forget_record(Connection conn, FrameRec* record) noexcept nogil
 
+# Frames of a kind that wait or are under way.
+cdef inline uint32_t control_open(Connection conn, int kind) noexcept nogil:
+    return conn.control.open[kind]
+
 cdef inline FrameRec* first_record(Connection conn) noexcept nogil:
     return conn.control.head

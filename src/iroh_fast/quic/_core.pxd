@@ -18,6 +18,7 @@ from iroh_fast.quic._paths cimport PathTable
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._streams cimport StreamOwner, Streams
 from iroh_fast.quic._timers cimport Timers
+from iroh_fast.quic._traversal_state cimport Traversal
 
 
 cdef class Host:
@@ -33,6 +34,10 @@ cdef class Host:
     cdef Budget* budget           # for windows that grow
     cdef RandomSource random      # every unpredictable value of its connections
     cdef int64_t clock_ns(self) noexcept nogil     # of the driver's clock, 0 when there is none
+    # Whether a probe may leave for an address that nobody has proven yet; that it does then.
+    cdef bint may_probe(self, const UdpAddr* remote, int64_t now) noexcept nogil
+    # The same of an answer of full size.
+    cdef bint may_answer(self, const UdpAddr* remote, int64_t now) noexcept nogil
     # bytes of the largest datagram that the interface on the way takes; 0: unknown, -1: it cuts them into fragments
     cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
 
@@ -64,6 +69,7 @@ cdef class Connection(StreamOwner):
     cdef tuple path_log           # path events that nobody has taken yet, bounded
     cdef bint path_log_off        # nobody will take any
     cdef Ledger control
+    cdef Traversal traversal
     cdef Streams streams
     cdef Datagrams datagrams
     cdef Timers timers

@@ -18,6 +18,7 @@ from iroh_fast.quic._paths cimport paths_first_id, paths_free
 from iroh_fast.quic._streams cimport StreamOwner, Streams
 from iroh_fast.quic._time cimport MS, SECOND
 from iroh_fast.quic._timers cimport timers_clear
+from iroh_fast.quic._traversal_state cimport traversal_free
 
 
 cdef enum:
@@ -56,6 +57,12 @@ cdef class Host:
     cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
         return 0
 
+    cdef bint may_probe(self, const UdpAddr* remote, int64_t now) noexcept nogil:
+        return True
+
+    cdef bint may_answer(self, const UdpAddr* remote, int64_t now) noexcept nogil:
+        return False
+
 
 cdef class Connection(StreamOwner):
     """The parts of one connection."""
@@ -75,6 +82,7 @@ cdef class Connection(StreamOwner):
     def __dealloc__(self):
         handshake_free(&self.handshake, &self.keys)
         paths_free(&self.paths)
+        traversal_free(&self.traversal)
         config_release(self.cfg)
         keys_clear(&self.keys)
         ledger_free(&self.control)

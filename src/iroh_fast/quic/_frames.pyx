@@ -14,7 +14,7 @@ from iroh_fast._packet._frames cimport (
     FT_MAX_PATH_ID, FT_MAX_STREAMS_BIDI, FT_MAX_STREAMS_UNI, FT_MAX_STREAM_DATA, FT_NEW_CONNECTION_ID, FT_NEW_TOKEN,
     FT_OBSERVED_ADDR_V4, FT_OBSERVED_ADDR_V6, FT_PADDING, FT_PATH_ABANDON, FT_PATH_ACK, FT_PATH_ACK_ECN,
     FT_PATH_CHALLENGE, FT_PATH_NEW_CONNECTION_ID, FT_PATH_RESPONSE, FT_PATH_RETIRE_CONNECTION_ID,
-    FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_PING, FT_REACH_OUT_V4, FT_REACH_OUT_V6, FT_REMOVE_ADDRESS,
+    FT_PATH_STATUS_AVAILABLE, FT_PATH_STATUS_BACKUP, FT_PING, FT_REMOVE_ADDRESS,
     FT_RESET_STREAM, FT_RETIRE_CONNECTION_ID, FT_STOP_SENDING, FT_STREAM, FT_STREAMS_BLOCKED_BIDI,
     FT_STREAMS_BLOCKED_UNI, FT_STREAM_DATA_BLOCKED, Frame, decode_frame)
 from iroh_fast.quic._acknowledged cimport on_ack
@@ -40,6 +40,7 @@ from iroh_fast.quic._stream_frames cimport (
     got_max_data, got_max_stream_data, got_max_streams, got_reset, got_stop_sending, got_stream,
     got_stream_data_blocked)
 from iroh_fast.quic._time cimport ns_from_us
+from iroh_fast.quic._traversal cimport ids_arrived, on_address_frame, on_probe_answered
 from iroh_fast.quic._validation cimport on_path_challenge, on_path_response
 
 from iroh_fast.errors import CloseReason
@@ -187,7 +188,8 @@ cdef int control_frame(Connection conn, Path* path, int level, Frame* frame, con
     elif kind == FT_PATH_CHALLENGE:
         on_path_challenge(conn, path, frame.data, src, dst)
     elif kind == FT_PATH_RESPONSE:
-        on_path_response(conn, path, frame.data, src)
+        if not on_probe_answered(conn, frame.data, src, dst):
+            on_path_response(conn, path, frame.data, src)
     elif kind == FT_NEW_CONNECTION_ID:
         return on_new_id(conn, 0, frame)
     elif kind == FT_RETIRE_CONNECTION_ID:
@@ -214,11 +216,7 @@ cdef int control_frame(Connection conn, Path* path, int level, Frame* frame, con
     elif kind == FT_OBSERVED_ADDR_V4 or kind == FT_OBSERVED_ADDR_V6:
         return on_observed(conn, path, frame)
     elif FT_ADD_ADDRESS_V4 <= kind <= FT_REMOVE_ADDRESS:
-        # Candidates for hole punching. Rounds are not part of this engine yet: the frames are checked and counted.
-        if not conn.agreed.nat:
-            return conn.fail(PROTOCOL_VIOLATION, b"n0's nat traversal was not negotiated", 0)
-        if (kind == FT_REACH_OUT_V4 or kind == FT_REACH_OUT_V6) == conn.is_client:
-            return conn.fail(PROTOCOL_VIOLATION, b"Not allowed for this endpoint's connection side", 0)
+        return on_address_frame(conn, frame)
     else:
         if level != LEVEL_1RTT or not conn.agreed.multipath:
             return conn.fail(PROTOCOL_VIOLATION, b"received multipath frame without multipath", 0)
@@ -258,7 +256,10 @@ cdef int on_observed(Connection conn, Path* path, Frame* frame) noexcept nogil:
 cdef int multipath_frame(Connection conn, Path* path, Frame* frame) noexcept nogil:
     cdef uint64_t kind = frame.type
     if kind == FT_PATH_NEW_CONNECTION_ID:
-        return on_new_id(conn, <uint32_t>frame.path, frame)
+        if on_new_id(conn, <uint32_t>frame.path, frame) < 0:
+            return -1
+        ids_arrived(conn)
+        return 0
     if kind == FT_PATH_RETIRE_CONNECTION_ID:
         return on_retired_id(conn, <uint32_t>frame.path, frame.id)
     if kind == FT_PATH_ABANDON:
@@ -268,6 +269,7 @@ cdef int multipath_frame(Connection conn, Path* path, Frame* frame) noexcept nog
         return 0
     if kind == FT_MAX_PATH_ID:
         on_max_path_id(conn, frame)
+        ids_arrived(conn)
         return 0
     return on_blocked(conn, frame)
 

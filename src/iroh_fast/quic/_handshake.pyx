@@ -232,6 +232,7 @@ cdef void complete_handshake(Connection conn):
             conn.fail(PROTOCOL_VIOLATION, b"multipath must not use zero-length CIDs", 0)
             return
     conn.agreed.nat = conn.agreed.multipath and conn.cfg.max_nat > 0 and conn.handshake.peer_parameters.present & HAS_NAT_TRAVERSAL != 0
+    conn.agreed.peer_nat = conn.handshake.peer_parameters.n0_nat_traversal if conn.agreed.nat else 0
     if path != NULL:
         if conn.is_client:
             path.route.validated = True

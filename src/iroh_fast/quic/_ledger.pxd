@@ -16,7 +16,12 @@ cdef enum:
     CONTROL_PATHS_BLOCKED = 6     # id: the limit
     CONTROL_CIDS_BLOCKED = 7      # path
     CONTROL_ACK_FREQUENCY = 8     # id: sequence number
-    N_CONTROL = 9
+    CONTROL_ADD_ADDRESS = 9       # id: sequence number
+    CONTROL_REMOVE_ADDRESS = 10   # id: sequence number
+    CONTROL_REACH_OUT = 11        # id: round, a: number of the own address
+    N_CONTROL = 12
+
+    MAX_ADDRESS_FRAMES = 256      # of each of these kinds, waiting or under way
 
     # FrameRec.type of a kind; no frame type of the wire is as large.
     CONTROL = 0x40000000
@@ -26,8 +31,8 @@ cdef enum:
 cdef struct Ledger:
     FrameRec* head
     FrameRec* tail
-    uint32_t queued[9]
-    uint32_t open[9]
+    uint32_t queued[12]           # N_CONTROL
+    uint32_t open[12]
 
 
 cdef inline bint control_waits(const Ledger* ledger) noexcept nogil:

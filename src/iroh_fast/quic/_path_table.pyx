@@ -157,7 +157,7 @@ cdef void log_event(Connection conn, object event):
 
 cdef void try_again(Connection conn, Path* path) noexcept nogil:
     """The path may work again: forget how long it was silent, and ask at once."""
-    path_answered(path)
+    path_answered(conn, path)
     path.challenge_lost = 0
     if path_challenging(path):
         path.challenge_due = True

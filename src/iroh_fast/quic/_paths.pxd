@@ -217,6 +217,11 @@ cdef inline void path_sent(Path* path, uint64_t size, int datagrams, int64_t now
     path.stats.tx_datagrams += datagrams
     path.last_tx = now
 
+# A datagram left with its number, for an address that is not its own.
+cdef inline void path_sent_elsewhere(Path* path, uint64_t size) noexcept nogil:
+    path.stats.tx_bytes += size
+    path.stats.tx_datagrams += 1
+
 # ... and ask for an acknowledgement: the first one since the peer was heard puts off the idle timeout (RFC 9000 §10.1).
 cdef inline void path_asked(Path* path, int64_t now) noexcept nogil:
     if path.permit_idle_reset:

@@ -1,5 +1,6 @@
 """Which path carries what."""
 
+from iroh_fast.quic._codes cimport W_PATHS
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
 from iroh_fast.quic._space cimport space_ack_due
@@ -9,8 +10,10 @@ cdef inline bint usable(const Path* path) noexcept nogil:
     return path.route.validated and not path.abandoned and path.cids.active >= 0
 
 # It shows life: data may take it again.
-cdef inline void path_answered(Path* path) noexcept nogil:
-    path.silent = False
+cdef inline void path_answered(Connection conn, Path* path) noexcept nogil:
+    if path.silent:
+        path.silent = False
+        conn.happened(W_PATHS)
 
 # Acknowledgements of a path leave on it while it works, so that round trips are measured where they happen.
 cdef inline bint carries_own_acks(const Path* path) noexcept nogil:

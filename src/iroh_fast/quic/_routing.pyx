@@ -7,7 +7,7 @@ on. Its first sign of life brings the data back. Sources: the multipath draft (p
 
 from libc.stdint cimport uint64_t, int64_t
 
-from iroh_fast.quic._codes cimport ST_HANDSHAKE
+from iroh_fast.quic._codes cimport ST_HANDSHAKE, W_PATHS
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._fates cimport release_all
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
@@ -52,7 +52,9 @@ cdef void probe_unanswered(Connection conn, Path* path) noexcept nogil:
     if path.recovery.pto_count == 1:
         path.silent_since = path.recovery.space.last_eliciting_at
     if path.recovery.pto_count >= SILENT_PROBES or conn.now - path.silent_since >= SILENT_SECONDS * SECOND:
-        path.silent = True
+        if not path.silent:
+            path.silent = True
+            conn.happened(W_PATHS)
         leave_silent_paths(conn)
 
 

@@ -21,8 +21,9 @@ from iroh_fast.quic._time cimport MS, NEVER
 from iroh_fast.quic._timers cimport (
     N_CONNECTION_TIMERS, N_TIMERS, TIMER_ACK, TIMER_CHALLENGE, TIMER_CLOSE, TIMER_DRAIN, TIMER_HANDSHAKE,
     TIMER_HEARTBEAT, TIMER_IDLE, TIMER_KEEP_ALIVE, TIMER_KEYS, TIMER_LOSS, TIMER_MTU, TIMER_NO_PATH, TIMER_PATH_IDLE,
-    TIMER_PROBE, TIMER_SILENCE, TIMER_VALIDATION, Timers, timer_clear, timer_set, timers_expired, timers_next)
+    TIMER_PROBE, TIMER_PROBES, TIMER_SILENCE, TIMER_VALIDATION, Timers, timer_clear, timer_set, timers_expired, timers_next)
 from iroh_fast.quic._trace cimport log_expired, log_key_discarded, log_timers
+from iroh_fast.quic._traversal cimport probe_again
 from iroh_fast.quic._validation cimport give_up_migration
 
 import logging
@@ -162,7 +163,8 @@ cdef int64_t next_wake(Connection conn) noexcept nogil:
             earliest = together(earliest, path.timers.due[which], SLACK)
         path = path.next
     for which in range(N_CONNECTION_TIMERS):
-        earliest = together(earliest, timers.due[which], SLACK)
+        # The two sides' probes have to meet in time.
+        earliest = together(earliest, timers.due[which], MS if which == TIMER_PROBES else SLACK)
     return 0 if earliest == NEVER else earliest
 
 
@@ -221,6 +223,8 @@ cdef void expire(Connection conn, int which) noexcept:
         if open_paths(conn) == 0:
             conn.fail(NO_VIABLE_PATH, b"", 0)
             end_failed(conn)
+    elif which == TIMER_PROBES:
+        probe_again(conn)
     elif which == TIMER_KEEP_ALIVE:
         while path != NULL:
             if not path.abandoned:

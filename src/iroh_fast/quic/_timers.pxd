@@ -16,7 +16,8 @@ cdef enum:
     TIMER_KEYS = 3                # previous 1-RTT keys and the server's 0-RTT keys go
     TIMER_NO_PATH = 4             # the last path was abandoned, and none came
     TIMER_KEEP_ALIVE = 5
-    N_CONNECTION_TIMERS = 6
+    TIMER_PROBES = 6              # addresses of the peer are tried again
+    N_CONNECTION_TIMERS = 7
 
     # of a path
     TIMER_DRAIN = 0               # an abandoned path is forgotten

@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t, int64_t
 from libc.string cimport memcmp
 
 from iroh_fast._crypto cimport TAG_LEN
-from iroh_fast._packet._frames cimport FT_IMMEDIATE_ACK, FT_PATH_CHALLENGE, FT_PATH_RESPONSE, FT_PING
+from iroh_fast._packet._frames cimport FT_IMMEDIATE_ACK, FT_PING
 from iroh_fast._packet._put cimport put_close
 from iroh_fast.quic._closing_state cimport closing_sent
 from iroh_fast.quic._codes cimport APPLICATION_ERROR, MIN_DATAGRAM, ST_CLOSING, ST_DRAINED
@@ -23,10 +23,11 @@ from iroh_fast.quic._keys cimport (
     LEVEL_0RTT, LEVEL_1RTT, LEVEL_HANDSHAKE, LEVEL_INITIAL, keys_can_seal, keys_update_wanted)
 from iroh_fast.quic._loss cimport drop_space
 from iroh_fast.quic._mtud cimport mtud_asks, mtud_hurry, mtud_on_probe_sent, mtud_poll, mtud_route_limit
+from iroh_fast.quic._off_path cimport off_path_due, write_off_path
 from iroh_fast.quic._packets cimport (
     MAX_BATCH, Packet, begin_packet, drop_packet, pad_packet, protect_headers, seal_coalesced, seal_one, seal_packet,
     space_of)
-from iroh_fast.quic._path_queries cimport LEAST_DATAGRAM, any_usable, find_path, path_allowance
+from iroh_fast.quic._path_queries cimport LEAST_DATAGRAM, any_usable, path_allowance
 from iroh_fast.quic._paths cimport OffPath, Path, RemoteCid, path_may_probe, path_probe_room, path_probing, path_sent
 from iroh_fast.quic._recovery cimport limit_records
 from iroh_fast.quic._recovery_state cimport flight_full, flight_has_room, flight_wait, recovery_on_data, recovery_on_idle
@@ -37,7 +38,6 @@ from iroh_fast.quic._space cimport PnSpace, space_ack_due, space_probe_sent, spa
 from iroh_fast.quic._stream cimport streams_have_control, streams_ready
 from iroh_fast.quic._timers cimport TIMER_CLOSE, TIMER_PACING, timer_clear, timer_set
 from iroh_fast.quic._trace cimport log_key_discarded
-from iroh_fast.quic._validation cimport address_allowance, address_sent, off_path_waits, take_off_path
 from iroh_fast.quic._write cimport (
     CLOSE_ROOM, PATH_FRAMES_ROOM, general_due, path_frames_due, put_frame, write_ack, write_acks, write_crypto,
     write_general, write_path_frames)
@@ -57,40 +57,17 @@ cdef void fill(Path* path, Transmit* out, bint ecn) noexcept nogil:
 
 
 cdef size_t send_off_path(Connection conn, uint8_t* buf, Transmit* out) noexcept nogil:
-    """A probing packet for another address: no ACK in it, no ECN mark, no congestion accounting."""
+    """A probing packet for an address that is no path's."""
     cdef OffPath off
-    cdef Path* path
-    cdef Packet packet
-    cdef size_t n
-    cdef uint64_t allowed
-    while take_off_path(conn, &off):
-        path = find_path(conn, off.path_id)
-        if path == NULL or path.abandoned or path.cids.active < 0 or not keys_can_seal(&conn.keys, LEVEL_1RTT):
-            continue
-        allowed = address_allowance(conn, &off.remote)
-        if allowed < LEAST_DATAGRAM:
-            continue
-        if begin_packet(conn, path, LEVEL_1RTT, buf, MIN_DATAGRAM, &packet) < 0:
-            continue
-        put_frame(path, &packet, FT_PATH_CHALLENGE if off.challenge else FT_PATH_RESPONSE, off.data)
-        # Lost or not, it says nothing about the path whose number it carries: no record is kept.
-        packet.sent.flags = 0
-        if allowed >= MIN_DATAGRAM:
-            pad_packet(&packet, <size_t>(packet.end - packet.at))
-        n = seal_one(conn, path, &packet)
-        if n == 0:
-            return 0
-        address_sent(conn, &off.remote, n)
+    cdef size_t n = write_off_path(conn, buf, &off)
+    if n:
         out.remote = off.remote
         out.local = off.local
         out.ecn = 0
         out.segment = n
-        out.path_id = path.id
+        out.path_id = off.path_id
         out.dialing = False
-        path.stats.tx_bytes += n
-        path.stats.tx_datagrams += 1
-        return n
-    return 0
+    return n
 
 
 cdef bint level_due(Connection conn, Path* path, int level) noexcept nogil:
@@ -465,7 +442,7 @@ cdef size_t poll_transmit(Connection conn, int64_t now, uint8_t* buf, size_t cap
                 timer_set(&conn.timers, TIMER_CLOSE, now)
             return n
         return 0
-    if off_path_waits(conn):
+    if off_path_due(conn):
         n = send_off_path(conn, buf, out)
         if n:
             return n

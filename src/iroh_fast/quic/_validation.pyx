@@ -237,7 +237,7 @@ cdef void on_path_response(Connection conn, Path* path, const uint8_t* data, con
         challenge_path(conn, path)
     conn.happened(W_PATHS)      # maybe at a new address
     path_established(conn, path)
-    path_answered(path)
+    path_answered(conn, path)
     leave_silent_paths(conn)
 
 
