@@ -18,7 +18,7 @@ __all__ = ["BindOptions", "takes_options"]
 class BindOptions(EndpointConfig):
     """What :meth:`Endpoint.bind` takes: the options of an endpoint, and where to start from."""
 
-    preset: Preset = presets.minimal
+    preset: Preset = presets.n0
 
 
 P = ParamSpec("P")

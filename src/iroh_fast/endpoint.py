@@ -111,16 +111,15 @@ class Endpoint:
 
     @classmethod
     @takes_options(BindOptions)
-    def bind(cls, preset: Preset = presets.minimal, **options: Any) -> Pending[Endpoint]:
+    def bind(cls, preset: Preset = presets.n0, **options: Any) -> Pending[Endpoint]:
         """Open sockets and make an endpoint.
 
         ``ep = await Endpoint.bind(...)`` or ``async with Endpoint.bind(...) as ep``.
 
         Parameters
         ----------
-        preset : defaults to start from.  With :func:`presets.minimal` nobody is asked and
-            nothing is published; :func:`presets.n0`, number 0's relays and address lookup, will
-            be the default, as in iroh.
+        preset : defaults to start from: number 0's relays and address lookup, as in iroh.
+            With :func:`presets.minimal` nobody is asked and nothing is published.
         **options : fields of :class:`~iroh_fast.config.EndpointConfig`.
 
         Raises

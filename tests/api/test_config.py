@@ -241,8 +241,8 @@ def test_presets_of_number_0_are_those_of_iroh(
         assert names and all((".staging-relay." in name) == staging for name in names)
 
 
-def test_presets_the_default_asks_nobody() -> None:
-    assert inspect.signature(Endpoint.bind).parameters["preset"].default is presets.minimal
+def test_presets_the_default_is_that_of_iroh() -> None:
+    assert inspect.signature(Endpoint.bind).parameters["preset"].default is presets.n0
     config = EndpointConfig()
     assert config.relays is None and not config.address_lookup, "a bare config is the minimal one"
 
