@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RelayUrl,
         SocketAddr,
         TransportAddr,
+        TransportId,
     )
     from .aio.watcher import Watcher
     from .buildinfo import build_info
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .keys import EndpointId, PublicKey, SecretKey, Signature
     from .metrics import EndpointMetrics
     from .net.bind import BindAddr, BindAddrLike
+    from .net.custom import CustomEndpoint, CustomInbox, CustomTransport
     from .paths import PathEvents
     from .quic.config import AckFrequencyConfig, MtuDiscoveryConfig, QuicTransportConfig
     from .router import Handler, IncomingFilter, IncomingOutcome, ProtocolHandler, Router
@@ -100,6 +102,7 @@ _MODULE_OF = {
     "RelayUrl": "addr",
     "SocketAddr": "addr",
     "TransportAddr": "addr",
+    "TransportId": "addr",
     "Watcher": "aio.watcher",
     "EndpointConfig": "config",
     "Preset": "config",
@@ -143,6 +146,9 @@ _MODULE_OF = {
     "EndpointMetrics": "metrics",
     "BindAddr": "net.bind",
     "BindAddrLike": "net.bind",
+    "CustomEndpoint": "net.custom",
+    "CustomInbox": "net.custom",
+    "CustomTransport": "net.custom",
     "PathEvents": "paths",
     "AckFrequencyConfig": "quic.config",
     "MtuDiscoveryConfig": "quic.config",
@@ -197,6 +203,9 @@ __all__ = [
     "ConnectionStats",
     "Connections",
     "CustomAddr",
+    "CustomEndpoint",
+    "CustomInbox",
+    "CustomTransport",
     "DecryptedInitial",
     "DialFailed",
     "Dialing",
@@ -255,6 +264,7 @@ __all__ = [
     "Ticket",
     "TransportAddr",
     "TransportAddrInfo",
+    "TransportId",
     "UdpStats",
     "UnorderedChunks",
     "Watcher",

@@ -35,6 +35,7 @@ from .quic.tls import Identity
 from .relay.map import RelayMap, RelayStatus
 
 if TYPE_CHECKING:
+    from .net.custom import CustomTransports
     from .relay.client.transport import RelayTransport
     from .web.proxy import Proxy
     from .web.resolver import DnsResolver
@@ -69,6 +70,7 @@ class Inside:
     host: EndpointHost
     lookup: LookupService
     monitor: Monitor
+    custom: CustomTransports | None = None
 
 
 async def assemble(config: EndpointConfig) -> Inside:
@@ -161,6 +163,11 @@ def _told_engine(context: Context, state: NetworkState) -> None:
 def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
     """The background work that the options ask for, in the order of its start."""
     chosen: list[EndpointService] = [inside.monitor, Interfaces()]
+    if config.custom_transports:
+        from .net.custom import CustomTransports
+
+        inside.custom = CustomTransports(config.custom_transports)
+        chosen.append(inside.custom)
     if isinstance(config.relays, RelayMap):  # what check() made of it
         relay = inside.context.relay = _relay_transport(config, config.relays, inside)
         chosen.append(relay)

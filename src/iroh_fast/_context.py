@@ -182,5 +182,5 @@ class Context:
             elif addr.is_relay:
                 refused[str(addr)] = "this endpoint has no relays"
             else:
-                refused[str(addr)] = "no transport of this endpoint"
+                refused[str(addr)] = "no transport of this endpoint takes it"
         return found[:MAX_WAYS], refused

@@ -41,10 +41,12 @@ if TYPE_CHECKING:
     from .lookup import filters as _filters
     from .lookup import info as _info
     from .lookup import services as _lookup
+    from .net import custom as _custom
     from .web import ca as _ca_config
     from .web import proxy as _proxies
     from .web import resolver as _resolver
 else:
+    _custom = Later("iroh_fast.net.custom")
     _filters = Later("iroh_fast.lookup.filters")
     _info = Later("iroh_fast.lookup.info")
     _lookup = Later("iroh_fast.lookup.services")
@@ -67,6 +69,7 @@ __all__ = [
 
 MAX_SOCKETS = 16
 MAX_HOOKS = 64
+MAX_CUSTOM = 16
 MAX_PENDING = 256  # connections that are being made or wait to be taken, see Connections
 
 RelaysLike: TypeAlias = (
@@ -262,6 +265,22 @@ def _dns_resolver(name: str, value: Any) -> _resolver.DnsResolver | None:
     return None if value is None else _resolver.as_resolver(name, value)
 
 
+def _custom_transports(name: str, value: Any) -> tuple[_custom.CustomTransport, ...]:
+    if hasattr(value, "bind"):
+        raise ConfigError(f"{name} is a list of transports: write [{shown(value)}]")
+    given = tuple(check_items(name, value, "custom transports"))
+    for transport in given:
+        bind = getattr(transport, "bind", None)
+        if isinstance(transport, type) or not inspect.iscoroutinefunction(bind):
+            raise ConfigError(
+                f"{name} is a list of CustomTransport, objects with an async method bind; "
+                f"{shown(transport)} is none"
+            )
+    if len(given) > MAX_CUSTOM:
+        raise ConfigError(f"{name} has {len(given)} transports, at most {MAX_CUSTOM} are possible")
+    return given
+
+
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
     """An option of endpoints: its default, and the function that checks and reads it."""
     return dataclasses.field(default=default, metadata={"check": check})
@@ -271,7 +290,6 @@ def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
 _NOT_YET = (
     "portmapper",
     "net_report",
-    "custom_transports",
     "path_selector",
 )
 
@@ -289,7 +307,8 @@ class EndpointConfig:
         not answered at all.
     bind_addrs : sockets to open, see :class:`BindAddr`; empty means ``0.0.0.0:0`` (required)
         and ``[::]:0`` (if the machine has IPv6).
-    ip_transports : False opens no sockets at all: relays only.
+    ip_transports : False opens no sockets at all: relays and custom transports only.
+    custom_transports : ways of your own for datagrams, see :class:`iroh_fast.CustomTransport`.
     external_addrs : extra addresses at which this endpoint can be reached, to advertise.
     transport : QUIC parameters of every connection.
     hooks : called in order, see :class:`iroh_fast.hooks.EndpointHooks`.
@@ -322,6 +341,7 @@ class EndpointConfig:
     alpns: Sequence[bytes] = _option((), _alpns)
     bind_addrs: Sequence[BindAddrLike] = _option((), _bind_addrs)
     ip_transports: bool = _option(True, check_flag)
+    custom_transports: Sequence[_custom.CustomTransport] = _option((), _custom_transports)
     external_addrs: Sequence[str | SocketAddr] = _option((), _external_addrs)
     transport: QuicTransportConfig = _option(QuicTransportConfig(), check_transport)
     hooks: Sequence[EndpointHooks] = _option((), _hooks)
@@ -402,8 +422,10 @@ class EndpointConfig:
         for item in dataclasses.fields(EndpointConfig):
             value = item.metadata["check"](item.name, getattr(self, item.name))
             setattr(self, item.name, value)
-        if self.relays is None and not self.ip_transports:
-            raise ConfigError("ip_transports=False without relays leaves no way to send")
+        if self.relays is None and not self.ip_transports and not self.custom_transports:
+            raise ConfigError(
+                "ip_transports=False without relays or custom_transports leaves no way to send"
+            )
         lookups = self.address_lookup or self.extra_address_lookup
         if self.relays is None and not lookups and (self.proxy is not None or self.proxy_from_env):
             raise ConfigError(

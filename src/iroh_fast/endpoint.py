@@ -12,7 +12,7 @@ from . import presets
 from ._bind_options import BindOptions, takes_options
 from ._check import Buffer, check_alpns, check_bytes, check_integer, kind_of
 from ._later import Later
-from .addr import EndpointAddr, IpAddr, RelayUrl, SocketAddr, TransportAddr
+from .addr import CustomAddr, EndpointAddr, IpAddr, RelayUrl, SocketAddr, TransportAddr
 from .aio.owner import Owner
 from .aio.pending import Pending
 from .config import (
@@ -178,6 +178,15 @@ class Endpoint:
     def bound_sockets(self) -> tuple[SocketAddr, ...]:
         """Local addresses of the UDP sockets; still answers after :meth:`close`."""
         return self._context.sockets
+
+    @property
+    def custom_addrs(self) -> tuple[CustomAddr, ...]:
+        """Where this endpoint is reached over its custom transports, now.
+
+        :attr:`addr` and lookups do not tell of them: ``ep.addr.with_addrs(ep.custom_addrs)`` does.
+        """
+        custom = self._inside.custom
+        return () if custom is None else custom.local_addrs
 
     @property
     def addr(self) -> EndpointAddr:

@@ -17,7 +17,7 @@ import pytest
 from programs import complaints
 
 import iroh_fast
-from iroh_fast import Connection, Endpoint, EndpointId, SecretKey, presets
+from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, SecretKey, presets
 from iroh_fast.dns_server import DnsServer
 from iroh_fast.lookup import MdnsLookup, PkarrPublisher
 from tests.lab import missing
@@ -90,6 +90,7 @@ TESTED = {
     "lookup.md: What is published": 1,
     "lookup.md: BitTorrent's DHT": 1,
     "lookup.md: A service of your own": 1,
+    "paths.md: Transports of your own": 1,
     "relay.md: In your program": 1,
     "relay.md: Endpoints and relays": 1,
 }
@@ -315,6 +316,19 @@ async def test_api_home_policy() -> None:
         async with scope["ep"] as ep:
             await ep.online()
             assert ep.addr.relay_urls == (two.url,)
+
+
+# --- paths.md -----------------------------------------------------------------------------
+
+
+async def test_paths_over_a_transport_of_your_own() -> None:
+    scope = await run("paths.md: Transports of your own")
+    client, server = scope["client"], scope["server"]
+    accepting = asyncio.create_task(serving(server))
+    async with client.connect(EndpointAddr(server.id, server.custom_addrs), ALPN) as conn:
+        assert conn.paths[0].remote_addr == server.custom_addrs[0]
+        assert server.custom_addrs[0] in scope["addr"].addrs
+    await asyncio.gather(client.close(), server.close(), accepting)
 
 
 # --- lookup.md ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from programs import complaints
 
-from iroh_fast import SecretKey
+from iroh_fast import CustomAddr, SecretKey
 
 ROOT = Path(__file__).resolve().parents[2]
 ENV = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONWARNINGS": "error::ResourceWarning"}
@@ -37,6 +38,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         ("datagrams", ["bytes fit into a datagram", "median"]),
         ("router", ["upper: HELLO", "count: 3", "enough (code 42)", "shutting down"]),
         ("zero_copy", ["64 MiB in"]),
+        ("in_memory", ["1000000 bytes there and back in packets of 16384 bytes, without a socket"]),
     ],
 )
 def test_example_runs_clean(name: str, expected: list[str]) -> None:
@@ -129,6 +131,21 @@ def test_example_by_key_finds_the_other_by_its_id_alone(tmp_path: Path) -> None:
             nobody = run(script, *where, "dial", str(SecretKey.generate().public), "hello")
             assert nobody.returncode == 1
             assert "'dns' failed" in nobody.stderr and "Traceback" not in nobody.stderr
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs UNIX sockets")
+def test_example_unix_socket_reaches_the_other_process(tmp_path: Path) -> None:
+    script, path = str(ROOT / "examples" / "unix_socket.py"), str(tmp_path / "s")
+    with started(script, "serve", path) as serving:
+        ticket = serving("^endpoint[a-z2-7]+$")[0]
+        result = run(script, "dial", ticket, "hello")
+        assert result.returncode == 0, result.stderr
+        assert complaints(result.stderr) == ""
+        where = CustomAddr(0x554E4958, os.fsencode(path))
+        assert result.stdout.splitlines() == ["HELLO", f"over {where}"]
+        taken = run(script, "serve", path)
+        assert taken.returncode == 1
+        assert "UnixTransport cannot be bound" in taken.stderr and "Traceback" not in taken.stderr
 
 
 def test_demo_transfers_and_compares() -> None:

@@ -10,7 +10,7 @@ from .endpoints import AddrLike, EndpointAddr
 from .postcard import PostcardReader, encode_varint
 from .relay_url import RelayUrl
 from .sockets import SocketAddr
-from .transports import CustomAddr, IpAddr, RelayAddr, TransportAddr
+from .transports import CustomAddr, IpAddr, RelayAddr, TransportAddr, TransportId
 
 __all__ = [
     "AddrLike",
@@ -22,5 +22,6 @@ __all__ = [
     "RelayUrl",
     "SocketAddr",
     "TransportAddr",
+    "TransportId",
     "encode_varint",
 ]

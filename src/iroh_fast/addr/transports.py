@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
@@ -14,7 +15,7 @@ from .postcard import PostcardReader, encode_varint
 from .relay_url import RelayUrl
 from .sockets import SocketAddr
 
-__all__ = ["CustomAddr", "IpAddr", "JsonValue", "RelayAddr", "TransportAddr"]
+__all__ = ["CustomAddr", "IpAddr", "JsonValue", "RelayAddr", "TransportAddr", "TransportId"]
 
 JsonValue: TypeAlias = None | bool | int | float | str | list[Any] | dict[str, Any]
 """What `json.loads` returns."""
@@ -162,6 +163,22 @@ _LOWER_HEX: Final = r"(?:[0-9a-f]{2})*"
 _ANY_HEX: Final = r"[0-9A-Fa-f]+"
 
 
+class TransportId(enum.IntEnum):
+    """Numbers of custom transports that are given out; 0 to 0x1f are reserved.
+
+    Whoever makes a transport for others picks a number at random, or asks iroh's registry for one.
+    """
+
+    TEST = 0x20
+    """For tests; addresses are keys of endpoints, 32 bytes."""
+
+    TOR = 0x544F52
+    """Onion services; addresses are their keys, 32 bytes."""
+
+    BLE = 0x424C45
+    """Bluetooth Low Energy; addresses are of devices, 6 bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class CustomAddr(TransportAddr):
     """An address of a custom transport.
@@ -169,7 +186,7 @@ class CustomAddr(TransportAddr):
     Parameters
     ----------
     id : int
-        Number of the transport, 64 bits.
+        Number of the transport, 64 bits, see :class:`TransportId`.
     data : bytes
         Address in that transport's own form.
 

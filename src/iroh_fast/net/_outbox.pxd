@@ -60,7 +60,8 @@ cdef class Outbox:
     cdef int carrier_of(self, const uint8_t* ip) noexcept nogil
     cdef int largest_payload(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil
     cdef int choose(self, const UdpAddr* dst, const UdpAddr* src) noexcept nogil
-    cdef void carry(self, int index, const UdpAddr* dst, int ecn, const uint8_t* data, size_t n, size_t segment) noexcept
+    cdef void carry(self, int index, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
+                    size_t segment) noexcept
     cdef void put(self, QuicConnection conn, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data,
                   size_t n, size_t segment) noexcept
     cdef void flush(self) noexcept

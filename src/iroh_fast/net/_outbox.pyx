@@ -99,7 +99,7 @@ cdef class Outbox:
         self.parked.append([])
 
     def add_transport(self, bytes subnet, str kind, int max_segments, int max_datagram, send):
-        """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data)``, which never waits."""
+        """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data[, local])``, which never waits."""
         cdef Carrier* carrier
         if self.n_carriers == MAX_TRANSPORTS or len(subnet) != 2 or max_segments < 1 or max_datagram < 0:
             raise ValueError("too many transports, or one with impossible properties")
@@ -171,9 +171,12 @@ cdef class Outbox:
         """Where the next batch may be built: BATCH_BYTES."""
         return self.slab + self.used
 
-    cdef void carry(self, int index, const UdpAddr* dst, int ecn, const uint8_t* data, size_t n, size_t segment) noexcept:
+    cdef void carry(self, int index, const UdpAddr* dst, const UdpAddr* src, int ecn, const uint8_t* data, size_t n,
+                    size_t segment) noexcept:
         """Hand a batch to a transport, in pieces that it takes."""
         cdef size_t piece = n, part
+        # A path may have been another transport's before.
+        cdef bint own = is_private(src.ip) and self.carrier_of(src.ip) == index
         if segment:
             piece = segment * <size_t>self.carriers[index].max_segments
             if piece > CARRIED_BYTES:
@@ -182,8 +185,13 @@ cdef class Outbox:
             part = piece if piece < n else n
             self.carriers[index].tx += part
             try:
-                self.sends[index](PyBytes_FromStringAndSize(<char*>dst.ip, 16), ecn, segment if part > segment else 0,
-                                  PyBytes_FromStringAndSize(<char*>data, part))
+                if own:
+                    self.sends[index](PyBytes_FromStringAndSize(<char*>dst.ip, 16), ecn, segment if part > segment else 0,
+                                      PyBytes_FromStringAndSize(<char*>data, part),
+                                      PyBytes_FromStringAndSize(<char*>src.ip, 16))
+                else:
+                    self.sends[index](PyBytes_FromStringAndSize(<char*>dst.ip, 16), ecn, segment if part > segment else 0,
+                                      PyBytes_FromStringAndSize(<char*>data, part))
             except Exception:
                 logger.exception("a batch for a %s path was not sent", self.kinds[index])
             data += part
@@ -199,7 +207,7 @@ cdef class Outbox:
             # An address that nobody stands for any more is a lost packet.
             index = self.carrier_of(dst.ip)
             if index >= 0:
-                self.carry(index, dst, ecn, data, n, segment)
+                self.carry(index, dst, src, ecn, data, n, segment)
             return
         index = self.choose(dst, src)
         if index < 0:

@@ -37,9 +37,17 @@ class DriverCore(Waker):
         kind: str,
         max_segments: int,
         max_datagram: int,
-        send: Callable[[bytes, int, int, bytes], object],
+        send: Callable[..., object],
     ) -> None: ...
-    def inject(self, ip16: bytes, port: int, data: bytes, stride: int) -> None: ...
+    def inject(
+        self,
+        ip16: bytes,
+        port: int,
+        data: bytes,
+        stride: int,
+        local: bytes | None = None,
+        ecn: int = 0,
+    ) -> None: ...
     @property
     def waiting(self) -> dict[bytes, Callable[[bytes, tuple[Any, ...]], object]]: ...
     def send_datagram(self, to: tuple[Any, ...], data: bytes) -> bool: ...

@@ -121,10 +121,10 @@ cdef class DriverCore(Waker):
         self.loop.add_reader(sock.fileno(), self.on_readable, len(self.outbox.sockets) - 1)
 
     def add_transport(self, bytes subnet, str kind, int max_segments, int max_datagram, send):
-        """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data)``, which never waits."""
+        """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data[, local])``, which never waits."""
         self.outbox.add_transport(subnet, kind, max_segments, max_datagram, send)
 
-    def inject(self, bytes ip16, int port, bytes data not None, uint32_t stride):  # hot
+    def inject(self, bytes ip16, int port, bytes data not None, uint32_t stride, bytes local=None, int ecn=0):  # hot
         """Datagrams from a private address: `data` is cut into pieces of `stride` bytes (0: one)."""
         cdef RxMessage message
         cdef size_t n = PyBytes_GET_SIZE(data)
@@ -139,8 +139,11 @@ cdef class DriverCore(Waker):
             if self.injected == NULL:
                 raise MemoryError
         self.outbox.carriers[index].rx += n
-        # ECN marks of such a path say nothing of the way beyond the first hop: never reported.
         memset(&message, 0, sizeof(RxMessage))
+        message.ecn = ecn & 3
+        if local is not None and len(local) == 16:
+            memcpy(message.dst.ip, PyBytes_AS_STRING(local), 16)
+            message.dst.port = port
         memcpy(self.injected, PyBytes_AS_STRING(data), n)
         memcpy(message.src.ip, PyBytes_AS_STRING(ip16), 16)
         message.src.port = port

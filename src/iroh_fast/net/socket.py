@@ -153,15 +153,19 @@ class Driver:
             transport.send,
         )
 
-    def inject(self, ip16: bytes, data: bytes, segment: int) -> None:
+    def inject(
+        self, ip16: bytes, data: bytes, segment: int, local: bytes | None = None, ecn: int = 0
+    ) -> None:
         """Hand in datagrams that came from a private address of a transport.
 
         Parameters
         ----------
         ip16 : the 16 bytes of the address.
         segment : bytes per datagram of a batch, 0 for a single one.
+        local : the private address that they were sent to, if the transport has several.
+        ecn : the two ECN bits; those of the first hop to a relay say nothing of the whole way.
         """
-        self._core.inject(ip16, PRIVATE_PORT, data, segment)
+        self._core.inject(ip16, PRIVATE_PORT, data, segment, local, ecn)
 
     def probe(self, ips: Collection[bytes]) -> None:
         """Private addresses of a transport that can be reached again: use the paths to them now."""

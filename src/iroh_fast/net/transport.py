@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 from iroh_fast.addr import IpAddr, SocketAddr, TransportAddr
 
 __all__ = [
+    "CUSTOM_SUBNET",
     "PRIVATE_PORT",
     "PRIVATE_PREFIX",
     "RELAY_SUBNET",
@@ -24,7 +25,9 @@ __all__ = [
     "SockAddr",
     "Transport",
     "TransportTable",
+    "is_custom",
     "is_private",
+    "is_relay",
 ]
 
 SockAddr: TypeAlias = tuple[Any, ...]
@@ -32,9 +35,11 @@ SockAddr: TypeAlias = tuple[Any, ...]
 PRIVATE_PREFIX = bytes.fromhex("fd15070a510b")
 PRIVATE_PORT = 12345
 RELAY_SUBNET = b"\x00\x01"
+CUSTOM_SUBNET = b"\x00\x03"
 MAX_ROUTES = 16384  # whoever gets a relay to forward to us makes a route: the oldest give way
 
 _PRIVATE_TEXT = "fd15:70a:510b:"
+_RELAY_TEXT, _CUSTOM_TEXT = f"{_PRIVATE_TEXT}1:", f"{_PRIVATE_TEXT}3:"
 
 
 class Transport(Protocol):
@@ -61,8 +66,11 @@ class Transport(Protocol):
         """What one of its private addresses stands for; None when it is not known any more."""
         ...
 
-    def send(self, ip16: bytes, ecn: int, segment: int, data: bytes) -> None:
+    def send(self, ip16: bytes, ecn: int, segment: int, data: bytes, /) -> None:
         """Send `data` to a private address without waiting; may drop it.
+
+        A transport that hands in datagrams with the private address they were sent to also gets
+        that, behind the others: what answers them leaves from there.
 
         Parameters
         ----------
@@ -76,6 +84,16 @@ class Transport(Protocol):
 def is_private(sockaddr: SockAddr) -> bool:
     """Whether an address of the engine stands for something other than a UDP address."""
     return bool(sockaddr[0].startswith(_PRIVATE_TEXT))
+
+
+def is_relay(sockaddr: SockAddr) -> bool:
+    """Whether it stands for a peer behind a relay."""
+    return bool(sockaddr[0].startswith(_RELAY_TEXT))
+
+
+def is_custom(sockaddr: SockAddr) -> bool:
+    """Whether it stands for an address of a user's transport."""
+    return bool(sockaddr[0].startswith(_CUSTOM_TEXT))
 
 
 R = TypeVar("R", bound=Hashable)
