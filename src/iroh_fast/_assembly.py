@@ -36,6 +36,8 @@ from .relay.map import RelayMap, RelayStatus
 
 if TYPE_CHECKING:
     from .net.custom import CustomTransports
+    from .net_report.report import NetReport
+    from .net_report.service import NetReports
     from .relay.client.transport import RelayTransport
     from .web.proxy import Proxy
     from .web.resolver import DnsResolver
@@ -49,7 +51,7 @@ USER = "user"  # the source of the addresses that the user gives
 # What an endpoint with relays needs besides, in steps of a few milliseconds.
 _RELAY_ROOMS = (
     *(".web.client", ".web.resolver", ".web.resolver.stub"),
-    *(".web.dial", ".relay.wire", ".relay.client.transport"),
+    *(".web.dial", ".relay.wire", ".relay.client.transport", ".net_report.service"),
 )
 
 
@@ -70,7 +72,9 @@ class Inside:
     host: EndpointHost
     lookup: LookupService
     monitor: Monitor
+    reports: Watchable[NetReport | None]
     custom: CustomTransports | None = None
+    net_reports: NetReports | None = None
 
 
 async def assemble(config: EndpointConfig) -> Inside:
@@ -151,6 +155,7 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
         host=host,
         lookup=lookup,
         monitor=monitor,
+        reports=Watchable(None, owner),
     )
 
 
@@ -171,6 +176,9 @@ def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
     if isinstance(config.relays, RelayMap):  # what check() made of it
         relay = inside.context.relay = _relay_transport(config, config.relays, inside)
         chosen.append(relay)
+        if config.net_report and inside.context.sockets:
+            inside.net_reports = _net_reports(config, config.relays, inside)
+            chosen.append(inside.net_reports)
     chosen.append(inside.lookup)
     return chosen
 
@@ -210,6 +218,23 @@ def _relay_transport(config: EndpointConfig, relay_map: RelayMap, inside: Inside
         on_status=changed,
         home_policy=config.home_policy,
         resolver=inside.host.dns_resolver,
+    )
+
+
+def _net_reports(config: EndpointConfig, relay_map: RelayMap, inside: Inside) -> NetReports:
+    """What looks at the network."""
+    from .net_report.config import NetReportConfig
+    from .net_report.service import NetReports
+    from .relay.client.qad import trust_roots
+
+    given = config.net_report
+    return NetReports(
+        given if isinstance(given, NetReportConfig) else NetReportConfig(),
+        relay_map,
+        trust=lambda: trust_roots(config.ca),
+        names=lambda: inside.host.dns_resolver,
+        reports=inside.reports,
+        fixed_ports=[a.port for a in plan_sockets(config.bind_addrs) if ":" not in a.host and a.port],
     )
 
 

@@ -145,9 +145,14 @@ class Context:
                 self.events.emit(_events.PathsChanged(q.stable_id, remote, tuple(book.get())))
 
     def live(self) -> list[QuicConnection]:
-        """Connections whose handshake is complete and that did not end."""
+        """Connections with peers whose handshake is complete and that did not end."""
         known = self.driver.endpoint.connections.values()
-        return [q for q in known if q.handshake_complete and q.close_reason is None]
+        # Those of net reports lead to relays, which have no id.
+        return [
+            q
+            for q in known
+            if q.handshake_complete and q.close_reason is None and q.peer_id is not None
+        ]
 
     def paths_with(self, id: EndpointId) -> list[Paths]:
         """The paths of each connection with a peer, also of those that ended and are still held."""

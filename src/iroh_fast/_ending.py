@@ -46,7 +46,7 @@ async def _peers_told(driver: Driver) -> None:
     while True:
         for q in driver.endpoint.connections.values():
             reason = q.close_reason
-            if not q.handshake_complete:
+            if not q.handshake_complete or q.peer_id is None:  # or with a relay, for its address
                 continue
             if reason is None or reason.kind == "locally_closed":
                 await wait(q, WAIT_DRAINED)
@@ -63,8 +63,10 @@ async def end(inside: Inside, code: int, closed: Once) -> None:
         driver.accepting = False
         context.lookups.services.stop()
         context.lookups.stop()
+        if inside.net_reports is not None:
+            inside.net_reports.stop()
         driver.close_all(code, b"")
-        for value in (inside.addrs.value, inside.alpns, inside.home):
+        for value in (inside.addrs.value, inside.alpns, inside.home, inside.reports):
             value.close()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):

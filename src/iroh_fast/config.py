@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .lookup import info as _info
     from .lookup import services as _lookup
     from .net import custom as _custom
+    from .net_report import config as _report_config
     from .web import ca as _ca_config
     from .web import proxy as _proxies
     from .web import resolver as _resolver
@@ -50,6 +51,7 @@ else:
     _filters = Later("iroh_fast.lookup.filters")
     _info = Later("iroh_fast.lookup.info")
     _lookup = Later("iroh_fast.lookup.services")
+    _report_config = Later("iroh_fast.net_report.config")
     _ca_config, _proxies = Later("iroh_fast.web.ca"), Later("iroh_fast.web.proxy")
     _resolver = Later("iroh_fast.web.resolver")
 
@@ -281,6 +283,15 @@ def _custom_transports(name: str, value: Any) -> tuple[_custom.CustomTransport, 
     return given
 
 
+def _reports(name: str, value: Any) -> _report_config.NetReportConfig | bool:
+    if isinstance(value, bool) or isinstance(value, _report_config.NetReportConfig):
+        return value
+    raise ConfigError(
+        f"{name} is a NetReportConfig, True or False, not {shown(value)}; "
+        "False makes no net reports"
+    )
+
+
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
     """An option of endpoints: its default, and the function that checks and reads it."""
     return dataclasses.field(default=default, metadata={"check": check})
@@ -289,7 +300,6 @@ def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
 # What is planned, and says so instead of being unknown.
 _NOT_YET = (
     "portmapper",
-    "net_report",
     "path_selector",
 )
 
@@ -335,6 +345,9 @@ class EndpointConfig:
     user_data : text of at most 245 bytes that is published with the addresses.
     dns_resolver : asked for names of relays and by lookups: a
         :class:`iroh_fast.lookup.DnsResolver`, or an object like one; None asks the system's.
+    net_report : how to find out what others see of this endpoint and how far relays are, see
+        :class:`iroh_fast.net_report.NetReportConfig`; False does not. Without relays there is
+        nobody to ask.
     """
 
     secret_key: SecretKey | None = _option(None, _secret_key)
@@ -360,6 +373,7 @@ class EndpointConfig:
     addr_filter: _filters.AddrFilterLike = _option(None, _addr_filter)
     user_data: str | None = _option(None, _user_data)
     dns_resolver: _resolver.DnsResolver | _resolver.Resolver | None = _option(None, _dns_resolver)
+    net_report: _report_config.NetReportConfig | bool = _option(True, _reports)
 
     def merge(self, other: EndpointConfig) -> None:
         """Take over every field of `other` that differs from its default."""

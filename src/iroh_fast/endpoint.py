@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .lookup import info as _info
     from .lookup import registry as _lookup
     from .net import socket as _socket
+    from .net_report import report as _net_report
     from .quic import _connection as _quic
     from .relay import map as _relay
     from .web import proxy as _proxy
@@ -63,6 +64,7 @@ else:
     _watcher = Later("iroh_fast.aio.watcher")
     _info = Later("iroh_fast.lookup.info")
     _lookup = Later("iroh_fast.lookup.registry")
+    _net_report = Later("iroh_fast.net_report.report")
     _socket = Later("iroh_fast.net.socket")
     _quic = Later("iroh_fast.quic._connection")
     _relay = Later("iroh_fast.relay.map")
@@ -502,6 +504,20 @@ class Endpoint:
                 "or relays=[] to add some later"
             )
         return relay.relay_map
+
+    # --- the network
+
+    @property
+    def net_report(self) -> _net_report.NetReport | None:
+        """What was found out last about the network; None before the first report.
+
+        Without relays, or with ``net_report=False``, there is never any.
+        """
+        return self._inside.reports.get()
+
+    def watch_net_report(self) -> _watcher.Watcher[_net_report.NetReport | None]:
+        """Follow :attr:`net_report`; ends at :meth:`close`."""
+        return self._inside.reports.watch()
 
     # --- state
 

@@ -22,6 +22,7 @@ from iroh_fast.dns_server import DnsServer
 from iroh_fast.lookup import MdnsLookup, PkarrPublisher
 from tests.lab import missing
 from tests.lab.lan import Lan, entered
+from tests.net.reports import our_relay, trusting
 
 from .conftest import ENV, Bind, Pair
 
@@ -91,6 +92,7 @@ TESTED = {
     "lookup.md: BitTorrent's DHT": 1,
     "lookup.md: A service of your own": 1,
     "paths.md: Transports of your own": 1,
+    "net_report.md: Following it": 1,
     "relay.md: In your program": 1,
     "relay.md: Endpoints and relays": 1,
 }
@@ -329,6 +331,27 @@ async def test_paths_over_a_transport_of_your_own() -> None:
         assert conn.paths[0].remote_addr == server.custom_addrs[0]
         assert server.custom_addrs[0] in scope["addr"].addrs
     await asyncio.gather(client.close(), server.close(), accepting)
+
+
+# --- net_report.md ------------------------------------------------------------------------
+
+
+async def test_net_reports_are_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = "net_report.md: Following it"
+    told = BLOCKS[place][0].replace("relays=", "ca=ca, relays=")
+    monkeypatch.setitem(BLOCKS, place, [told])
+    async with our_relay(tmp_path) as relay:
+        following = asyncio.create_task(run(place, relay_urls=[relay], ca=trusting()))
+        seen = ""
+        async with asyncio.timeout(60):
+            while relay.url not in seen:
+                seen += capsys.readouterr().out
+                await asyncio.sleep(0.02)
+        following.cancel()
+        await asyncio.wait({following})
+        assert following.cancelled() and "127.0.0.1" in seen
 
 
 # --- lookup.md ----------------------------------------------------------------------------
