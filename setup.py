@@ -57,7 +57,7 @@ SMALL = {
         *("_dns._messages", "_packet._numbers", "quic._admission", "quic._agreed", "quic._cids"),
         *("quic._client_hello", "quic._closing", "quic._config", "quic._first_flight"),
         *("quic._handshake", "quic._handshake_state", "quic._parameters", "quic._path_queries"),
-        *("quic._off_path", "quic._opening", "quic._random", "quic._stateless", "quic._trace"),
+        *("quic._network", "quic._off_path", "quic._opening", "quic._probe_limit", "quic._random", "quic._stateless", "quic._trace"),
         *("quic._traversal", "quic._traversal_addresses", "quic._traversal_state"),
         *("_probe", "lookup.mdns._message", "quic._validation", "quic.tls._schedule"),
         *("quic.tls._wire", "relay.server._connection"),

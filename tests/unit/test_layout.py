@@ -238,7 +238,7 @@ CORE: tuple[tuple[str, ...], ...] = (
     # what needs nothing of the core
     ("_agreed", "_budget", "_client_hello", "_closing_state", "_codes", "_counters", "_datagrams", "_delivery"),
     ("_keys", "_parameters", "_random", "_ranges", "_receive_buffer", "_received", "_sent", "_time"),
-    ("_id_table", "_ledger", "_mtud", "_rtt", "_send_buffer", "_space", "_stateless", "_timers", "_traversal_state"),
+    ("_id_table", "_ledger", "_mtud", "_probe_limit", "_rtt", "_send_buffer", "_space", "_stateless", "_timers", "_traversal_state"),
     # congestion control, and the handshake's state
     ("_controller", "_handshake_state", "_reordering"),
     ("_bbr_model", "_hystart", "_pacer"),
@@ -265,7 +265,7 @@ CORE: tuple[tuple[str, ...], ...] = (
     ("_recovery", "_refused"),
     ("_acknowledged", "_path_table"),
     ("_validation", "_closing", "_opening"),
-    ("_handshake", "_traversal"),
+    ("_handshake", "_network", "_traversal"),
     ("_first_flight", "_frames", "_timeouts", "_write"),
     ("_off_path",),
     ("_receive", "_transmit"),

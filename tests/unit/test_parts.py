@@ -212,6 +212,7 @@ PARTS: dict[str, Part] = {
     "Budget": Part("_budget", "limit refused used"),
     "IdTable": Part("_id_table", "live"),
     "Admission": Part("_admission", "attempts"),
+    "ProbeLimit": Part("_probe_limit", "held"),
     "RandomSource": Part("_random"),
 }
 

@@ -42,7 +42,7 @@ cdef void enter_close(Connection conn, object reason, uint64_t code, bint app, o
     if conn.state >= ST_CLOSING:
         return
     conn.state = ST_CLOSING
-    conn.ending.due = True
+    conn.ending.due = conn.ending.everywhere = True
     conn.ending.app = app
     conn.ending.code = code
     conn.close_text = text
@@ -63,6 +63,7 @@ cdef void enter_drain(Connection conn, object reason, bint reply):
         return
     conn.state = ST_DRAINING
     conn.ending.due = reply
+    conn.ending.everywhere = False
     conn.ending.app = False
     conn.ending.code = NO_ERROR
     conn.close_text = b""

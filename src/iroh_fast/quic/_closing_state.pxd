@@ -12,6 +12,8 @@ cdef struct Closing:
     uint64_t code
     uint64_t frame                # type of the frame that was wrong, 0: none
     int64_t repeat_at             # when it may be repeated
+    bint everywhere               # on every open path: some of them may be dead
+    uint64_t next_path            # paths below have had it
 
 
 cdef inline void closing_heard(Closing* closing, int64_t now, int64_t rtt) noexcept nogil:
@@ -19,9 +21,12 @@ cdef inline void closing_heard(Closing* closing, int64_t now, int64_t rtt) noexc
     if now >= closing.repeat_at:
         closing.repeat_at = now + rtt
         closing.due = True
+        closing.next_path = 0
 
-cdef inline void closing_sent(Closing* closing) noexcept nogil:
-    closing.due = False
+# It leaves on this path, the last one if `last`.
+cdef inline void closing_sent(Closing* closing, uint64_t path, bint last) noexcept nogil:
+    closing.next_path = path + 1
+    closing.due = closing.everywhere and not last
 
 
 cdef struct Failure:              # found while processing; `_core` notes the first one, `_closing` acts on it

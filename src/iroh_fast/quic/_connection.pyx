@@ -11,7 +11,6 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
-from iroh_fast.quic._cids cimport rotate_id
 from iroh_fast.quic._closing cimport enter_close
 from iroh_fast.quic._codes cimport (
     APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN, W_CLOSED, W_CONFIRMED,
@@ -20,6 +19,7 @@ from iroh_fast.quic._datagrams cimport datagrams_wait, queue_empty, queue_peek, 
 from iroh_fast.quic._first_flight cimport dial_expect, dial_more
 from iroh_fast.quic._handshake cimport may_update_keys, update_keys
 from iroh_fast.quic._keys cimport LEVEL_0RTT, keys_can_seal, keys_limit
+from iroh_fast.quic._network cimport paths_move
 from iroh_fast.quic._opening cimport OPEN_NO_CIDS, OPEN_NO_ID, open_path_to
 from iroh_fast.quic._path_queries cimport find_path, last_open, path_mtu
 from iroh_fast.quic._path_table cimport (
@@ -253,15 +253,35 @@ cdef class QuicConnection(Connection):
         """
         keys_limit(&self.keys, update_at or 0, seal or 0, open or 0)
 
-    def network_changed(self):
-        """Addresses of this machine may have changed: probe every path with a fresh id."""
+    def network_changed(self, keep=None):
+        """Addresses of this machine may have changed: ask every path at once, with a fresh id.
+
+        Parameters
+        ----------
+        keep : callable(local, remote) -> bool, None for all
+            Whether the way of a path may still be there; `local` is None where it is not known. A path that is not kept is
+            abandoned, and on the side that dialed a new one is opened to the same address with the same status. It goes on
+            all the same while there is nothing else: on the side that accepted, or when ids for a new one ran out.
+        """
         cdef Path* path = self.paths.first
-        while path != NULL:
+        cdef uint32_t lost[256]       # as many as there can be
+        cdef int n = 0
+        cdef int64_t now = self.host.clock_ns()
+        ways = []
+        while path != NULL and keep is not None:
             if not path.abandoned:
-                try_again(self, path)
-                memset(&path.route.local, 0, sizeof(UdpAddr))
-                rotate_id(self, path)
+                ways.append((path.id, addr_to_tuple(&path.route.local) if ip_known(&path.route.local) else None,
+                             addr_to_tuple(&path.route.remote)))
             path = path.next
+        for id, local, remote in ways:
+            if n < 256 and not keep(local, remote):
+                lost[n] = id
+                n += 1
+        if self.state >= ST_CLOSING:
+            return
+        if now:
+            self.now = now
+        paths_move(self, lost, n)
         self.host.wake(self)
 
     def path_works_again(self, path_id=None):

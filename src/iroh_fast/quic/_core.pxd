@@ -36,8 +36,6 @@ cdef class Host:
     cdef int64_t clock_ns(self) noexcept nogil     # of the driver's clock, 0 when there is none
     # Whether a probe may leave for an address that nobody has proven yet; that it does then.
     cdef bint may_probe(self, const UdpAddr* remote, int64_t now) noexcept nogil
-    # The same of an answer of full size.
-    cdef bint may_answer(self, const UdpAddr* remote, int64_t now) noexcept nogil
     # bytes of the largest datagram that the interface on the way takes; 0: unknown, -1: it cuts them into fragments
     cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
 

@@ -60,9 +60,6 @@ cdef class Host:
     cdef bint may_probe(self, const UdpAddr* remote, int64_t now) noexcept nogil:
         return True
 
-    cdef bint may_answer(self, const UdpAddr* remote, int64_t now) noexcept nogil:
-        return False
-
 
 cdef class Connection(StreamOwner):
     """The parts of one connection."""

@@ -8,6 +8,7 @@ from iroh_fast.quic._admission cimport Admission, AdmissionHost, QuicIncoming
 from iroh_fast.quic._config cimport Config
 from iroh_fast.quic._connection cimport QuicConnection
 from iroh_fast.quic._id_table cimport IdTable
+from iroh_fast.quic._probe_limit cimport ProbeLimit
 
 
 cdef class Waker:
@@ -30,6 +31,7 @@ cdef class QuicEndpoint(AdmissionHost):
     cdef object outgoing              # answers of the endpoint itself: (remote, local, data)
     cdef object initial_ids           # connections by the id that their client chose
     cdef IdTable ids
+    cdef ProbeLimit probe_limit
     cdef Admission admission
     cdef uint64_t last_cid            # of the datagram before
     cdef PyObject* last_conn

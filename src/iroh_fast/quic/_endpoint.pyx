@@ -25,6 +25,7 @@ from iroh_fast.quic._handshake cimport own_parameters, remember_parameters, tls_
 from iroh_fast.quic._handshake_state cimport id_set
 from iroh_fast.quic._id_table cimport IdEntry, IdTable
 from iroh_fast.quic._paths cimport CID_LEN, ip_known, path_cwnd
+from iroh_fast.quic._probe_limit cimport ProbeLimit
 from iroh_fast.quic._random cimport RandomSource
 from iroh_fast.quic._refused cimport datagram_too_big
 from iroh_fast.quic._receive cimport receive_datagram
@@ -104,6 +105,7 @@ cdef class QuicEndpoint(AdmissionHost):
         self.reset_tokens = {}
         self.outgoing = deque()
         self.ids = IdTable(self.random, random(32))
+        self.probe_limit = ProbeLimit(self.random)
         self.admission = Admission(random, wall_clock)
         self.accepting = True
         self.counters = {"accepted_handshakes": 0, "outgoing_handshakes": 0, "refused_handshakes": 0,
@@ -223,6 +225,14 @@ cdef class QuicEndpoint(AdmissionHost):
 
     cdef int largest_payload(self, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
         return self.waker.largest_payload(remote, local) if self.waker is not None else self.interface_limit
+
+    cdef bint may_probe(self, const UdpAddr* remote, int64_t now) noexcept nogil:
+        return self.probe_limit.take(remote, now)
+
+    @property
+    def held_probes(self):
+        """Probes of NAT traversal that did not leave because their address had enough."""
+        return self.probe_limit.held
 
     cdef QuicConnection datagram(self, uint8_t* data, size_t n, const UdpAddr* src, const UdpAddr* dst, int ecn,
                             int64_t now):  # hot

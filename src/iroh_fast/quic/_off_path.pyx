@@ -7,7 +7,6 @@ NAT traversal.
 
 from libc.stdint cimport uint8_t, uint64_t
 
-from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet._frames cimport FT_PATH_CHALLENGE, FT_PATH_RESPONSE
 from iroh_fast.quic._codes cimport MIN_DATAGRAM
 from iroh_fast.quic._core cimport Connection
@@ -35,15 +34,6 @@ cdef size_t write_off_path(Connection conn, uint8_t* buf, OffPath* off) noexcept
     return 0
 
 
-cdef bint may_fill(Connection conn, const UdpAddr* remote, uint64_t allowed) noexcept nogil:
-    """Whether an answer may be of full size.
-
-    INTEROP: iroh pads answers to its probes of 35 bytes, and so do we, which is more than RFC 9000 §8.2.2 allows: the
-    endpoint bounds how many an address gets. Beyond, they are as small as the question.
-    """
-    return allowed >= MIN_DATAGRAM or (conn.agreed.nat and conn.host.may_answer(remote, conn.now))
-
-
 cdef size_t write_probing(Connection conn, uint8_t* buf, OffPath* off, bint probe) noexcept nogil:
     """One packet; 0 when it may not leave."""
     cdef Path* path = find_path(conn, off.path_id)
@@ -59,7 +49,8 @@ cdef size_t write_probing(Connection conn, uint8_t* buf, OffPath* off, bint prob
     if not off.challenge and ask_along(conn, &off.remote, &off.local, token):
         put_frame(path, &packet, FT_PATH_CHALLENGE, token)
     packet.sent.flags = 0
-    if not probe and may_fill(conn, &off.remote, allowed):
+    # DIFFERS: iroh pads each answer to 1200 bytes, also to probes of 35 from wherever they claim to come. It takes small ones.
+    if allowed >= MIN_DATAGRAM:
         pad_packet(&packet, <size_t>(packet.end - packet.at))
     n = seal_one(conn, path, &packet)
     if n == 0:

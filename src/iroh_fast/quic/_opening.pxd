@@ -14,6 +14,8 @@ cdef enum:
     OPEN_NEVER = -4               # or neither side has multipath, or we did not dial
 
 
+# Whether one can be started now.
+cdef bint may_open_path(Connection conn) noexcept nogil
 # Start a path; its id, or one of the above. After the first two the peer is asked for more.
 cdef int64_t open_path_to(Connection conn, const UdpAddr* remote, const UdpAddr* local, int status) noexcept nogil
 # Whether an open path leads there; from anywhere if `local` says nothing.

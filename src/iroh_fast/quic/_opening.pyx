@@ -12,6 +12,16 @@ from iroh_fast.quic._paths cimport CidSet, Path, STATUS_BACKUP, ip_known, same_a
 from iroh_fast.quic._timers cimport TIMER_NO_PATH, timer_clear
 
 
+cdef bint may_open_path(Connection conn) noexcept nogil:
+    cdef int64_t id
+    cdef CidSet* ids
+    if not conn.is_client or not conn.agreed.multipath or not conn.handshake.confirmed:
+        return False
+    id = next_path_id(conn)
+    ids = find_ids(conn, <uint32_t>id, False) if id >= 0 else NULL
+    return ids != NULL and ids.active >= 0
+
+
 cdef int64_t open_path_to(Connection conn, const UdpAddr* remote, const UdpAddr* local, int status) noexcept nogil:
     cdef Path* path
     cdef CidSet* ids

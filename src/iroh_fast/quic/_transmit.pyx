@@ -347,14 +347,19 @@ cdef size_t send_mtu_probe(Connection conn, Path* path, uint8_t* buf, size_t cap
     return n
 
 
-cdef Path* path_for_close(Connection conn) noexcept nogil:
-    """A validated path if there is one, else any; NULL: none can carry a packet."""
+cdef Path* usable_from(Connection conn, uint64_t id) noexcept nogil:
+    """The first path that works, of those with this id and higher ones."""
     cdef Path* path = conn.paths.first
-    cdef Path* other = path
-    while other != NULL:
-        if usable(other) and (path.abandoned or not path.route.validated):
-            path = other
-        other = other.next
+    while path != NULL and not (path.id >= id and usable(path)):
+        path = path.next
+    return path
+
+
+cdef Path* path_for_close(Connection conn) noexcept nogil:
+    """The next one that works, else any; NULL: none can carry a packet."""
+    cdef Path* path = usable_from(conn, conn.ending.next_path)
+    if path == NULL and conn.ending.next_path == 0:
+        path = conn.paths.first
     return path if path != NULL and path.cids.active >= 0 else NULL
 
 
@@ -397,9 +402,10 @@ cdef size_t send_close(Connection conn, uint8_t* buf, Transmit* out) noexcept no
     cdef size_t total, size = 0, allowed = MIN_DATAGRAM
     cdef const uint8_t* text = reason_for_close(conn, &size)
     cdef bint has_initial = False
-    closing_sent(&conn.ending)
     if path == NULL:
+        closing_sent(&conn.ending, conn.ending.next_path, True)
         return 0
+    closing_sent(&conn.ending, path.id, usable_from(conn, path.id + 1) == NULL)
     if allowed > path_allowance(conn, path):
         allowed = <size_t>path_allowance(conn, path)
     for level in range(LEVEL_INITIAL, LEVEL_1RTT + 1):
@@ -436,11 +442,13 @@ cdef size_t poll_transmit(Connection conn, int64_t now, uint8_t* buf, size_t cap
     conn.now = now
     if conn.state >= ST_CLOSING:
         if conn.ending.due and conn.state != ST_DRAINED:
-            n = send_close(conn, buf, out)
             if not conn.handshake.heard:
                 # Nobody has answered, so nobody's packets are still to come.
                 timer_set(&conn.timers, TIMER_CLOSE, now)
-            return n
+            while conn.ending.due:
+                n = send_close(conn, buf, out)
+                if n:
+                    return n
         return 0
     if off_path_due(conn):
         n = send_off_path(conn, buf, out)
