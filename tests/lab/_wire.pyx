@@ -345,6 +345,10 @@ cdef class Wire:
             self.lanes[i].failed = self.lanes[i].late_most = 0
             memset(self.lanes[i].late, 0, sizeof(self.lanes[i].late))
 
+    def change(self, Link there not None, Link back not None):
+        """Be another link from now on; what is on its way stays so."""
+        self.there, self.back = there, back
+
     @property
     def failed(self):
         """Packets that could not be kept or written."""

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
-from multiprocessing.connection import Connection
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-from tests.lab.link import DEVICE, LabStats, LinkConfig, Setup
+from tests.lab.carrier import Carrier
+from tests.lab.link import DEVICE, LabStats, LinkConfig
 from tests.lab.namespaces import LabError, Namespace, missing, remove_leftovers
 
-ROOT = Path(__file__).parents[2]
 TX_QUEUE = 100_000  # packets; the queue that drops is the link's
 
 #: Of every namespace of a lab. What TCP learned of one run must not be told to the next; IPv6 has its
@@ -113,7 +107,7 @@ class LinkLab:
         self.mtu = mtu
         self._sysctls = sysctls or {}
         self._stack = contextlib.ExitStack()
-        self._control: Connection | None = None
+        self._carrier: Carrier | None = None
 
     def __enter__(self) -> Self:
         reason = missing()
@@ -128,7 +122,9 @@ class LinkLab:
             stack.callback(self.left.close)
             self.right = Node("right", 2, self._sysctls)
             stack.callback(self.right.close)
-            self._control = self._start_wire(stack)
+            ends = (self.left.name, DEVICE), (self.right.name, DEVICE)
+            self._carrier = Carrier(*ends, self.there, self.back, seed=self.seed)
+            stack.callback(self._carrier.close)
             self.left.plug_in(self.mtu)
             self.right.plug_in(self.mtu)
             self.begin()
@@ -145,58 +141,21 @@ class LinkLab:
 
     def close(self) -> None:
         """End all processes in the lab and remove it; the same as leaving the context."""
-        self._control = None
+        self._carrier = None
         self._stack.close()
 
     def begin(self) -> None:
         """Make now the time that outages and steps count from, and count anew."""
-        self._ask("begin")
+        self._opened().begin()
 
     def stats(self) -> LabStats:
         """What happened since it began."""
-        answer = self._ask("stats")
-        assert isinstance(answer, LabStats)
-        return answer
+        return self._opened().stats()
 
-    def _ask(self, command: str) -> object:
-        if self._control is None:
+    def _opened(self) -> Carrier:
+        if self._carrier is None:
             raise LabError("the lab is not open")
-        try:
-            self._control.send(command)
-            return self._control.recv()
-        except (EOFError, OSError) as error:
-            raise LabError("the process of the wire has ended") from error
-
-    def _start_wire(self, stack: contextlib.ExitStack) -> Connection:
-        ours, theirs = socket.socketpair()
-        control = stack.enter_context(Connection(ours.detach()))
-        with theirs:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.lab.wire", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for us
-            )
-        stack.callback(end, process, control)
-        control.send(Setup((self.left.name, self.right.name), self.there, self.back, self.seed))
-        try:
-            answer = control.recv()
-        except EOFError:
-            raise LabError("the process of the wire did not start") from None
-        if answer != "ready":
-            raise LabError(f"the wire: {answer}")
-        return control
-
-
-def end(process: subprocess.Popen[Any], control: Connection) -> None:
-    """Hang up, which ends the process; at the latest after two seconds."""
-    control.close()
-    try:
-        process.wait(2)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        return self._carrier
 
 
 @contextlib.contextmanager

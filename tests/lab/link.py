@@ -225,9 +225,9 @@ class LinkStats:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a wire is to connect."""
+    """What a wire is to connect: namespace and device of each end."""
 
-    namespaces: tuple[str, str]
+    ends: tuple[tuple[str, str], tuple[str, str]]
     there: LinkConfig
     back: LinkConfig
     seed: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import resource
 import sys
@@ -11,7 +12,7 @@ from multiprocessing.connection import Connection
 
 from tests.lab._link import Link
 from tests.lab._wire import Wire, enter_network, open_tun
-from tests.lab.link import DEVICE, LabStats, Setup
+from tests.lab.link import LabStats, LinkConfig, Setup
 
 PRIORITY = 40  # above normal processes, below the kernel's own threads
 
@@ -30,25 +31,28 @@ def hurry() -> None:
         os.nice(-20)
 
 
-def devices(namespaces: tuple[str, str]) -> list[int]:
+def devices(ends: tuple[tuple[str, str], tuple[str, str]]) -> list[int]:
     """Descriptors of a TUN device in each namespace."""
     made = []
-    for name in namespaces:
-        fd = os.open(f"/run/netns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    for namespace, device in ends:
+        fd = os.open(f"/run/netns/{namespace}", os.O_RDONLY | os.O_CLOEXEC)
         try:
             enter_network(fd)
         finally:
             os.close(fd)
-        made.append(open_tun(DEVICE))
+        made.append(open_tun(device))
     return made
 
 
 def serve(control: Connection) -> None:
     setup: Setup = control.recv()
-    left, right = devices(setup.namespaces)
-    there = Link(setup.there, 2 * setup.seed)
-    back = Link(setup.back, 2 * setup.seed + 1)
-    wire = Wire(left, right, control.fileno(), there, back)
+    left, right = devices(setup.ends)
+    seeds = itertools.count(2 * setup.seed)
+
+    def links(there: LinkConfig, back: LinkConfig) -> tuple[Link, Link]:
+        return Link(there, next(seeds)), Link(back, next(seeds))
+
+    wire = Wire(left, right, control.fileno(), *links(setup.there, setup.back))
     began = cpu_s()
     gc.disable()
     hurry()
@@ -56,13 +60,16 @@ def serve(control: Connection) -> None:
     while True:
         wire.run()
         command = control.recv()
-        if command == "begin":
-            wire.begin()
-            began = cpu_s()
-            control.send(None)
-        elif command == "stats":
+        if command == "stats":
             late = wire.late_ms(0.5), wire.late_ms(0.99), wire.late_ms(1.0)
-            control.send(LabStats(there.stats(), back.stats(), wire.failed, late, cpu_s() - began))
+            counted = wire.there.stats(), wire.back.stats()
+            control.send(LabStats(*counted, wire.failed, late, cpu_s() - began))
+            continue
+        if command != "begin":
+            wire.change(*links(*command))
+        wire.begin()
+        began = cpu_s()
+        control.send(None)
 
 
 if __name__ == "__main__":
