@@ -137,9 +137,11 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
         lookups=lookups,
     )
     addrs = OwnAddrs(secret_key.public, owner, addr_changed)
-    monitor = Monitor(
-        lambda state: services.network_changed(state), lambda state: _told_engine(context, state)
-    )
+    def network_changed(state: NetworkState) -> None:
+        driver.network_changed(state)
+        services.network_changed(state)
+
+    monitor = Monitor(network_changed, lambda state: _told_engine(context, state))
     services: EndpointServices = ServiceHost(
         ServiceContext(owner, secret_key, driver, sockets, addrs, lambda: monitor.state)
     )

@@ -23,6 +23,7 @@ COUNTERS: dict[str, str] = {
     "socket:recv_stun": "Datagrams received that answer questions to STUN servers",
     "socket:recv_foreign": "Datagrams received that are of other protocols than QUIC, dropped",
     "socket:dropped_batches": "Batches of datagrams not sent because a socket stayed full",
+    "socket:rebinds": "Times a UDP socket was opened again",
     "socket:timer_wakes": "Times the timer of the connections fired",
     "socket:accepted_handshakes": "Handshakes begun for others who dialed",
     "socket:outgoing_handshakes": "Handshakes begun by dialing",

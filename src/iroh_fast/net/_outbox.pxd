@@ -20,6 +20,7 @@ cdef struct Bound:
     uint8_t ip[16]                # network of the bind address
     int prefix
     bint unspecified, default_route
+    bint down                     # closed, to be opened again
 
 
 cdef struct Carrier:              # a transport that is no socket
@@ -33,6 +34,7 @@ cdef class OutboxOwner:
     cdef void refused(self, QuicConnection conn, const UdpAddr* dst, size_t size, int error) noexcept
     cdef void hold(self, QuicConnection conn) noexcept
     cdef void released(self) noexcept
+    cdef void broken(self, int index, int error) noexcept
 
 
 cdef class Outbox:

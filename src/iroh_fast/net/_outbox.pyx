@@ -8,7 +8,7 @@ until it takes data again, however often they are woken meanwhile.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from libc.errno cimport EAGAIN, ENOBUFS
+from libc.errno cimport EAGAIN, EBADF, ENOBUFS, ENOTCONN, EPIPE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.string cimport memcmp, memcpy, memset
 
@@ -51,6 +51,9 @@ cdef class OutboxOwner:
 
     cdef void released(self) noexcept:
         """Held connections may go on."""
+
+    cdef void broken(self, int index, int error) noexcept:
+        """Nothing will leave through a socket any more."""
 
 
 @cython.final
@@ -97,6 +100,22 @@ cdef class Outbox:
         if self.first_socket is None:
             self.first_socket = sock
         self.parked.append([])
+
+    def down(self, int index):
+        """Send nothing through a socket until `replace`: what waits for it is lost, as what is sent meanwhile."""
+        cdef list waiting = <list>self.parked[index]
+        self.bound[index].down = True
+        if waiting:
+            self.dropped += len(waiting)
+            waiting.clear()
+            self.release(index)
+
+    def replace(self, int index, UdpSocket sock not None):
+        """Use another socket, bound to the same address, in the place of one."""
+        if self.first_socket is self.sockets[index]:
+            self.first_socket = sock
+        self.sockets[index] = sock
+        self.bound[index].down = False
 
     def add_transport(self, bytes subnet, str kind, int max_segments, int max_datagram, send):
         """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data[, local])``, which never waits."""
@@ -214,6 +233,9 @@ cdef class Outbox:
             if conn is not None and self.owner is not None:
                 self.owner.refused(conn, dst, n, errno.EAFNOSUPPORT)
             return
+        if self.bound[index].down:
+            self.dropped += 1         # it is being opened again
+            return
         message = &self.queue[self.n_queued]
         message.dst = dst[0]
         message.src = src[0]
@@ -266,7 +288,11 @@ cdef class Outbox:
                     self.tx_v4 += message.len
                 else:
                     self.tx_v6 += message.len
-                if message.error and self.senders[i] != NULL and self.owner is not None:
+                if message.error in (EBADF, ENOTCONN, EPIPE):
+                    # Of the socket, not of who sends or where to.
+                    if self.owner is not None:
+                        self.owner.broken(index, message.error)
+                elif message.error and self.senders[i] != NULL and self.owner is not None:
                     self.owner.refused(<QuicConnection>self.senders[i], &message.dst, message.segment or message.len, message.error)
         for i in range(at, end):
             self.park(index, <QuicConnection>self.senders[i] if self.senders[i] != NULL else None, &self.queue[i])
@@ -307,8 +333,8 @@ cdef class Outbox:
             return
         sock = <UdpSocket>self.sockets[index]
         waiting = <list>self.parked[index]
-        if sock.fileno() < 0:
-            return
+        if sock.fileno() < 0 or not waiting:
+            return                    # another socket is in its place
         self.loop.remove_writer(sock.fileno())
         while waiting:
             kept, data = waiting[0]

@@ -19,6 +19,8 @@ cdef class DriverCore(Waker):
     cdef list timers              # what the deadlines hold
     cdef Deadlines deadlines
     cdef object run_soon
+    cdef public object on_broken  # (a socket, errno or 0): it seems to be of no use any more
+    cdef int in_vain[16]          # of each socket: MAX_SOCKETS
     cdef uint8_t* injected
     cdef readonly bint scheduled, stopped
     cdef int timer_fd
@@ -30,6 +32,8 @@ cdef class DriverCore(Waker):
     cdef readonly dict waiting    # STUN: transaction -> what takes the answer
     cdef int take(self, const RxMessage* message, int64_t now)
     cdef void not_quic(self, const uint8_t* data, uint32_t n, const UdpAddr* src) noexcept
+    cdef void nothing_came(self, int index, int error) noexcept
+    cdef void tell_broken(self, int index, int error) noexcept
     cdef void answer(self)
     cdef void abandon(self)
     cdef bint flush(self, QuicConnection conn, int64_t now)

@@ -7,7 +7,7 @@ with few system calls, then the application hears what happened. Timers that may
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.errno cimport EMSGSIZE
+from libc.errno cimport EBADF, EMSGSIZE, ENOTCONN, EPIPE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -50,6 +50,8 @@ cdef enum:
     TURN_BYTES = 262144           # ... so many bytes
     MAX_SEGMENTS = 45
     MAX_FOREIGN = 1200            # bytes of a datagram that is not QUIC
+    IN_VAIN = 64                  # times in a row a socket is readable without anything to read,
+    ERRORS_IN_A_ROW = 8           # ... or gives an error: it is looked at
     SPIN_NS = 50000               # a deadline closer than this is polled, not timed
 
 
@@ -74,6 +76,9 @@ cdef class Sender(OutboxOwner):
         # Marked as dirty but not in the list: nothing flushes it.
         conn.dirty = True
         self.core.held.append(conn)
+
+    cdef void broken(self, int index, int error) noexcept:
+        self.core.tell_broken(index, error)
 
     cdef void released(self) noexcept:
         cdef DriverCore core = self.core
@@ -119,6 +124,21 @@ cdef class DriverCore(Waker):
         """Start reading a bound socket. At most 16."""
         self.outbox.add_socket(sock, prefix, default_route)
         self.loop.add_reader(sock.fileno(), self.on_readable, len(self.outbox.sockets) - 1)
+
+    def shut_socket(self, int index):
+        """Close a socket until `replace_socket`; what is sent meanwhile is lost."""
+        cdef UdpSocket sock = <UdpSocket>self.outbox.sockets[index]
+        if sock.fileno() >= 0:
+            self.loop.remove_reader(sock.fileno())
+            self.loop.remove_writer(sock.fileno())
+            sock.close()
+        self.outbox.down(index)
+
+    def replace_socket(self, int index, UdpSocket sock not None):
+        """Go on with a socket bound to the same address in the place of one that was shut."""
+        self.outbox.replace(index, sock)
+        self.in_vain[index] = 0
+        self.loop.add_reader(sock.fileno(), self.on_readable, index)
 
     def add_transport(self, bytes subnet, str kind, int max_segments, int max_datagram, send):
         """Give a subnet of the private prefix to ``send(ip16, ecn, segment, data[, local])``, which never waits."""
@@ -201,9 +221,10 @@ cdef class DriverCore(Waker):
         while budget > 0 and not self.stopped:
             n = sock.recv_batch(self.messages, RX_SLOTS)
             if n <= 0:
-                if n < 0:
-                    logger.warning("receiving failed: %s", errno.errorcode.get(-n, -n))
+                if n < 0 or budget == TURN_PACKETS:
+                    self.nothing_came(index, -n)
                 break
+            self.in_vain[index] = 0
             for i in range(n):
                 message = &self.messages[i]
                 # An empty one costs as well, and a large one as much as several.
@@ -220,6 +241,20 @@ cdef class DriverCore(Waker):
             if n < RX_SLOTS:
                 break
         self.settle(now)
+
+    cdef void nothing_came(self, int index, int error) noexcept:
+        """A socket was readable and gave an error, or nothing (0): now and then that happens to good ones."""
+        if error:
+            logger.log(logging.DEBUG if self.in_vain[index] else logging.INFO,
+                       "receiving failed: %s", errno.errorcode.get(error, error))
+        self.in_vain[index] += 1 if not error else IN_VAIN // ERRORS_IN_A_ROW
+        if self.in_vain[index] >= IN_VAIN or error in (EBADF, ENOTCONN, EPIPE):
+            self.in_vain[index] = 0
+            self.tell_broken(index, error)
+
+    cdef void tell_broken(self, int index, int error) noexcept:
+        if self.on_broken is not None and not self.stopped:
+            self.loop.call_soon(self.on_broken, self.outbox.sockets[index], error)
 
     cdef int take(self, const RxMessage* message, int64_t now):  # hot
         """Give the datagrams of a message to their connections. Their number, 1 for an empty one."""
@@ -448,6 +483,7 @@ cdef class DriverCore(Waker):
         self.outbox.close()
         self.endpoint.waker = None
         self.run_soon = None
+        self.on_broken = None
 
     def counters(self):
         """Bytes and datagrams moved, by family."""

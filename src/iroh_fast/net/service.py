@@ -22,7 +22,7 @@ __all__ = ["EndpointService", "EndpointServices", "Interfaces", "OwnAddrs", "Ser
 # are not named here come before the interfaces, which are tried by those on the same network.
 _BY_USE: Final = ("qad", "stun", "portmap", "user")
 _INTERFACES: Final = "interfaces"
-MAX_OF_SOURCE: Final = 128
+MAX_CANDIDATES: Final = 128  # no peer takes as many
 
 
 class OwnAddrs:
@@ -58,8 +58,8 @@ class OwnAddrs:
         return frozenset(self._found.get(source, ()))
 
     def put(self, source: str, addrs: Iterable[TransportAddr]) -> None:
-        """Replace the addresses of a source, of which 128 count; none takes it out."""
-        self._found[source] = tuple(dict.fromkeys(addrs))[:MAX_OF_SOURCE]
+        """Replace the addresses of a source; none takes it out."""
+        self._found[source] = tuple(dict.fromkeys(addrs))
         if (candidates := self._by_use()) != self._candidates:
             self._candidates = candidates
             self._candidates_changed(list(candidates))
@@ -69,7 +69,7 @@ class OwnAddrs:
             self._changed(addr)
 
     def candidates(self) -> list[SocketAddr]:
-        """The direct addresses to try for getting here, the most useful first."""
+        """The direct addresses to try for getting here, the most useful first; at most 128."""
         return list(self._candidates)
 
     def _by_use(self) -> list[SocketAddr]:
@@ -80,7 +80,7 @@ class OwnAddrs:
             for addr in self._found[source]:
                 if isinstance(addr, IpAddr) and _goes_on_the_wire(addr.addr):
                     found[addr.addr] = None
-        return list(found)
+        return list(found)[:MAX_CANDIDATES]
 
 
 def _goes_on_the_wire(addr: SocketAddr) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 from collections.abc import Collection, Iterable, Sequence
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from iroh_fast._batch import UdpSocket
 from iroh_fast.aio._core_events import wait
 from iroh_fast.aio._waiters import Handoff
 from iroh_fast.net._socket import DriverCore
+from iroh_fast.net.rebind import BUFFER_BYTES, Rebinder, sockaddr_of
 from iroh_fast.net.transport import PRIVATE_PORT, TransportTable
 from iroh_fast.quic._endpoint import QuicEndpoint
 from iroh_fast.quic.config import WINDOW_BUDGET
@@ -21,6 +21,7 @@ from iroh_fast.quic.config import WINDOW_BUDGET
 if TYPE_CHECKING:
     from iroh_fast.addr import SocketAddr
     from iroh_fast.net.bind import BindAddr
+    from iroh_fast.net.local_addrs import NetworkState
     from iroh_fast.net.stun import StunAnswer
     from iroh_fast.net.transport import Transport
     from iroh_fast.quic._admission import QuicIncoming
@@ -34,7 +35,6 @@ __all__ = ["Driver"]
 logger = logging.getLogger("iroh_fast.net")
 
 TICKETS_PER_PEER = 8
-BUFFER_BYTES = 7 * 1024 * 1024  # per socket and direction, as iroh asks for; the kernel may give less
 
 
 class Driver:
@@ -43,13 +43,22 @@ class Driver:
     Use `bind`; all methods belong to the loop that was running then.
     """
 
-    def __init__(self, endpoint: QuicEndpoint, core: DriverCore, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        endpoint: QuicEndpoint,
+        core: DriverCore,
+        loop: asyncio.AbstractEventLoop,
+        sockets: Sequence[tuple[UdpSocket, BindAddr]] = (),
+    ) -> None:
         self.endpoint = endpoint
         self.loop = loop
         self._core = core
         self.transports = TransportTable()
         self._incoming: Handoff[QuicIncoming] = Handoff()
-        self._bound: list[tuple[Any, ...]] = []
+        for sock, addr in sockets:
+            core.add_socket(sock, addr.prefix_len, addr.is_default)
+        self._bound = [sock.local_address for sock, _ in sockets]
+        self._rebinder = Rebinder(core, loop, [(addr, sock.local_address) for sock, addr in sockets])
         endpoint.on_incoming = self._on_incoming
 
     @classmethod
@@ -93,7 +102,7 @@ class Driver:
         try:
             for addr in addrs:
                 try:
-                    sockets.append((UdpSocket.bind(_sockaddr(addr), buffer_bytes=BUFFER_BYTES), addr))
+                    sockets.append((UdpSocket.bind(sockaddr_of(addr), buffer_bytes=BUFFER_BYTES), addr))
                 except OSError as e:
                     if addr.required:
                         raise
@@ -102,20 +111,16 @@ class Driver:
             for sock, _ in sockets:
                 sock.close()
             raise
-        driver: Driver | None = None
+        core: DriverCore | None = None
         try:
             core = DriverCore(endpoint, loop)
-            driver = cls(endpoint, core, loop)
-            for sock, addr in sockets:
-                core.add_socket(sock, addr.prefix_len, addr.is_default)
-                driver._bound.append(sock.local_address)
+            return cls(endpoint, core, loop, sockets)
         except BaseException:
-            if driver is not None:
-                driver.stop()
+            if core is not None:
+                core.stop()
             for sock, _ in sockets:
                 sock.close()
             raise
-        return driver
 
     # ------------------------------------------------------------ dialing
     def connect(
@@ -189,6 +194,15 @@ class Driver:
 
         return await StunClient(self._core, self.loop).ask(server)
 
+    # ------------------------------------------------------------ changes of the network
+    def network_changed(self, state: NetworkState) -> None:
+        """Open sockets again that another network left without use; call it before anything is sent."""
+        self._rebinder.network_changed(state)
+
+    def rebind(self) -> None:
+        """Open every socket again, at the same addresses and ports; one that fails is tried on until it works."""
+        self._rebinder.rebind()
+
     # ------------------------------------------------------------ incoming
     def _on_incoming(self, incoming: QuicIncoming) -> None:
         self._incoming.put(incoming)
@@ -244,25 +258,19 @@ class Driver:
     def stop(self) -> None:
         """Close the sockets at once."""
         self.accepting = False
+        self._rebinder.stop()
         self._core.stop()
 
     def stats(self) -> dict[str, int]:
         """Counters of the sockets, of connection attempts and of windows."""
         return {
             **self._core.counters(),
+            "rebinds": self._rebinder.rebinds,
             **self.endpoint.counters,
             "window_budget_refused": self.endpoint.window_budget_refused,
             "window_budget": self.endpoint.window_budget,
             "window_budget_used": self.endpoint.window_budget_used,
         }
-
-
-def _sockaddr(addr: BindAddr) -> tuple[Any, ...]:
-    if ":" not in addr.host:
-        return (addr.host, addr.port)
-    host, _, scope = addr.host.partition("%")
-    number = int(scope) if scope.isdecimal() else socket.if_nametoindex(scope) if scope else 0
-    return (host, addr.port, 0, number)
 
 
 def _keylog_writer() -> Any:
