@@ -67,6 +67,8 @@ class NodeProcess:
         All events so far, in the order in which they came.
     log : Path
         What it writes to stderr.
+    silences : dict
+        By connection, as tickers told: (t, seconds) without an echo.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class NodeProcess:
         self.host, self.kind, self.label = host, kind, label or host.label
         self.events: list[dict[str, Any]] = []
         self.log = host.world.folder / f"{self.label}.node.log"
+        self.silences: dict[int, list[tuple[float, float]]] = {}
+        self._tickers: dict[int, int] = {}  # the connection of each
         self._on_event = on_event
         self._env = env or {}
         self._numbers = itertools.count(1)
@@ -184,7 +188,15 @@ class NodeProcess:
             self._waiting.pop(number, None)
         if not answer["ok"]:
             raise NodeError(self.label, cmd, answer["kind"], answer["error"])
+        self._remember(cmd, arguments, answer)
         return answer
+
+    def _remember(self, cmd: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+        if cmd == "ticker":
+            self._tickers[answer["ticker"]] = asked["conn"]
+        elif cmd == "ticker_stop":
+            gaps = [(t, seconds) for t, seconds in answer["gaps"]]
+            self.silences.setdefault(self._tickers[asked["ticker"]], []).extend(gaps)
 
     async def event(
         self, name: str, *, within: float = 15, since: int = 0, **facts: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from itertools import combinations_with_replacement
 
@@ -10,6 +11,7 @@ import dns.message
 import pytest
 
 from tests.lab import LinkConfig
+from tests.lab.capture import read_packets
 from tests.lab.machines import Host, Router
 from tests.lab.namespaces import LabError
 from tests.lab.nat import KINDS, Nat, firewall_rules, punchable, with_changes
@@ -390,6 +392,32 @@ def test_link_to_the_provider_is_emulated_and_changes_at_run_time(net: Net) -> N
 def test_link_that_is_none_of_the_emulated_cannot_change(net: Net) -> None:
     with pytest.raises(LabError, match="not emulated"):
         router_of(net.home("moderate")).change_link(LinkConfig())
+
+
+# ---------------------------------------------------------------- captures
+@pytest.mark.parametrize("six", [False, True], ids=["v4", "v6"])
+def test_capture_has_the_packets_before_and_behind_the_nat(net: Net, six: bool) -> None:
+    router = net.world.router(f"captured-{six}", v6=six)
+    host = router.host(f"captured-host-{six}")
+    path = net.world.capture(router)
+    with Probe(net.first, six=six) as reflector, Probe(host, six=six) as probe:
+        at = net.first.address(six=six), reflector.port
+        view = probe.seen_by(reflector, at)
+        inside = host.address(six=six), probe.port
+        assert view is not None
+        reflector.send(view, b"x" * 1200)
+        assert probe.get() is not None
+        wanted = [(inside, at, 9), (view, at, 9), (at, view, 1200), (at, inside, 1200)]
+        for _ in range(500):
+            packets = [p for p in read_packets(path) if p.size in (9, 1200)]
+            found = [(p.source, p.target, p.size) for p in packets]
+            if set(wanted) <= set(found):
+                break
+            time.sleep(0.01)
+        assert set(wanted) <= set(found)
+        assert packets[0].content == b"who am I?"
+        assert [p.t for p in packets] == sorted(p.t for p in packets)
+        assert abs(packets[0].t - time.monotonic()) < 60
 
 
 # ---------------------------------------------------------------- wrong use

@@ -223,6 +223,12 @@ class World:
         self.start_python(self.internet, "tests.lab.names", zone, NAMES4, NAMES6, ready="ready\n")
 
     # --- processes
+    def capture(self, machine: Machine) -> Path:
+        """Write what passes a machine from now on to a file, see `capture`."""
+        path = self.folder / f"{machine.label}.pcap"
+        self.start_python(machine, "tests.lab.capture", str(path), ready="ready\n")
+        return path
+
     def start_python(
         self, machine: Machine, module: str, *arguments: str, ready: str
     ) -> subprocess.Popen[str]:
