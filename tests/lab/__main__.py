@@ -7,11 +7,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tests.lab import link_command
+from tests.lab import link_command, matrix, run_command, soak
 from tests.lab.namespaces import LabError
 
 #: What each of these modules has: ``add_parser(commands)`` declares it, ``run(args)`` gives the exit status.
-COMMANDS: dict[str, Any] = {"link": link_command}
+COMMANDS: dict[str, Any] = {
+    "link": link_command,
+    "run": run_command,
+    "matrix": matrix,
+    "soak": soak,
+}
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -224,6 +224,7 @@ class Stage:
     world: World
     pairing: Pairing
     stack: contextlib.AsyncExitStack
+    capture: bool = False
     figures: dict[str, Any] = field(default_factory=dict)
     marks: list[tuple[float, str]] = field(default_factory=list)
     nodes: list[NodeProcess] = field(default_factory=list)
@@ -248,6 +249,8 @@ class Stage:
     # --- the nodes
     async def start(self, host: Host, kind: str, *, label: str = "", **bind: Any) -> NodeProcess:
         """A bound endpoint on a host. `bind` are arguments of the command; without relays it has the stage's one."""
+        if self.capture and not any(node.host is host for node in self.nodes):
+            self.world.capture(host)
         node = await self.stack.enter_async_context(host.node(kind, label=label or host.label))
         self.nodes.append(node)
         relays = bind.pop("relays", None)
@@ -320,11 +323,11 @@ class Result:
 
 
 @contextlib.asynccontextmanager
-async def opened(pairing: Pairing) -> AsyncIterator[Stage]:
+async def opened(pairing: Pairing, *, capture: bool = False) -> AsyncIterator[Stage]:
     """A stage of its own world."""
     with World() as world:
         async with contextlib.AsyncExitStack() as stack:
-            yield Stage(world, pairing, stack)
+            yield Stage(world, pairing, stack, capture)
 
 
 async def play(
@@ -332,11 +335,20 @@ async def play(
     pairing: Pairing,
     *,
     ended: Callable[[Stage, str | None], None] | None = None,
+    capture: bool = False,
 ) -> Result:
-    """Play a scenario in a world of its own. `ended` sees the stage while its processes still run, and what failed."""
+    """Play a scenario in a world of its own.
+
+    Parameters
+    ----------
+    ended : callable, optional
+        Sees the stage while its processes still run, and what failed.
+    capture : bool
+        Write the packets of every host with a node to a file in the world's folder.
+    """
     chosen = SCENARIOS[name]
     started = time.monotonic()
-    async with opened(pairing) as stage:
+    async with opened(pairing, capture=capture) as stage:
         error = None
         try:
             async with asyncio.timeout(chosen.limit):
@@ -345,6 +357,7 @@ async def play(
             error = f"not within {chosen.limit:.0f} s"
         except Exception as failure:  # whatever a command, a machine or a check says is the result
             error = f"{type(failure).__name__}: {failure}"
+        stage.mark("failed" if error else "all checks hold")
         if ended is not None:
             ended(stage, error)
         took = time.monotonic() - started

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 import tests.lab.scenarios as scenarios
 from tests.lab import matrix
+from tests.lab.__main__ import main
 from tests.lab.matrix import Cell
 from tests.lab.stage import SCENARIOS, Failed, Pairing, Result, Scenario, Stage, play
 from tests.lab.test_world_nodes import needs
@@ -58,7 +60,45 @@ async def test_a_check_that_does_not_hold_is_the_result_and_all_processes_end(
     assert not Path("/proc", str(node.pid)).exists()
 
 
+@pytest.mark.lab
+@in_lab
+def test_command_tells_the_timeline_and_keeps_what_a_failed_scenario_wrote(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fails(stage: Stage) -> None:
+        """Nothing."""
+        node = await stage.client(stage.home(), relays=[])
+        stage.mark("the network goes")
+        node.host.unplug()
+        stage.check(False, "nothing came")
+
+    monkeypatch.setitem(SCENARIOS, "P0", Scenario("P0", "", 30, fails, ("ours",)))
+    kept, pictures = tmp_path / "kept", tmp_path / "pictures"
+    options = ["--svg", str(pictures), "--keep", str(kept), "--json", str(tmp_path / "all.json")]
+    assert (
+        main(["run", "P0", "--pair", "ours/ours", "--pair", "rust/ours", "--capture", *options])
+        == 1
+    )
+    told = capsys.readouterr().out
+    assert "P0, ours/ours" in told and "FAILED: Failed: nothing came" in told
+    assert "scenario  the network goes" in told and "client    started (ours)" in told
+    assert "P0, rust/ours: only of ours" in told and "0 of 1 scenarios" in told
+    assert (pictures / "P0-ours-ours.svg").read_text().startswith("<svg")
+    names = {path.name for path in (kept / "P0-ours-ours").iterdir()}
+    assert {"client.node.log", "host1.pcap"} <= names and not any("key" in name for name in names)
+    (facts,) = json.loads((tmp_path / "all.json").read_text())
+    assert facts["error"] and facts["events"]["client"][0]["event"] == "ready"
+
+
 # ---------------------------------------------------------------- without a lab
+def test_command_names_the_scenarios_and_what_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == sorted(SCENARIOS)
+    assert main(["run", "P0"]) == 1
+    assert "no such scenario: P0" in capsys.readouterr().err
+
+
 def test_every_scenario_says_what_it_is_about() -> None:
     assert scenarios.__all__
     assert all(s.about for s in SCENARIOS.values()), [
