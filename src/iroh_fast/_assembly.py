@@ -23,6 +23,7 @@ from .lookup.service import EndpointHost, LookupService
 from .metrics import EndpointMetrics
 from .net.local_addrs import NetworkState
 from .net.monitor.service import Monitor
+from .net.monitor.ways import keeper
 from .net.service import (
     EndpointService,
     EndpointServices,
@@ -137,11 +138,12 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
         lookups=lookups,
     )
     addrs = OwnAddrs(secret_key.public, owner, addr_changed)
+
     def network_changed(state: NetworkState) -> None:
         driver.network_changed(state)
         services.network_changed(state)
 
-    monitor = Monitor(network_changed, lambda state: _told_engine(context, state))
+    monitor = Monitor(network_changed, lambda state: _tell_connections(context, state))
     services: EndpointServices = ServiceHost(
         ServiceContext(owner, secret_key, driver, sockets, addrs, lambda: monitor.state)
     )
@@ -161,10 +163,13 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
     )
 
 
-def _told_engine(context: Context, state: NetworkState) -> None:
+def _tell_connections(context: Context, state: NetworkState) -> None:
     """Packets can leave again, perhaps another way than before."""
-    for q in context.live():
-        q.network_changed()
+    keep = keeper(state, context.driver.transports)
+    for q in list(context.driver.endpoint.connections.values()):
+        # Net reports see to their own, which have no peer.
+        if q.close_reason is None and (q.peer_id is not None or not q.handshake_complete):
+            q.network_changed(keep)
 
 
 def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:

@@ -494,10 +494,11 @@ async def test_publish_direct_addresses_user_data_and_changes(bind: Bind) -> Non
     here = EndpointData(ep.addr.addrs, "hello")
     assert service.published == [here]
     await ep.add_external_addr("203.0.113.7:4433")
-    assert service.published[1:] == [EndpointData(ep.addr.addrs, "hello")]
+    # The most useful first.
+    assert service.published[1:] == [EndpointData(["203.0.113.7:4433", *here.addrs], "hello")]
     assert ep.user_data == "hello"
     ep.set_user_data(None)
-    assert service.published[2:] == [EndpointData(ep.addr.addrs)]
+    assert service.published[2:] == [EndpointData(["203.0.113.7:4433", *here.addrs])]
     ep.set_user_data(None)
     await ep.network_change()
     await ep.remove_external_addr("203.0.113.8:1")
@@ -519,6 +520,9 @@ async def test_publish_home_relay_comes_last() -> None:
     )
     assert own_data(addr, "text") == EndpointData(
         ["192.0.2.1:1", "[2001:db8::1]:2", "https://relay.example"], "text"
+    )
+    assert own_data(addr, None, addr.ip_addrs[1:]) == EndpointData(
+        ["[2001:db8::1]:2", "192.0.2.1:1", "https://relay.example"]
     )
 
 

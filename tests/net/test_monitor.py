@@ -24,7 +24,9 @@ from iroh_fast.net.monitor.netlink import Netlink
 from iroh_fast.net.monitor.read import read_network
 from iroh_fast.net.monitor.service import Monitor
 from iroh_fast.net.monitor.sleep import SleepClock
+from iroh_fast.net.monitor.ways import keeper
 from iroh_fast.net.service import ServiceContext
+from iroh_fast.net.transport import SockAddr, Transport, TransportTable
 
 HOME = NetworkState(
     (
@@ -333,6 +335,38 @@ def test_polling_compares_ways_often_and_all_of_it_now_and_then() -> None:
         loop.run_until_complete(main())
     finally:
         loop.close()
+
+
+@pytest.mark.parametrize(
+    ("local", "remote", "kept"),
+    [
+        (("192.0.2.7", 5), ("203.0.113.1", 5), True),
+        (("192.0.2.8", 5), ("203.0.113.1", 5), False),
+        (("::ffff:192.0.2.7", 5, 0, 0), ("203.0.113.1", 5), True),
+        (("2001:db8::7", 5, 0, 0), ("2001:db8::1", 5, 0, 0), True),  # deprecated
+        (("2001:db8::8", 5, 0, 0), ("2001:db8::1", 5, 0, 0), False),
+        (("10.0.0.2", 5), ("203.0.113.1", 5), False),  # of an interface that is down
+        (("127.0.0.1", 5), ("127.0.0.1", 6), True),
+        (("::1", 5, 0, 0), ("::1", 6, 0, 0), True),
+        (("fe80::9%eth0", 5, 0, 2), ("fe80::1%eth0", 6, 0, 2), True),
+        (None, ("203.0.113.1", 5), True),
+        (None, ("fd15:70a:510b:1::1", 12345, 0, 0), True),  # over a relay
+        (None, ("fd15:70a:510b:3::1", 12345, 0, 0), False),  # over a transport of the user's
+        (None, ("fd15:70a:510b:9::1", 12345, 0, 0), False),
+    ],
+)
+def test_paths_from_addresses_that_are_gone_are_not_kept(
+    local: SockAddr | None, remote: SockAddr, kept: bool
+) -> None:
+    transports = TransportTable()
+    for subnet, kind in ((b"\0\1", "relay"), (b"\0\3", "custom")):
+        transports.add(cast(Transport, SimpleNamespace(subnet=subnet, kind=kind)))
+    old = ip_address("2001:db8::7")
+    state = having(
+        Interface("eth1", 3, ips=(old, ip_address("fe80::9")), deprecated=frozenset([old])),
+        Interface("eth2", 4, up=False, ips=(ip_address("10.0.0.2"),)),
+    )
+    assert keeper(state, transports)(local, remote) is kept
 
 
 # --- netlink

@@ -1459,6 +1459,52 @@ def test_network_change_checks_replaces_and_wakes(virtual: Run) -> None:
     virtual(main())
 
 
+def test_network_change_restarts_an_attempt_that_hangs_and_spares_a_young_one(
+    virtual: Run,
+) -> None:
+    async def main() -> None:
+        outcomes: list[Any] = [10.0, 10.0, FakeConnection(lives=None, established=True)]
+        dials = Dials(lambda _: outcomes.pop(0))
+        async with pool_of(A, Inbox(), connector=dials, uniform=lambda: 0.5) as pool:
+            pool.set_home(HOME)
+            await asyncio.sleep(0.5)
+            pool.network_changed(["192.0.2.1"])
+            await asyncio.sleep(2)
+            pool.network_changed(["127.0.0.1", "fe80::1%eth0"])  # no way out
+            await asyncio.sleep(0.1)
+            assert dials.at == [0.0]
+            pool.network_changed(["192.0.2.1"])
+            for _ in range(20):  # a storm gets every attempt a second
+                await asyncio.sleep(0.25)
+                pool.network_changed(["192.0.2.1"])
+            assert dials.gaps[0] == pytest.approx(2.6)
+            assert len(dials.at) == 3 and dials.gaps[1] == pytest.approx(1.0)
+            assert dials.connections[0].pinged > 10 and not dials.connections[0].ended.happened
+            assert pool.stats.relay_conns_failed == 0 and pool.stats.relay_conns_success == 1
+
+    virtual(main())
+
+
+def test_connection_from_a_lost_address_is_kept_while_there_is_no_other_way(virtual: Run) -> None:
+    async def main() -> None:
+        dials = Dials(lambda _: FakeConnection(lives=None, established=True))
+        async with pool_of(A, Inbox(), connector=dials, uniform=lambda: 0.5) as pool:
+            pool.set_home(HOME)
+            await asyncio.sleep(5)
+            pool.network_changed(["127.0.0.1", "169.254.1.1"])
+            await asyncio.sleep(5)
+            (first,) = dials.connections
+            assert not first.ended.happened and first.pinged == 0
+            pool.network_changed(["192.0.2.1"])  # it is back
+            assert first.pinged == 1
+            pool.network_changed(["192.0.2.5"])
+            assert first.error is not None and first.error.kind == "network_changed"
+            await asyncio.sleep(0.1)
+            assert len(dials.connections) == 2
+
+    virtual(main())
+
+
 def test_queue_is_dropped_every_three_seconds_without_connection(virtual: Run) -> None:
     async def main() -> None:
         dials = Dials(

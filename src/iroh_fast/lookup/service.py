@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..addr import EndpointAddr, IpAddr, RelayAddr, TransportAddr
+from ..addr import EndpointAddr, IpAddr, RelayAddr, SocketAddr
 from ..aio.owner import Owner
 from ..keys import EndpointId, SecretKey
 from ..net.local_addrs import NetworkState
@@ -90,9 +90,14 @@ class EndpointHost:
             await self._resolver.detach()
 
 
-def own_data(addr: EndpointAddr, user_data: str | None) -> EndpointData:
-    """What an endpoint publishes: direct addresses in order, then the home relay."""
-    direct: list[TransportAddr] = [a for a in addr.addrs if isinstance(a, IpAddr)]
+def own_data(
+    addr: EndpointAddr, user_data: str | None, best: Sequence[SocketAddr] = ()
+) -> EndpointData:
+    """What an endpoint publishes: direct addresses, `best` of them first, then the home relay."""
+    direct = sorted(
+        (a for a in addr.addrs if isinstance(a, IpAddr)),
+        key=lambda a: best.index(a.addr) if a.addr in best else len(best),
+    )
     relays = [a for a in addr.addrs if isinstance(a, RelayAddr)]
     return EndpointData((*direct, *relays), user_data)
 
@@ -140,12 +145,15 @@ class LookupService:
     def publish(self) -> None:
         """The addresses, or the user data, may be others than before."""
         if self._context is not None:
-            self._services.publish(own_data(self._context.addrs.value.get(), self._user_data))
+            own = self._context.addrs
+            data = own_data(own.value.get(), self._user_data, own.candidates())
+            self._services.publish(data)
 
     def network_changed(self, state: NetworkState) -> None:
         """Ask other name servers perhaps, and tell the services."""
-        self._host.network_changed()
-        self._services.network_changed()
+        if state.major:
+            self._host.network_changed()
+            self._services.network_changed()
 
     async def close(self) -> None:
         """End all lookups, the services, and what they used."""

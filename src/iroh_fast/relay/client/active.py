@@ -32,6 +32,8 @@ RESTART_PAUSE_S: Final = 1.0
 # After a connection was lost: a relay that is restarted is back within seconds.
 OUTAGE_S: Final = 15.0
 OUTAGE_PAUSE_S: Final = 0.25
+# An attempt younger than this may well be one over the new network.
+HOPEFUL_S: Final = 1.0
 
 log = logging.getLogger("iroh_fast.relay.client")
 
@@ -127,6 +129,8 @@ class ActiveRelay:
         self.backoff = Backoff(pool.uniform)
         self.pause_over: Once | None = None
         self.at_once = False  # the next attempt need not wait
+        self.attempt: asyncio.Timeout | None = None  # the one under way,
+        self.tried = float("-inf")  # ... since
         self.superseded = False
         self.since = self.loop.time()  # tried first, or connected last
         self.was_connected = False
@@ -213,7 +217,9 @@ class ActiveRelay:
                 self._stale_handle = self.loop.call_later(STALE_S, self._drop_stale)
             self.set_state("connecting", self.error)
             try:
-                connection = await self.pool.connect(self)
+                connection = await self.connect()
+            except TimeoutError:
+                continue  # the network changed under it
             except Exception as err:
                 if not isinstance(err, RelayClientError):
                     self.loop.call_exception_handler(
@@ -269,6 +275,18 @@ class ActiveRelay:
             if delay:
                 await self.pause(delay)
 
+    async def connect(self) -> RelayConnection:
+        """Make a connection; `attempt` can be ended meanwhile, which raises TimeoutError."""
+        self.tried = self.loop.time()
+        try:
+            async with asyncio.timeout(None) as self.attempt:
+                try:
+                    return await self.pool.connect(self)
+                except TimeoutError as err:  # of a connector
+                    raise RelayClientError("timeout", "the relay did not answer in time") from err
+        finally:
+            self.attempt = None
+
     def next_delay(self) -> float:
         """Seconds until the next attempt; few while a relay that was good may be restarting."""
         if self.loop.time() < self.good_until + OUTAGE_S:
@@ -313,18 +331,24 @@ class ActiveRelay:
         )
 
     def network_changed(
-        self, local_ips: frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address]
+        self,
+        local_ips: frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address],
+        *,
+        way_out: bool,
     ) -> None:
         connection = self.connection
         if connection is not None:
             ip = connection.local_ip
             if ip in local_ips or ip.is_loopback:
                 connection.ping()
-            else:
+            elif way_out:  # without one the address may be back before TCP gives up
                 connection.fail("network_changed", f"the local address {ip} is gone")
-        elif self.pause_over is not None and local_ips:
+        elif way_out and self.pause_over is not None:
             self.backoff.reset()
             self.pause_over.set()
+        elif way_out and self.attempt is not None and self.loop.time() >= self.tried + HOPEFUL_S:
+            self.backoff.reset()
+            self.attempt.reschedule(self.loop.time())
 
     def watch_idle(self) -> None:
         """Look for inactivity when it may be due."""

@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from ...addr import RelayUrl
 from ...errors import RelayClientError
 from ...keys import SecretKey
+from ...net.local_addrs import is_usable
 from ...web.ca import CaConfig
 from ...web.names import Names
 from ...web.proxy import Proxy
@@ -335,13 +336,14 @@ class RelayPool:
         Parameters
         ----------
         local_ips : iterable of addresses
-            All that the interfaces have now.  A connection from another address is replaced at
-            once, the others are pinged.  If there is any, relays that wait for their next
-            attempt are dialled now.
+            All that the interfaces have now.  If one of them leads beyond its link, a connection
+            from another address is replaced at once, and relays that wait for their next
+            attempt, or for a long one to succeed, are dialled now.  Other connections are pinged.
         """
         ips = frozenset(plain_ip(str(ip)) for ip in local_ips)
+        way_out = any(map(is_usable, ips))
         for active in tuple(self._active.values()):
-            active.network_changed(ips)
+            active.network_changed(ips, way_out=way_out)
 
     def connected(self) -> tuple[RelayUrl, ...]:
         """The relays that are connected now."""

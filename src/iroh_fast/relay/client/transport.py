@@ -100,7 +100,8 @@ class RelayTransport:
 
     def network_changed(self, state: NetworkState) -> None:
         """Check the connections to relays."""
-        self.pool.network_changed(state.ips)
+        if state.major:
+            self.pool.network_changed(state.ips)
 
     async def close(self) -> None:
         """End all relay connections."""
