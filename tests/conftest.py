@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import pytest
@@ -33,6 +33,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     if any("::" in name or name.endswith(".py") for name in config.args):
         return 0
     return 2 * max(2, os.cpu_count() or 1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nobody_asks_the_gateway() -> Iterator[None]:
+    """The router of whoever runs the tests is left alone."""
+    from iroh_fast.errors import PortmapError
+    from iroh_fast.portmapper import service
+
+    def refuse(*_: object) -> Any:
+        raise PortmapError("no_gateway", "not in tests")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service, "gateway_of", refuse)
+        yield
 
 
 @pytest.fixture

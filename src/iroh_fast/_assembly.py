@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .net.custom import CustomTransports
     from .net_report.report import NetReport
     from .net_report.service import NetReports
+    from .portmapper.model import ProtocolName
     from .relay.client.transport import RelayTransport
     from .web.proxy import Proxy
     from .web.resolver import DnsResolver
@@ -180,6 +181,10 @@ def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
 
         inside.custom = CustomTransports(config.custom_transports)
         chosen.append(inside.custom)
+    if protocols := _portmap_protocols(config):
+        from .portmapper.service import PortMapper
+
+        chosen.append(PortMapper(protocols))
     if isinstance(config.relays, RelayMap):  # what check() made of it
         relay = inside.context.relay = _relay_transport(config, config.relays, inside)
         chosen.append(relay)
@@ -188,6 +193,17 @@ def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
             chosen.append(inside.net_reports)
     chosen.append(inside.lookup)
     return chosen
+
+
+def _portmap_protocols(config: EndpointConfig) -> Collection[ProtocolName]:
+    """By what to ask for port mappings, if at all."""
+    if config.portmapper is None:
+        if config.relays is None and not (config.address_lookup or config.extra_address_lookup):
+            return ()  # whoever gives addresses by hand gives all there are
+        from .portmapper.model import PROTOCOLS
+
+        return PROTOCOLS
+    return cast("Collection[ProtocolName]", config.portmapper)  # what check() made of it
 
 
 def _proxy(config: EndpointConfig) -> Proxy | None:

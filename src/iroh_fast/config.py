@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .lookup import services as _lookup
     from .net import custom as _custom
     from .net_report import config as _report_config
+    from .portmapper import model as _portmap
     from .web import ca as _ca_config
     from .web import proxy as _proxies
     from .web import resolver as _resolver
@@ -52,6 +53,7 @@ else:
     _info = Later("iroh_fast.lookup.info")
     _lookup = Later("iroh_fast.lookup.services")
     _report_config = Later("iroh_fast.net_report.config")
+    _portmap = Later("iroh_fast.portmapper.model")
     _ca_config, _proxies = Later("iroh_fast.web.ca"), Later("iroh_fast.web.proxy")
     _resolver = Later("iroh_fast.web.resolver")
 
@@ -259,6 +261,21 @@ def _addr_filter(name: str, value: Any) -> _filters.AddrFilter | None:
     return None if value is None else _filters.as_filter(value, name)
 
 
+def _portmapper(name: str, value: Any) -> tuple[_portmap.ProtocolName, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return _portmap.PROTOCOLS if value else ()
+    if isinstance(value, str):
+        raise ConfigError(f"{name} is a list of protocols: write [{shown(value)}]")
+    names = check_items(name, value, "names of protocols")
+    for protocol in names:
+        if protocol not in _portmap.PROTOCOLS:
+            known = ", ".join(map(repr, _portmap.PROTOCOLS))
+            raise ConfigError(f"{name}: there is no protocol {shown(protocol)}, only {known}")
+    return tuple(name for name in _portmap.PROTOCOLS if name in names)
+
+
 def _user_data(name: str, value: Any) -> str | None:
     return None if value is None else _info.check_user_data(value)
 
@@ -299,7 +316,6 @@ def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
 
 # What is planned, and says so instead of being unknown.
 _NOT_YET = (
-    "portmapper",
     "path_selector",
 )
 
@@ -343,6 +359,9 @@ class EndpointConfig:
     addr_filter : which own addresses services get to publish, and in which order: a function
         from a list of addresses to those to publish, ``"relay_only"`` or ``"ip_only"``.
     user_data : text of at most 245 bytes that is published with the addresses.
+    portmapper : ask the gateway of this network to pass a port of its public address on to our
+        IPv4 socket, by PCP, NAT-PMP and UPnP: True, False, or a list of ``"pcp"``, ``"nat_pmp"``,
+        ``"upnp"``; None: for an endpoint with relays or address lookup.
     dns_resolver : asked for names of relays and by lookups: a
         :class:`iroh_fast.lookup.DnsResolver`, or an object like one; None asks the system's.
     net_report : how to find out what others see of this endpoint and how far relays are, see
@@ -372,6 +391,7 @@ class EndpointConfig:
     extra_address_lookup: Sequence[_lookup.AddressLookupLike] | None = _option((), _lookups)
     addr_filter: _filters.AddrFilterLike = _option(None, _addr_filter)
     user_data: str | None = _option(None, _user_data)
+    portmapper: bool | Sequence[_portmap.ProtocolName] | None = _option(None, _portmapper)
     dns_resolver: _resolver.DnsResolver | _resolver.Resolver | None = _option(None, _dns_resolver)
     net_report: _report_config.NetReportConfig | bool = _option(True, _reports)
 

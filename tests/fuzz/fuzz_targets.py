@@ -31,7 +31,14 @@ from fuzz_lookup import (
 )
 from fuzz_mdns import mdns_seeds, run_mdns
 from fuzz_mutate import varint
-from fuzz_probe import run_stun, stun_seeds
+from fuzz_probe import (
+    portmap_seeds,
+    run_portmap,
+    run_stun,
+    run_upnp,
+    stun_seeds,
+    upnp_seeds,
+)
 from fuzz_relay import relay_seeds, run_relay
 from fuzz_service import (
     relay_client_seeds,
@@ -474,6 +481,8 @@ TARGETS = {
         Target("txt", txt_seeds, run_txt),
         Target("mdns", mdns_seeds, run_mdns),
         Target("stun", stun_seeds, run_stun),
+        Target("portmap", portmap_seeds, run_portmap),
+        Target("upnp", upnp_seeds, run_upnp),
         Target("connection", lambda: connection_seeds(single_frames()), run_connection),
         Target("acks", ack_seeds, run_acks),
         Target("levels", lambda: level_seeds(single_frames()), run_levels),

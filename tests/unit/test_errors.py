@@ -75,7 +75,7 @@ CASES = [
     (errors.RelayHandshakeError(), [errors.RelayError]),
     (errors.RelayDenied(reason="no"), [errors.RelayHandshakeError]),
     (errors.PacketStoreError("write", "x"), []),
-    (errors.PortmapError(), []),
+    (errors.PortmapError("refused", "x", code=2, wait=4.0), []),
     (errors.StunError("timeout", "x"), []),
     (errors.StunDecodeError("x"), [ValueError]),
     (errors.DnsError("x", host="a."), [OSError]),

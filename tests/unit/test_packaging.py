@@ -66,6 +66,7 @@ LATE = (
         "iroh_fast.web.ca",
         "iroh_fast.web.proxy",
         *("aiohttp", "bencode2", "dns", "iroh_fast.web.client", "iroh_fast.web.resolver"),
+        *("iroh_fast.portmapper", "iroh_fast.net.stun", "xml.parsers.expat"),
     ),
 )
 

@@ -19,6 +19,7 @@ __all__ = [
     "PacketStoreError",
     "PacketStoreErrorKind",
     "PortmapError",
+    "PortmapErrorKind",
     "RelayClientError",
     "RelayDenied",
     "RelayError",
@@ -327,10 +328,42 @@ class RelayDenied(RelayHandshakeError):
         self.reason = reason
 
 
+PortmapErrorKind = Literal["no_gateway", "timeout", "unavailable", "refused", "bad_answer", "not_public"]
+"""Why there is no port mapping; see `PortmapError`."""
+
+
 class PortmapError(IrohError):
-    """No port mapping could be had from the gateway."""
+    """No port mapping could be had from the gateway.
+
+    Attributes
+    ----------
+    kind : PortmapErrorKind
+        ``"no_gateway"`` this network has none for IPv4, or we need none; ``"timeout"`` it does not
+        answer; ``"unavailable"`` it does not speak this protocol; ``"refused"`` it said no;
+        ``"bad_answer"`` what it said makes no sense; ``"not_public"`` it is behind another NAT itself.
+    code : int or None
+        What the gateway gave as reason, a number of the protocol.
+    wait : float
+        Seconds that the gateway wants us to wait, 0 if it does not say.
+    """
 
     _default = "port mapping failed"
+    kind: PortmapErrorKind
+    code: int | None
+    wait: float
+
+    def __init__(
+        self,
+        kind: PortmapErrorKind,
+        message: str | None = None,
+        *,
+        code: int | None = None,
+        wait: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.code = code
+        self.wait = wait
 
 
 StunErrorKind = Literal["timeout", "rejected", "bad_answer", "busy", "closed"]
