@@ -435,3 +435,34 @@ def test_addresses_that_change_faster_than_the_peer_hears(homes):
     h.pair.run_for(10 * SECOND)
     assert h.client.close_reason is None and h.server.close_reason is None
     assert h.client.nat_addresses() == h.server.nat_state()["own"]
+
+
+# ---------------------------------------------------------------- how soon
+def test_data_take_the_direct_path_with_the_answer_to_a_probe(homes):
+    """Both sides have a proof of the other's address then: neither waits for the path's own challenge."""
+    h = homes(client_nat=None, server_nat=None, latency=20 * MS)
+    h.server.set_nat_addresses([S_HOME])
+    h.pair.drive()
+    h.client.set_nat_addresses([C_HOME])
+    start = h.pair.now
+    assert h.client.start_nat_round()
+    h.pair.run_until(lambda: h.direct(h.client))
+    assert h.pair.now - start == 40 * MS  # there and back
+    assert h.client.path_rtt(1) == pytest.approx(0.04)
+    h.pair.run_until(lambda: h.direct(h.server))
+    assert h.pair.now - start == 60 * MS  # ... and there
+    assert h.server.path_rtt(1) == pytest.approx(0.04)
+
+
+def test_path_that_carries_small_packets_only_carries_no_data(homes):
+    h = homes(client_nat=None, server_nat=None)
+    h.announce([C_HOME], [S_HOME])
+    h.pair.filters.append(
+        lambda d: len(d.data) > 1100 and (d.dst in (S_HOME, C_HOME) or d.src in (S_HOME, C_HOME))
+    )
+    h.pair.run_until(lambda: h.direct(h.client))
+    h.client.set_path_status(0, False)
+    h.client.set_path_status(1, True)
+    taken = transfer(h.pair, h.client, h.server, b"x" * 3_000_000)
+    # The relay's path alone needs half a second for it: the other one costs a few probe timeouts, not one each round.
+    assert taken < 3 * SECOND

@@ -169,6 +169,7 @@ PARTS: dict[str, Part] = {
     "OwnAddress": Part("_traversal_state _traversal_addresses", "addr gone"),
     "Candidate": Part("_traversal_state", "*"),
     "Asked": Part("_traversal_state"),
+    "AskedAlong": Part("_traversal_state"),
     "Proven": Part("_traversal_state", "*"),
     # loss recovery and congestion control
     "Recovery": Part(RECOVERY_ROOMS, "pto_count space"),

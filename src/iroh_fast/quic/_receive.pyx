@@ -32,6 +32,7 @@ from iroh_fast.quic._space cimport (
     PnSpace, space_ack_now, space_count_ecn, space_is_duplicate, space_mark_received, space_on_processed)
 from iroh_fast.quic._timers cimport TIMER_KEYS, timer_is_set
 from iroh_fast.quic._trace cimport log_packet
+from iroh_fast.quic._traversal cimport adopt_proof
 from iroh_fast.quic._validation cimport address_received, migrate
 
 cdef enum:
@@ -257,6 +258,8 @@ cdef Path* open_path_of_peer(Connection conn, uint32_t path_id, size_t n, const 
     challenge_path(conn, path)
     if path.route.validated:
         path_established(conn, path)
+    else:
+        adopt_proof(conn, path)
     return path
 
 

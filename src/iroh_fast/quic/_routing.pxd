@@ -1,6 +1,5 @@
 """Which path carries what."""
 
-from iroh_fast.quic._codes cimport W_PATHS
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
 from iroh_fast.quic._space cimport space_ack_due
@@ -9,11 +8,16 @@ from iroh_fast.quic._space cimport space_ack_due
 cdef inline bint usable(const Path* path) noexcept nogil:
     return path.route.validated and not path.abandoned and path.cids.active >= 0
 
+# Probes stay unanswered, or challenges of full size: data take another path if there is one.
+cdef inline bint fails(const Path* path) noexcept nogil:
+    return path.silent or path.challenge_lost > 1
+
+cdef void path_revived(Connection conn, Path* path) noexcept nogil
+
 # It shows life: data may take it again.
 cdef inline void path_answered(Connection conn, Path* path) noexcept nogil:
     if path.silent:
-        path.silent = False
-        conn.happened(W_PATHS)
+        path_revived(conn, path)
 
 # Acknowledgements of a path leave on it while it works, so that round trips are measured where they happen.
 cdef inline bint carries_own_acks(const Path* path) noexcept nogil:
@@ -32,7 +36,7 @@ cdef bint is_best(Connection conn, const Path* path) noexcept nogil
 
 cdef inline bint may_send_data(Connection conn, const Path* path) noexcept nogil:
     """Whether data and control frames may leave on a path (local status alone counts)."""
-    if usable(path) and not path.silent and path.status == STATUS_AVAILABLE:
+    if usable(path) and not fails(path) and path.status == STATUS_AVAILABLE:
         return True                   # none ranks above it
     return is_best(conn, path)
 

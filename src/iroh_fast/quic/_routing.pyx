@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t, int64_t
 from iroh_fast.quic._codes cimport ST_HANDSHAKE, W_PATHS
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._fates cimport release_all
-from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE
+from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, path_ping
 from iroh_fast.quic._time cimport SECOND
 
 cdef enum:
@@ -23,7 +23,7 @@ cdef inline int rank(const Path* path) noexcept nogil:
     """Lower is better."""
     if not usable(path):
         return UNUSABLE
-    return (2 if path.silent else 0) + (0 if path.status == STATUS_AVAILABLE else 1)
+    return (2 if fails(path) else 0) + (0 if path.status == STATUS_AVAILABLE else 1)
 
 
 cdef bint is_best(Connection conn, const Path* path) noexcept nogil:
@@ -56,6 +56,17 @@ cdef void probe_unanswered(Connection conn, Path* path) noexcept nogil:
             path.silent = True
             conn.happened(W_PATHS)
         leave_silent_paths(conn)
+
+
+cdef void path_revived(Connection conn, Path* path) noexcept nogil:
+    """An outage is over for one path, and maybe for others: ask them now, not when their long timeouts expire."""
+    cdef Path* other = conn.paths.first
+    path.silent = False
+    conn.happened(W_PATHS)
+    while other != NULL:
+        if other.silent and not other.abandoned:
+            path_ping(other)
+        other = other.next
 
 
 cdef void leave_silent_paths(Connection conn) noexcept nogil:

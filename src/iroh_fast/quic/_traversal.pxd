@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t
 from iroh_fast._batch cimport UdpAddr
 from iroh_fast._packet._frames cimport Frame
 from iroh_fast.quic._core cimport Connection
-from iroh_fast.quic._paths cimport OffPath
+from iroh_fast.quic._paths cimport OffPath, Path
 
 
 # Client: begin a round; False when there is nothing to announce or not now.
@@ -24,6 +24,8 @@ cdef bint ask_along(Connection conn, const UdpAddr* remote, const UdpAddr* local
 # The round's timer has expired.
 cdef void probe_again(Connection conn) noexcept nogil
 cdef void open_proven(Connection conn) noexcept nogil
+# Server: a path that the client opened may lead to an address that answered.
+cdef void adopt_proof(Connection conn, Path* path) noexcept nogil
 
 cdef inline void ids_arrived(Connection conn) noexcept nogil:
     """The peer allows further paths, or gave connection ids."""

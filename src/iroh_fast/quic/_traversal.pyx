@@ -7,7 +7,7 @@ A probe is a short-header packet of a validated path with nothing but a PATH_CHA
 record, no share of a congestion window. Sources: iroh's NAT traversal frames, RFC 9000 §8.2 and §21.5.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from iroh_fast._batch cimport UdpAddr, addr_to_tuple
@@ -16,14 +16,21 @@ from iroh_fast._packet._frames cimport (
 from iroh_fast.quic._codes cimport INTERNAL_ERROR, PROTOCOL_VIOLATION, ST_ESTABLISHED, W_PATHS
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._opening cimport OPEN_NO_CIDS, OPEN_NO_ID, has_path_to, open_path_to
+from iroh_fast.quic._path_queries cimport find_path
 from iroh_fast.quic._paths cimport OffPath, Path, STATUS_BACKUP, same_addr
+from iroh_fast.quic._time cimport SECOND
 from iroh_fast.quic._timers cimport TIMER_PROBES, timer_clear, timer_is_set, timer_set
 from iroh_fast.quic._traversal_addresses cimport announce_round, may_announce
 from iroh_fast.quic._traversal_state cimport (
     Candidate, Proven, Traversal, addr_is_fit, addr_is_loopback, ask, bar, candidate_add, candidate_at, candidate_find,
-    candidate_remove, candidate_renew, candidate_start, candidates_clear, count_held, count_refused, own_at,
+    candidate_remove, candidate_renew, candidate_start, candidates_clear, count_answer, count_held, count_refused, own_at,
     probe_answered, probe_done, probe_sent, proven_add, proven_remove, retry_delay, round_active, round_begin, round_next,
-    token_matches)
+    token_sent_at)
+from iroh_fast.quic._validation cimport path_proven
+
+
+cdef enum:
+    FRESH_S = 10                  # an answer proves an address for so long
 
 
 # ---------------------------------------------------------------- rounds
@@ -182,7 +189,7 @@ cdef bint next_probe(Connection conn, OffPath* out) noexcept nogil:
             out.remote = candidate.addr
             out.challenge = True
             conn.host.random.fill(out.data, 8)
-            probe_sent(t, candidate, out.data)
+            probe_sent(t, candidate, out.data, conn.now)
             return True
     return False
 
@@ -192,7 +199,7 @@ cdef bint ask_along(Connection conn, const UdpAddr* remote, const UdpAddr* local
     if not conn.is_client or not conn.agreed.nat or not addr_is_fit(remote) or has_path_to(conn, remote, local):
         return False
     conn.host.random.fill(token8, 8)
-    ask(&conn.traversal, remote, token8)
+    ask(&conn.traversal, remote, token8, conn.now)
     return True
 
 
@@ -200,20 +207,26 @@ cdef bint ask_along(Connection conn, const UdpAddr* remote, const UdpAddr* local
 cdef bint on_probe_answered(Connection conn, const uint8_t* token8, const UdpAddr* src, const UdpAddr* dst) noexcept nogil:
     cdef Traversal* t = &conn.traversal
     cdef Candidate* candidate
-    if not conn.agreed.nat or not token_matches(t, src, token8):
+    cdef int64_t at = token_sent_at(t, src, token8) if conn.agreed.nat else -1
+    if at < 0:
         return False
+    count_answer(t)
     candidate = candidate_at(t, src)
     if candidate != NULL:
-        probe_answered(t, candidate)
+        probe_answered(t, candidate, conn.now - at, conn.now)
     if conn.is_client:
-        proven_add(t, src, dst)
+        proven_add(t, src, dst, conn.now - at, conn.now)
         open_proven(conn)
     conn.happened(W_PATHS)
     return True
 
 
 cdef void open_proven(Connection conn) noexcept nogil:
-    """Open a path to each address that answered; without ids for one they wait."""
+    """Open a path to each address that answered; without ids for one they wait.
+
+    Ours: the answer is a proof of the address, so data need not wait for another round trip. The path's own challenge,
+    which is under way, shows that it carries full packets (RFC 9000 §8.2.1).
+    """
     cdef Traversal* t = &conn.traversal
     cdef Proven proven
     cdef int64_t id
@@ -223,7 +236,16 @@ cdef void open_proven(Connection conn) noexcept nogil:
             id = open_path_to(conn, &proven.remote, &proven.local, STATUS_BACKUP)
             if id == OPEN_NO_ID or id == OPEN_NO_CIDS:
                 return
+            if id >= 0 and conn.now - proven.at < FRESH_S * SECOND:
+                path_proven(conn, find_path(conn, <uint32_t>id), proven.rtt)
         proven_remove(t, 0)
+
+
+cdef void adopt_proof(Connection conn, Path* path) noexcept nogil:
+    """The client has opened a path from an address that answered a probe."""
+    cdef Candidate* candidate = candidate_at(&conn.traversal, &path.route.remote)
+    if candidate != NULL and candidate.answered and conn.now - candidate.answered_at < FRESH_S * SECOND:
+        path_proven(conn, path, candidate.rtt)
 
 
 # ---------------------------------------------------------------- for the layers above

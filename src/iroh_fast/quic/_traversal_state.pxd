@@ -20,6 +20,11 @@ cdef struct OwnAddress:
     bint gone                     # ... and has to hear that it is ours no longer
 
 
+cdef struct Asked:
+    uint8_t token[8]
+    int64_t at
+
+
 # An address of the peer that we may try.
 cdef struct Candidate:
     UdpAddr addr
@@ -29,24 +34,30 @@ cdef struct Candidate:
     bint due                      # a probe waits to be sent
     bint answered                 # in this round
     bint barred                   # our own, or of a kind that we do not reach
-    uint8_t tokens[9][8]          # PROBES; what was sent in this round
+    Asked asked[9]                # PROBES; what was sent in this round
+    int64_t answered_at
+    int64_t rtt                   # of the answer
 
 
-cdef struct Asked:
+# A challenge that went beside a response.
+cdef struct AskedAlong:
     UdpAddr addr
-    uint8_t token[8]
+    Asked asked
 
 
+# An address that answered and has no path yet.
 cdef struct Proven:
     UdpAddr remote
     UdpAddr local
+    int64_t at
+    int64_t rtt
 
 
 # Memory is taken for what there is; a connection without traversal has none.
 cdef struct Traversal:
     OwnAddress* own               # most useful first, those that are gone at the end
     Candidate* candidates
-    Asked* asked                  # MAX_ASKED, the oldest is replaced
+    AskedAlong* asked             # MAX_ASKED, the oldest is replaced
     Proven* proven
     int n_own, n_candidates, n_proven
     int asked_at
@@ -89,12 +100,12 @@ cdef void candidates_clear(Traversal* t) noexcept nogil
 cdef void probe_wait(Traversal* t, Candidate* candidate) noexcept nogil
 cdef void probe_done(Traversal* t, Candidate* candidate) noexcept nogil
 # It leaves with this token.
-cdef void probe_sent(Traversal* t, Candidate* candidate, const uint8_t* token8) noexcept nogil
+cdef void probe_sent(Traversal* t, Candidate* candidate, const uint8_t* token8, int64_t now) noexcept nogil
 cdef void bar(Traversal* t, Candidate* candidate) noexcept nogil
-cdef void probe_answered(Traversal* t, Candidate* candidate) noexcept nogil
-# Whether the token went to this address, in a probe of this round or beside a response.
-cdef bint token_matches(Traversal* t, const UdpAddr* addr, const uint8_t* token8) noexcept nogil
-cdef void ask(Traversal* t, const UdpAddr* addr, const uint8_t* token8) noexcept nogil
+cdef void probe_answered(Traversal* t, Candidate* candidate, int64_t rtt, int64_t now) noexcept nogil
+# When the token went to this address, in a probe of this round or beside a response; -1: it did not.
+cdef int64_t token_sent_at(Traversal* t, const UdpAddr* addr, const uint8_t* token8) noexcept nogil
+cdef void ask(Traversal* t, const UdpAddr* addr, const uint8_t* token8, int64_t now) noexcept nogil
 # An address is asked for the first time in a round.
 cdef void candidate_start(Traversal* t, Candidate* candidate) noexcept nogil
 # A round begins: nothing that was asked before counts.
@@ -103,9 +114,11 @@ cdef void round_begin(Traversal* t, uint64_t round) noexcept nogil
 cdef bint round_next(Traversal* t) noexcept nogil
 cdef bint round_active(const Traversal* t) noexcept nogil
 
-cdef void proven_add(Traversal* t, const UdpAddr* remote, const UdpAddr* local) noexcept nogil
+cdef void proven_add(Traversal* t, const UdpAddr* remote, const UdpAddr* local, int64_t rtt, int64_t now) noexcept nogil
 cdef void proven_remove(Traversal* t, int index) noexcept nogil
 cdef inline void count_refused(Traversal* t) noexcept nogil:
     t.refused += 1
+cdef inline void count_answer(Traversal* t) noexcept nogil:
+    t.answers += 1
 cdef inline void count_held(Traversal* t) noexcept nogil:
     t.held += 1

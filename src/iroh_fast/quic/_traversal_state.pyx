@@ -3,7 +3,7 @@
 Nothing here sends or decides; `_traversal` does. Sources: iroh's NAT traversal frames, RFC 9000 §8.2.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
@@ -175,8 +175,9 @@ cdef void probe_done(Traversal* t, Candidate* candidate) noexcept nogil:
         t.n_due -= 1
 
 
-cdef void probe_sent(Traversal* t, Candidate* candidate, const uint8_t* token8) noexcept nogil:
-    memcpy(candidate.tokens[candidate.sent], token8, 8)
+cdef void probe_sent(Traversal* t, Candidate* candidate, const uint8_t* token8, int64_t now) noexcept nogil:
+    memcpy(candidate.asked[candidate.sent].token, token8, 8)
+    candidate.asked[candidate.sent].at = now
     candidate.sent += 1
     t.probes += 1
 
@@ -192,35 +193,37 @@ cdef void candidate_start(Traversal* t, Candidate* candidate) noexcept nogil:
     probe_wait(t, candidate)
 
 
-cdef void probe_answered(Traversal* t, Candidate* candidate) noexcept nogil:
-    t.answers += 1
+cdef void probe_answered(Traversal* t, Candidate* candidate, int64_t rtt, int64_t now) noexcept nogil:
     candidate.answered = True
+    candidate.answered_at = now
+    candidate.rtt = rtt
     candidate.left = 0
     probe_done(t, candidate)
 
 
-cdef bint token_matches(Traversal* t, const UdpAddr* addr, const uint8_t* token8) noexcept nogil:
+cdef int64_t token_sent_at(Traversal* t, const UdpAddr* addr, const uint8_t* token8) noexcept nogil:
     cdef int i, k
     for i in range(t.n_candidates):
         if same(&t.candidates[i].addr, addr):
             for k in range(t.candidates[i].sent):
-                if memcmp(t.candidates[i].tokens[k], token8, 8) == 0:
-                    return True
+                if memcmp(t.candidates[i].asked[k].token, token8, 8) == 0:
+                    return t.candidates[i].asked[k].at
     if t.asked != NULL:
         for i in range(MAX_ASKED):
-            if same(&t.asked[i].addr, addr) and memcmp(t.asked[i].token, token8, 8) == 0:
-                return True
-    return False
+            if same(&t.asked[i].addr, addr) and memcmp(t.asked[i].asked.token, token8, 8) == 0:
+                return t.asked[i].asked.at
+    return -1
 
 
-cdef void ask(Traversal* t, const UdpAddr* addr, const uint8_t* token8) noexcept nogil:
+cdef void ask(Traversal* t, const UdpAddr* addr, const uint8_t* token8, int64_t now) noexcept nogil:
     """Remember a challenge that goes along with a response."""
     if t.asked == NULL:
-        t.asked = <Asked*>calloc(MAX_ASKED, sizeof(Asked))
+        t.asked = <AskedAlong*>calloc(MAX_ASKED, sizeof(AskedAlong))
         if t.asked == NULL:
             return
     t.asked[t.asked_at].addr = addr[0]
-    memcpy(t.asked[t.asked_at].token, token8, 8)
+    memcpy(t.asked[t.asked_at].asked.token, token8, 8)
+    t.asked[t.asked_at].asked.at = now
     t.asked_at = (t.asked_at + 1) % MAX_ASKED
 
 
@@ -264,22 +267,21 @@ cdef bint round_active(const Traversal* t) noexcept nogil:
 
 
 # ---------------------------------------------------------------- addresses that answered
-cdef void proven_add(Traversal* t, const UdpAddr* remote, const UdpAddr* local) noexcept nogil:
-    cdef int i
+cdef void proven_add(Traversal* t, const UdpAddr* remote, const UdpAddr* local, int64_t rtt, int64_t now) noexcept nogil:
+    cdef int i = 0
     cdef void* array
-    for i in range(t.n_proven):
-        if same(&t.proven[i].remote, remote):
-            t.proven[i].local = local[0]
+    while i < t.n_proven and not same(&t.proven[i].remote, remote):
+        i += 1
+    if i == t.n_proven:
+        array = grown(t.proven, t.n_proven, sizeof(Proven)) if t.n_proven < MAX_PROVEN else NULL
+        if array == NULL:
             return
-    if t.n_proven == MAX_PROVEN:
-        return
-    array = grown(t.proven, t.n_proven, sizeof(Proven))
-    if array == NULL:
-        return
-    t.proven = <Proven*>array
-    t.proven[t.n_proven].remote = remote[0]
-    t.proven[t.n_proven].local = local[0]
-    t.n_proven += 1
+        t.proven = <Proven*>array
+        t.n_proven += 1
+    t.proven[i].remote = remote[0]
+    t.proven[i].local = local[0]
+    t.proven[i].rtt = rtt
+    t.proven[i].at = now
 
 
 cdef void proven_remove(Traversal* t, int index) noexcept nogil:

@@ -212,6 +212,7 @@ cdef void next_challenge(Connection conn, Path* path, uint8_t* data) noexcept no
 
 cdef void on_path_response(Connection conn, Path* path, const uint8_t* data, const UdpAddr* src) noexcept nogil:
     cdef int i
+    cdef int64_t rtt
     for i in range(MAX_CHALLENGES):
         if path.challenge_sent[i] != 0 and memcmp(path.challenges[i], data, 8) == 0:
             break
@@ -221,20 +222,25 @@ cdef void on_path_response(Connection conn, Path* path, const uint8_t* data, con
         return
     if path.challenge_route[i] != path_generation(path) or not same_addr(src, &path.route.remote):
         return
-    if conn.now > path.challenge_sent[i]:
-        flight_expect(&path.route.flight, conn.now - path.challenge_sent[i])
+    rtt = conn.now - path.challenge_sent[i]
     for i in range(MAX_CHALLENGES):
         path.challenge_sent[i] = 0
     timer_clear(&path.timers, TIMER_CHALLENGE)
     path.challenge_due = False
     path.challenge_lost = 0
+    if not path.proves_mtu:
+        # The address is proven by a small datagram: now show that the path carries full ones (RFC 9000 §8.2.1).
+        challenge_path(conn, path)
+    path_proven(conn, path, rtt)
+
+
+cdef void path_proven(Connection conn, Path* path, int64_t rtt) noexcept nogil:
+    if rtt > 0:
+        flight_expect(&path.route.flight, rtt)
     timer_clear(&path.timers, TIMER_VALIDATION)
     path.route.validated = True
     free(path.previous)
     path.previous = NULL
-    if not path.proves_mtu:
-        # The address is proven by a small datagram: now show that the path carries full ones (RFC 9000 §8.2.1).
-        challenge_path(conn, path)
     conn.happened(W_PATHS)      # maybe at a new address
     path_established(conn, path)
     path_answered(conn, path)
