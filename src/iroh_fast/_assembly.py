@@ -110,7 +110,8 @@ async def assemble(config: EndpointConfig) -> Inside:
 
 def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner: Owner) -> Inside:
     def counters() -> tuple[Mapping[str, int], int, Mapping[str, int]]:
-        return driver.stats(), len(context.live()), services.metrics()
+        sockets = {**driver.stats(), **context.remotes.counters}
+        return sockets, len(context.live()), services.metrics()
 
     def addr_changed(addr: EndpointAddr) -> None:
         lookup.publish()
@@ -138,7 +139,11 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
         metrics=EndpointMetrics(counters),
         lookups=lookups,
     )
-    addrs = OwnAddrs(secret_key.public, owner, addr_changed)
+
+    def candidates_changed(candidates: list[SocketAddr]) -> None:
+        context.remotes.set_candidates([addr.as_tuple() for addr in candidates])
+
+    addrs = OwnAddrs(secret_key.public, owner, addr_changed, candidates_changed)
 
     def network_changed(state: NetworkState) -> None:
         driver.network_changed(state)
@@ -171,6 +176,7 @@ def _tell_connections(context: Context, state: NetworkState) -> None:
         # Net reports see to their own, which have no peer.
         if q.close_reason is None and (q.peer_id is not None or not q.handshake_complete):
             q.network_changed(keep)
+    context.remotes.network_changed(state.major)
 
 
 def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._later import Later
-from .addr import EndpointAddr, IpAddr, SocketAddr
+from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
 from .aio.once import Once
 from .aio.owner import Owner
 from .config import EndpointConfig
@@ -58,6 +59,7 @@ class Context:
         "owner",
         "relay",
         "remotes",
+        "searched",
         "sockets",
         "transport",
         "transport_addr",
@@ -90,10 +92,13 @@ class Context:
         self.over: weakref.WeakSet[QuicConnection] = weakref.WeakSet()
         # Converts an address of the driver. Bound once, for all connections.
         self.transport_addr: AddrOf = driver.transports.addr_of
-        self.remotes = RemoteMap(owner.loop, self.paths_changed)
+        self.remotes = RemoteMap(
+            owner.loop, self.paths_changed, live=self.live, search=self.look_up_again
+        )
         self.lookups = SharedLookups(lookups, self._answered)
         self.newest: dict[bytes, QuicConnection] = {}  # open ones, by the key of the peer
         self.relay: RelayTransport | None = None
+        self.searched: set[bytes] = set()  # keys of those that are looked up again
 
     def _answered(self, remote: EndpointId, answer: LookupAnswer) -> None:
         """A lookup service said something."""
@@ -159,6 +164,38 @@ class Context:
         key = bytes(id)
         held = (*self.live(), *self.over)
         return [Paths(q, self.transport_addr) for q in held if q.peer_id == key]
+
+    def look_up_again(self, key: bytes) -> None:
+        """The last way to a remote is silent: maybe it is elsewhere by now."""
+        if key not in self.searched and not self.closing and not self.lookups.services.is_empty:
+            self.searched.add(key)
+            self.owner.spawn(self._look_up_again(key))
+
+    async def _look_up_again(self, key: bytes) -> None:
+        id = PublicKey._from_valid(key)
+        search = self.lookups.join(id)
+        try:
+            while not self.closing and self.remotes.get(key) is not None:
+                sources = self._by_source(id, search.found)
+                for source, addrs in sources.items():
+                    self.remotes.found(key, addrs, source)
+                if search.over:
+                    self.remotes.moved_to(key, [a for addrs in sources.values() for a in addrs])
+                    return
+                await search.news.wait()
+        finally:
+            self.searched.discard(key)
+            self.lookups.leave(search, connected=False)
+
+    def _by_source(
+        self, id: EndpointId, found: Mapping[TransportAddr, tuple[str, ...]]
+    ) -> dict[str, list[SockAddr]]:
+        """What a lookup found as addresses of the driver, by the first that told of them."""
+        sources: dict[str, list[SockAddr]] = {}
+        for addr, services in found.items():
+            ways, _ = self.sockaddrs(EndpointAddr(id, (addr,)))
+            sources.setdefault(services[0], []).extend(ways)
+        return sources
 
     def way_to(self, id: EndpointId) -> SockAddr | None:
         """Over which address an open connection with a peer runs; None without one."""

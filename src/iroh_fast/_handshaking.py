@@ -12,7 +12,6 @@ from .connection import Connection
 from .errors import EndpointClosed, IrohError, LocallyRejected
 from .hooks import run_after_handshake
 from .keys import EndpointId
-from .net.transport import is_private
 from .quic._connection import WAIT_ALPN, WAIT_CLOSED, WAIT_HANDSHAKE, QuicConnection
 
 __all__ = ["Handshaking"]
@@ -127,8 +126,6 @@ class Handshaking:
                 self._told(lost)
                 raise lost
         context.metrics.opened += 1
-        first = conn._q.path_remote(0)
-        context.metrics.direct += first is not None and not is_private(first)
         if conn._paths is None:
             conn._q.record_paths(False)  # until somebody asks for events
         context.opened(conn._q)

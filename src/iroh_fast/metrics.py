@@ -33,11 +33,21 @@ COUNTERS: dict[str, str] = {
     "socket:window_budget_refused": "Times a window did not grow as it wanted because of the budget",
     "socket:num_conns_opened": "Connections opened, of both directions",
     "socket:num_conns_closed": "Connections that ended",
-    "socket:num_conns_direct": "Connections whose first path was direct",
+    "socket:num_conns_direct": "Connections that had a direct path, from the start or later",
     "socket:num_accepts_failed": "Connection attempts of others that failed or were rejected by a hook",
     "socket:actor_link_change": "Changes of the network that were noticed or told",
     "socket:network_changes_major": "Those of them that connections had to be told of",
     "socket:resumes": "Times the machine was asleep, or the process stopped",
+    "socket:holepunch_attempts": "Rounds of hole punching begun, by the side that dialed",
+    "socket:paths_direct": "Paths of connections that came about directly",
+    "socket:paths_relay": "Paths of connections that came about over a relay",
+    "socket:paths_custom": "Paths of connections that came about over transports of the application",
+    "socket:transport_ip_paths_added": "Direct addresses of remotes that came into use",
+    "socket:transport_ip_paths_removed": "Direct addresses of remotes that are no longer used",
+    "socket:transport_relay_paths_added": "Relays of remotes that came into use",
+    "socket:transport_relay_paths_removed": "Relays of remotes that are no longer used",
+    "socket:transport_custom_paths_added": "Addresses of remotes in transports of the application that came into use",
+    "socket:transport_custom_paths_removed": "Addresses of remotes in transports of the application that are no longer used",
     "socket:relay_home_change": "Times the home relay became another one",
     "socket:relay_conns_success": "Connections to relays that were authenticated",
     "socket:relay_conns_failed": "Connections to relays that did not come about",
@@ -81,14 +91,13 @@ GAUGES: dict[str, str] = {
 class EndpointMetrics:
     """Counters and gauges of an endpoint.  Names are those of iroh's metrics, ``group:name``."""
 
-    __slots__ = ("_read", "accept_failed", "direct", "opened")
+    __slots__ = ("_read", "accept_failed", "opened")
 
     def __init__(
         self, read: Callable[[], tuple[Mapping[str, int], int, Mapping[str, int]]]
     ) -> None:
         self._read = read  # counters of sockets, connections open now, counters of services
         self.opened = 0
-        self.direct = 0
         self.accept_failed = 0
 
     def snapshot(self) -> dict[str, int]:
@@ -106,7 +115,6 @@ class EndpointMetrics:
         values = {f"socket:{name}": int(value) for name, value in driver.items()}
         values["socket:num_conns_opened"] = self.opened
         values["socket:num_conns_closed"] = max(0, self.opened - live)
-        values["socket:num_conns_direct"] = self.direct
         values["socket:num_accepts_failed"] = self.accept_failed
         values.update(services)
         return values

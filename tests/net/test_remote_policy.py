@@ -3,181 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import heapq
-import itertools
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pretended import KEY, RELAY, RELAY_2, V4, V4_2, V6, Clock, Conn
 
-from iroh_fast.errors import ConnectionLost, IrohError
-from iroh_fast.net.remote import RemoteMap, RemoteState, better, rank
-from iroh_fast.net.remote import map as remote_map
+from iroh_fast.errors import ConnectionLost
+from iroh_fast.net.remote import RemoteMap, RemoteState, better, inventory, opening, rank
 from iroh_fast.net.remote import state as remote
 
-RELAY = ("fd15:70a:510b:1::7", 12345, 0, 0)
-RELAY_2 = ("fd15:70a:510b:1::8", 12345, 0, 0)
-V4 = ("192.0.2.1", 4433)
-V4_2 = ("192.0.2.2", 4433)
-V6 = ("2001:db8::1", 4433, 0, 0)
-KEY = bytes(32)
-
-
-class Clock:
-    """The part of an event loop that the policy uses; time passes by `advance`."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.queue: list[tuple[float, int, Any]] = []
-        self.count = itertools.count()
-        self.watched: list[RemoteState] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, when: float, call: Callable[..., None], *args: Any) -> Any:
-        handle = SimpleNamespace(live=True, when=lambda: when)
-
-        def cancel() -> None:
-            handle.live = False
-
-        handle.cancel = cancel
-        handle.run = lambda: call(*args)
-        heapq.heappush(self.queue, (when, next(self.count), handle))
-        return handle
-
-    def advance(self, seconds: float) -> None:
-        end = self.now + seconds
-        while True:
-            due = [state for state in self.watched if state.deadline is not None]
-            first = min(due, key=lambda state: state.deadline or 0.0, default=None)
-            if first is not None and first.deadline is not None and first.deadline <= end:
-                self.now = max(self.now, first.deadline)
-                first.expire()
-                continue
-            if not self.queue or self.queue[0][0] > end:
-                break
-            self.now, _, handle = heapq.heappop(self.queue)
-            if handle.live:
-                handle.live = False
-                handle.run()
-        self.now = end
-
-    @property
-    def armed(self) -> int:
-        return sum(handle.live for _, _, handle in self.queue)
-
-
-class Conn:
-    """A connection as the policy sees it; paths get ready and die when the test says so."""
-
-    def __init__(self, client: bool = True, ids: int = 8, key: bytes | None = KEY) -> None:
-        self.is_client = client
-        self.has_multipath = True
-        self.close_reason: str | None = None
-        self.peer_id = key
-        self.path_listener: Callable[[Any], object] | None = None
-        self.room = ids
-        self.paths: dict[int, dict[str, Any]] = {}
-        self.next_id = 0
-        self.opened: list[Any] = []
-        self.closed: list[int] = []
-        self.idle: dict[int, float] = {}
-        self.asked = 0  # questions about its paths
-
-    def path(self, addr: Any, rtt_ms: float = 10.0, validated: bool = True, status: str = "available") -> int:
-        id = self.next_id
-        self.next_id += 1
-        self.paths[id] = {
-            "id": id,
-            "remote": addr,
-            "rtt": rtt_ms / 1000,
-            "validated": validated,
-            "status": status,
-            "announced": False,
-        }
-        return id
-
-    def path_ids(self) -> list[int]:
-        return list(self.paths)
-
-    def path_info(self, id: int) -> dict[str, Any] | None:
-        return self.paths.get(id)
-
-    def path_states(self) -> list[tuple[int, Any, bool, float, bool, bool]]:
-        self.asked += 1
-        return [
-            (id, p["remote"], p["validated"], p["rtt"], p["status"] == "available", p["announced"])
-            for id, p in self.paths.items()
-        ]
-
-    def path_remote(self, id: int) -> Any:
-        return self.paths[id]["remote"] if id in self.paths else None
-
-    def path_rtt(self, id: int) -> float | None:
-        self.asked += 1
-        return self.paths[id]["rtt"] if id in self.paths else None
-
-    def open_path(self, addr: Any, local: Any, backup: bool) -> int:
-        assert self.is_client and backup
-        if self.close_reason is not None:
-            raise ConnectionLost("over")
-        if len(self.paths) >= self.room:
-            raise IrohError("the peer allows no further path")
-        self.opened.append(addr)
-        return self.path(addr, validated=False, status="backup")
-
-    def close_path(self, id: int) -> None:
-        assert self.is_client and len(self.paths) > 1
-        self.closed.append(id)
-        del self.paths[id]
-
-    def set_path_status(self, id: int, available: bool) -> None:
-        self.paths[id]["status"] = "available" if available else "backup"
-        self.paths[id]["announced"] = True
-
-    def set_path_max_idle(self, id: int, seconds: float) -> None:
-        self.idle[id] = seconds
-
-    def end(self) -> None:
-        """What the engine does at the end of a connection."""
-        self.close_reason = "over"
-        listener, self.path_listener = self.path_listener, None
-        if listener is not None:
-            listener(self)
-
-    def ready(self, addr: Any, rtt_ms: float = 10.0) -> int:
-        """An opened path got its answer."""
-        (path,) = [p for p in self.paths.values() if p["remote"] == addr]
-        path.update(validated=True, rtt=rtt_ms / 1000)
-        return path["id"]
-
-    def status(self) -> dict[Any, str]:
-        return {path["remote"]: path["status"] for path in self.paths.values()}
-
-
-@pytest.fixture(autouse=True)
-def listeners(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver delivers path events of real connections; here the connection of the test does."""
-    monkeypatch.setattr(remote_map, "on_paths", lambda conn, call: setattr(conn, "path_listener", call))
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def state(clock: Clock) -> RemoteState:
-    state = RemoteState(clock.time)
-    clock.watched.append(state)
-    return state
-
-
-@pytest.fixture
-def remotes(clock: Clock) -> RemoteMap:
-    return RemoteMap(clock)  # type: ignore[arg-type]
+pytestmark = pytest.mark.usefixtures("listeners")
 
 
 def select(*paths: tuple[Any, float], current: Any = None) -> Any:
@@ -446,7 +281,7 @@ def test_peer_without_ids_is_not_asked_without_end(state: RemoteState, clock: Cl
     state.add(conn)  # type: ignore[arg-type]
     clock.advance(20)
     fast = len(attempts)
-    assert fast <= remote.MAX_OPEN_RETRIES + 1
+    assert fast <= opening.MAX_OPEN_RETRIES + 1
     clock.advance(20)
     assert len(attempts) - fast <= 1
     conn.room = 2
@@ -462,7 +297,7 @@ def test_dead_address_is_tried_a_few_times(state: RemoteState, clock: Clock) -> 
     for _ in range(40):
         clock.advance(60)
         conn.paths = {id: path for id, path in conn.paths.items() if path["validated"]}
-    assert conn.opened == [V4] * remote.MAX_OPEN_TRIES
+    assert conn.opened == [V4] * opening.MAX_OPEN_TRIES
 
 
 def test_relay_is_tried_for_ever(state: RemoteState, clock: Clock) -> None:
@@ -524,7 +359,7 @@ def test_lost_connection_while_opening_is_not_an_error(state: RemoteState, clock
 def test_number_of_addresses_is_bounded(state: RemoteState) -> None:
     state.learn([RELAY, RELAY_2])
     state.learn(("192.0.2.1", port) for port in range(1, 1000))
-    assert len(state.addrs) == remote.MAX_ADDRS + 2
+    assert len(list(state.addrs)) == inventory.MAX_UNKNOWN + 2
     assert ("192.0.2.1", 999) in state.addrs and ("192.0.2.1", 1) not in state.addrs
     assert RELAY in state.addrs
 
@@ -538,7 +373,7 @@ def test_peer_that_wanders_about_fills_no_memory(state: RemoteState) -> None:
     for port in range(2, 1000):
         conn.paths[id]["remote"] = ("192.0.2.1", port)
         state.refresh(conn)  # type: ignore[arg-type]
-    assert len(state.addrs) <= remote.MAX_ADDRS + 1
+    assert len(list(state.addrs)) <= inventory.PRUNE_FROM + 1
     assert ("192.0.2.1", 999) in state.addrs and ("192.0.2.1", 998) in state.addrs
     assert V4 in state.addrs and RELAY in state.addrs
     assert state.selected == ("192.0.2.1", 999)
@@ -579,7 +414,9 @@ def test_state_goes_with_the_last_connection(remotes: RemoteMap, clock: Clock) -
     assert state.selected == RELAY and remotes.get(KEY) is state
     two.end()
     assert state.selected is None and remotes.get(KEY) is None
-    assert clock.armed == 0
+    assert remotes.inventory(KEY)
+    clock.advance(61)
+    assert not remotes.inventory(KEY) and clock.armed == 0
 
 
 def test_remotes_do_not_mix(remotes: RemoteMap) -> None:

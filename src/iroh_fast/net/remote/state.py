@@ -2,63 +2,29 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
-from typing import Protocol
 
-from iroh_fast.errors import ConnectionLost, IrohError
-from iroh_fast.net.transport import SockAddr, is_private
+from iroh_fast.net.transport import SockAddr, is_private, is_relay
 
-from .selection import better, rank, same
+from .counters import PathCounters
+from .inventory import Inventory
+from .lifetimes import Lifetimes
+from .opening import MAX_OPEN_RETRIES, Opening
+from .punching import Punching
+from .selection import Chooser, by_rtt
+from .stranded import Stranded
+from .users import Followed, PathUser
 
-__all__ = ["PathUser", "RemoteState"]
-
-logger = logging.getLogger("iroh_fast.net")
+__all__ = ["RemoteState"]
 
 RELAY_PATH_IDLE_S = 30.0
-OPEN_RETRY_S = 0.333  # path or connection ids ran out: the peer may give more
-MAX_OPEN_RETRIES = 60  # that often without a pause; longer than a path that never works lives
 REOPEN_S = 5.0  # after the last direct path died
-RECHECK_S = 60.0  # known addresses without a path are tried again this often
-MAX_OPEN_TRIES = 9  # paths opened to an IP address that never answered
-MAX_ADDRS = 30  # IP addresses remembered per remote
-MAX_INACTIVE = 10  # of them, those that had a path and have none
+RECHECK_S = 60.0  # everything is looked at this often
+GOOD_ENOUGH_S = 0.010  # a direct path that is as fast needs no better one
+PROVEN_S = 600.0  # a candidate that worked in that time is not tried again for its own sake
+MAX_UPGRADE_WAIT_S = 600.0  # between rounds that look for something better than a slow direct path
 SAMPLED = 8  # connections that are asked how fast an address is: the newest
-
-
-class PathUser(Protocol):
-    """The part of a connection that the policy uses."""
-
-    @property
-    def is_client(self) -> bool: ...
-    @property
-    def has_multipath(self) -> bool: ...
-    @property
-    def close_reason(self) -> object | None: ...
-    def path_states(self) -> list[tuple[int, SockAddr, bool, float, bool, bool]]:
-        """Of each open path: id, remote, validated, round-trip time, available, announced."""
-        ...
-
-    def path_rtt(self, id: int, /) -> float | None:
-        """Round-trip time of a path in seconds, None when it is gone."""
-        ...
-
-    def open_path(self, remote: SockAddr, local: SockAddr | None, backup: bool, /) -> int: ...
-    def close_path(self, id: int, /) -> None: ...
-    def set_path_status(self, id: int, available: bool, /) -> None: ...
-    def set_path_max_idle(self, id: int, seconds: float, /) -> None: ...
-
-
-@dataclass(eq=False, slots=True)
-class _Conn:
-    paths: dict[int, SockAddr] = field(default_factory=dict)  # established ones
-    tries: dict[SockAddr, int] = field(default_factory=dict)
-    blocked: int = 0  # attempts in a row for which there were no ids
-
-    def has_direct(self) -> bool:
-        return any(not is_private(addr) for addr in self.paths.values())
 
 
 class RemoteState:
@@ -70,154 +36,280 @@ class RemoteState:
     Parameters
     ----------
     time : gives the time in seconds, of a clock that never goes back.
+    inventory : what was known before.
+    choose : which of the addresses in use carries data.
+    search : called to look the remote up again.
     """
 
-    def __init__(self, time: Callable[[], float]) -> None:
-        self._time = time
-        self._retry_at: float | None = None  # connections that wait for ids ask again
-        self._look_at: float | None = None  # everything is looked at again
-        self.conns: dict[PathUser, _Conn] = {}
-        self.addrs: dict[SockAddr, bool] = {}  # address -> a path over it was open at some time
-        self.selected: SockAddr | None = None
-        self._users: dict[SockAddr, dict[PathUser, int]] = {}  # connections with a path there, and its id
-        self._blocked: set[PathUser] = set()  # connections that wait for ids
+    __slots__ = (
+        "_choose",
+        "_counters",
+        "_lifetimes",
+        "_look_at",
+        "_lost",
+        "_opening",
+        "_stranded",
+        "_time",
+        "_upgrade_at",
+        "_upgrade_wait",
+        "_users",
+        "addrs",
+        "conns",
+        "local",
+        "punching",
+        "selected",
+    )
 
-    @property
-    def deadline(self) -> float | None:
-        """When `expire` is due, None for never."""
-        if self._retry_at is None or self._look_at is None:
-            return self._look_at if self._retry_at is None else self._retry_at
-        return min(self._retry_at, self._look_at)
+    def __init__(
+        self,
+        time: Callable[[], float],
+        inventory: Inventory | None = None,
+        *,
+        counters: PathCounters | None = None,
+        choose: Chooser = by_rtt,
+        search: Callable[[], object] | None = None,
+    ) -> None:
+        self._time = time
+        self._counters = counters or PathCounters()
+        self._choose = choose
+        self._look_at: float | None = None  # everything is looked at again
+        self._upgrade_at = 0.0
+        self._upgrade_wait = RECHECK_S
+        self.conns: dict[PathUser, Followed] = {}
+        self.addrs = Inventory(self._counters) if inventory is None else inventory
+        self.selected: SockAddr | None = None
+        self.local: Sequence[SockAddr] = ()  # our candidates, the most useful first
+        self.punching = Punching()
+        self._opening = Opening(self.addrs)
+        self._stranded = Stranded(search)
+        self._lifetimes = Lifetimes()
+        self._lost: set[PathUser] = set()  # those that dialed and have no path that works
+        # By address: the connections with a path there, and its id.
+        self._users: dict[SockAddr, dict[PathUser, int]] = {}
 
     # ---------------------------------------------------------------- addresses
-    def learn(self, addrs: Iterable[SockAddr]) -> None:
-        """Remember addresses of the remote."""
-        before = len(self.addrs)
-        for addr in addrs:
-            self.addrs.setdefault(addr, False)
-        if len(self.addrs) > before:
-            self._prune()
+    def learn(self, addrs: Iterable[SockAddr], source: str = "app") -> bool:
+        """Remember addresses of the remote; whether any is new."""
+        return self.addrs.learn(addrs, source, self._time())
 
-    def learn_more(self, addrs: Iterable[SockAddr]) -> None:
+    def learn_more(self, addrs: Iterable[SockAddr], source: str = "app") -> None:
         """The same while there are connections: they try what is new."""
-        before = len(self.addrs)
-        self.learn(addrs)
-        if len(self.addrs) != before:
-            for conn in list(self.conns):
-                self._open_missing(conn)
+        if self.learn(addrs, source):
+            self._open_missing_everywhere()
 
-    def _prune(self) -> None:
-        """Bound what is remembered: a peer that wanders about must not fill our memory.
-
-        Relay addresses stay, of which the peer cannot make any.
-        """
-        known = [addr for addr in self.addrs if not is_private(addr)]
-        if len(known) <= MAX_ADDRS:
+    def moved_to(self, addrs: Collection[SockAddr]) -> None:
+        """A lookup has told of all these: relays that it does not name are given up, once they are silent."""
+        if not any(map(is_relay, addrs)):
             return
-        gone = [addr for addr in known if self.addrs[addr] and addr not in self._users]
-        unknown = [addr for addr in known if not self.addrs[addr]]
-        for addr in gone[:-MAX_INACTIVE] + unknown[:-MAX_ADDRS]:
-            del self.addrs[addr]
+        for addr in self.addrs.relays():
+            if addr not in addrs:
+                self.addrs.forget(addr)
+        for conn, state in self.conns.items():
+            self._close_forsaken(conn, state)
+
+    def _close_forsaken(self, conn: PathUser, state: Followed) -> None:
+        """Close the paths that do not answer and that nobody tells of, where another one works."""
+        if not conn.is_client or conn.close_reason is not None:
+            return
+        for id in state.silent & state.paths.keys():
+            addr = state.paths[id]
+            if self.addrs.is_forsaken(addr) and any(map(state.works, state.paths)):
+                conn.close_path(id)
+                del state.paths[id]
+                self._leave(conn, addr)
 
     # ---------------------------------------------------------------- connections
-    def add(self, conn: PathUser) -> None:
+    def add(self, conn: PathUser, *, relay_only: bool = False) -> None:
         """Take care of the paths of a connection whose handshake is complete."""
-        self.conns.setdefault(conn, _Conn())
+        self.conns.setdefault(conn, Followed(relay_only))
         self.refresh(conn)
         self._open_missing(conn)
+        if not self._is_direct():
+            self.punch(follow_up=True)
+            self._look_again(REOPEN_S)
         self._look_again(RECHECK_S)
+
+    def adopt(self, conn: PathUser, id: int, addr: SockAddr) -> None:
+        """Take care of a connection that had one path until now; that is the present choice."""
+        now = self._time()
+        direct = not is_private(addr)
+        self.conns[conn] = Followed(paths={id: addr}, was_direct=direct)
+        self.addrs.adopt(addr, now)
+        self._users.setdefault(addr, {})[conn] = id
+        if direct:
+            self._lifetimes.works(addr, now)
+        if self.selected is None:
+            self.selected = addr
+        self.add(conn)
 
     def remove(self, conn: PathUser) -> None:
         """The connection is over."""
         state = self.conns.pop(conn, None)
-        self._blocked.discard(conn)
+        self._opening.leave(conn)
+        self._lost.discard(conn)
         if state is not None:
             for addr in state.paths.values():
                 self._leave(conn, addr)
         if not self.conns:
-            self.selected = self._retry_at = self._look_at = None
+            self.selected = self._look_at = None
+            self._opening.take_blocked()
+            self.punching.stop()
+        else:
+            if self.selected not in self._users:
+                self._select_for_all()
+            if conn.is_client and not self._is_direct():
+                self.punch(follow_up=True)  # another connection's turn
+        self._stranded.update(self._time(), bool(self._lost))
+        self._lifetimes.plan(self.selected, self._time())
 
     def refresh(self, conn: PathUser) -> None:
-        """Compare the paths of a connection with what was known; act on differences."""
+        """Compare a connection with what was known of it; act on differences."""
         state = self.conns.get(conn)
         if state is None:
             return
-        now = {id: remote for id, remote, validated, *_ in conn.path_states() if validated}
-        if now == state.paths:
+        news = self._take_candidates(conn, state)
+        worked = state.works_directly()
+        self._take_paths(conn, state)
+        if worked and not state.works_directly():
+            self._look_again(REOPEN_S)
+            self.punching.hopeful()
+            news = True
+        if news:
+            self.punch()
+        if conn.is_client and state.paths and not any(map(state.works, state.paths)):
+            self._lost.add(conn)
+        else:
+            self._lost.discard(conn)
+        self._stranded.update(self._time(), bool(self._lost))
+        self._lifetimes.plan(self.selected, self._time())
+
+    def _take_candidates(self, conn: PathUser, state: Followed) -> bool:
+        """Look where the peer may be reached; whether a round of hole punching should try that."""
+        if not conn.is_client or state.relay_only or not conn.has_nat_traversal:
+            return False
+        before, state.candidates = state.candidates, frozenset(conn.nat_addresses())
+        if state.candidates == before:
+            return False
+        self._upgrade_wait = RECHECK_S
+        # What works well needs nothing better, unless the peer seems to move away.
+        return not (before <= state.candidates and self._is_satisfied())
+
+    def _take_paths(self, conn: PathUser, state: Followed) -> None:
+        paths: dict[int, SockAddr] = {}
+        trying: dict[int, SockAddr] = {}
+        for id, remote, validated, *_ in conn.path_states():
+            (paths if validated else trying)[id] = remote
+        self._give_up(state, paths, trying)
+        silent = frozenset(id for id in paths if conn.path_silent(id))
+        if paths == state.paths and silent == state.silent:
             if state.blocked:
                 self._open_missing(conn)  # a path that never worked may have made room
             return
-        had_direct = state.has_direct()
-        fresh = [(id, addr) for id, addr in now.items() if state.paths.get(id) != addr]
+        fresh = [(id, addr) for id, addr in paths.items() if state.paths.get(id) != addr]
         for id, addr in state.paths.items():
-            if now.get(id) != addr:
+            if paths.get(id) != addr:
                 self._leave(conn, addr)
-        news = False
-        for id, addr in fresh:
-            news = not self.addrs.pop(addr, False) or news
-            self.addrs[addr] = True  # the newest last
-            state.tries.pop(addr, None)
-            if is_private(addr):
-                conn.set_path_max_idle(id, RELAY_PATH_IDLE_S)
-        state.paths = now
-        for id, addr in now.items():
-            self._users.setdefault(addr, {})[conn] = id
-        self._prune()
-        if self._select():
-            for other in self.conns:
-                self._apply(other)
-        else:
+        before, state.paths, state.silent = state.silent, paths, silent
+        first = [self._register(conn, state, id, addr) for id, addr in fresh]
+        self._take_silence(state, before)
+        if not self._select_for_all():
             self._apply(conn)
-        if news:
-            for other in list(self.conns):
-                self._open_missing(other)
+        if silent:
+            self._close_forsaken(conn, state)
+        if any(first):
+            self._open_missing_everywhere()
         elif fresh:
             self._open_missing(conn)
-        if had_direct and not state.has_direct():
-            self._look_again(REOPEN_S)
+
+    def _give_up(
+        self, state: Followed, paths: dict[int, SockAddr], trying: dict[int, SockAddr]
+    ) -> None:
+        """Mark the addresses to which a path did not come about."""
+        for id, addr in state.trying.items():
+            if id not in paths and id not in trying and addr not in self._users:
+                self.addrs.failed(addr, self._time())
+        state.trying = trying
+
+    def _register(self, conn: PathUser, state: Followed, id: int, addr: SockAddr) -> bool:
+        """A path is established; whether it is the first one that leads there."""
+        now = self._time()
+        self._counters.established(addr)
+        first = self.addrs.opened(addr, now)
+        state.tries.pop(addr, None)
+        self._users.setdefault(addr, {})[conn] = id
+        if is_relay(addr):
+            conn.set_path_max_idle(id, RELAY_PATH_IDLE_S)
+        elif not is_private(addr):
+            self._lifetimes.works(addr, now)
+            self.punching.hopeful()
+            self._upgrade_at = max(self._upgrade_at, now + self._upgrade_wait)
+            if not state.was_direct:
+                state.was_direct = True
+                self._counters.became_direct()
+        return first
+
+    def _take_silence(self, state: Followed, before: frozenset[int]) -> None:
+        """Some paths stopped to answer, or answer again."""
+        for id in before ^ state.silent:
+            addr = state.paths.get(id)
+            if addr is None or is_private(addr):
+                continue
+            if id in state.silent:
+                self._lifetimes.died(addr, self._time())
+            else:
+                self._lifetimes.works(addr, self._time())
 
     def _leave(self, conn: PathUser, addr: SockAddr) -> None:
         users = self._users.get(addr)
         if users is not None and users.pop(conn, None) is not None and not users:
             del self._users[addr]
+            self.addrs.left(addr, self._time())
+            self._lifetimes.left(addr)
 
     # ---------------------------------------------------------------- selection
-    def _rank(self, addr: SockAddr) -> tuple[int, float] | None:
-        """How good an address is, by the newest connections that use it."""
+    def _rtt(self, addr: SockAddr, silent: bool) -> float | None:
+        """How fast an address is, by the newest connections that use it."""
         found = [
             rtt
             for conn, id in islice(reversed(self._users[addr].items()), SAMPLED)
-            if (rtt := conn.path_rtt(id)) is not None
+            if (id in self.conns[conn].silent) == silent and (rtt := conn.path_rtt(id)) is not None
         ]
-        return rank(addr, min(found)) if found else None
+        return min(found, default=None)
 
-    def _select(self) -> bool:
-        """Choose the address for all connections; whether that changed anything."""
-        ranked = {addr: key for addr in self._users if (key := self._rank(addr)) is not None}
-        if not ranked:
+    def _select_for_all(self) -> bool:
+        """Choose the address for all connections, and have them use it; whether that changed anything."""
+        for silent in (False, True):  # those that do not answer count when no other does
+            found = {
+                addr: rtt for addr in self._users if (rtt := self._rtt(addr, silent)) is not None
+            }
+            if found:
+                break
+        else:
             return False
-        best = min(ranked, key=lambda addr: ranked[addr])
-        current = self.selected
-        if best == current:
+        chosen = self._choose(self.selected, found)
+        if chosen is None or chosen == self.selected:
             return False
-        if current is None or current not in ranked or better(ranked[current], ranked[best]):
-            logger.debug("selected path %s, was %s", best, current)
-            self.selected = best
-            return True
-        return False
+        self.selected = chosen
+        for conn in self.conns:
+            self._apply(conn)
+        return True
 
     def _apply(self, conn: PathUser) -> None:
         """Make a connection use the selected address, if it can."""
-        chosen, state = self.selected, self.conns.get(conn)
+        state = self.conns.get(conn)
+        chosen = self.selected
         if chosen is None or state is None or conn.close_reason is not None:
             return
+        if state.relay_only and not is_relay(chosen):
+            chosen = next((addr for addr in state.paths.values() if is_relay(addr)), chosen)
         direct = sum(not is_private(addr) for addr in state.paths.values())
+        spare = 2 if self._lifetimes.ends_soon(chosen, self._time()) else 1
         may_close = conn.is_client and chosen in state.paths.values()
         for id, addr, _, _, available, announced in conn.path_states():
             if state.paths.get(id) != addr:
                 continue
             wanted = addr == chosen
-            if wanted or not may_close or is_private(addr) or direct < 2:
+            if wanted or not may_close or is_private(addr) or direct <= spare:
                 if available != wanted or (not announced and conn.has_multipath):
                     conn.set_path_status(id, wanted)
             else:
@@ -227,65 +319,163 @@ class RemoteState:
                 del state.paths[id]
                 self._leave(conn, addr)
 
-    # ---------------------------------------------------------------- opening
-    def _open_missing(self, conn: PathUser) -> None:
-        """Client: open what is known but has no path, so that there is a choice and a fallback."""
+    # ---------------------------------------------------------------- opening and punching
+    def _open_missing(self, conn: PathUser, *, blind: bool = False) -> None:
         state = self.conns.get(conn)
-        if state is None or not conn.is_client or conn.close_reason is not None:
-            return
-        if not conn.has_multipath:
-            return
-        have = [remote for _, remote, *_ in conn.path_states()]
-        direct = state.has_direct()
-        for addr in self.addrs:
-            relayed = is_private(addr)
-            if any(same(addr, other) for other in have):
-                continue
-            if not relayed and (direct or state.tries.get(addr, 0) >= MAX_OPEN_TRIES):
-                continue
-            try:
-                conn.open_path(addr, None, True)
-            except ConnectionLost:
-                return
-            except IrohError as e:
-                logger.debug("path to %s not opened yet: %s", addr, e)
-                state.blocked += 1
-                if state.blocked <= MAX_OPEN_RETRIES:
-                    self._blocked.add(conn)
-                    if self._retry_at is None:
-                        self._retry_at = self._time() + OPEN_RETRY_S
-                return
-            state.blocked = 0
-            if not relayed:
-                self._count_try(state, addr)
-        self._blocked.discard(conn)
+        if state is not None:
+            self._opening.missing(conn, state, self.selected, self._time(), blind=blind)
 
-    def _count_try(self, state: _Conn, addr: SockAddr) -> None:
-        state.tries[addr] = state.tries.get(addr, 0) + 1
-        if len(state.tries) > 2 * MAX_ADDRS:
-            state.tries = {known: n for known, n in state.tries.items() if known in self.addrs}
+    def _open_missing_everywhere(self) -> None:
+        for conn in list(self.conns):
+            self._open_missing(conn)
+
+    def _puncher(self) -> PathUser | None:
+        """The connection that rounds run on: the first that can, the others follow it."""
+        for conn, state in self.conns.items():
+            if conn.is_client and not state.relay_only and conn.has_nat_traversal:
+                if conn.close_reason is None:
+                    return conn
+        return None
+
+    def punch(self, *, follow_up: bool = False) -> None:
+        """Begin a round of hole punching, or plan one for when it may begin; `follow_up`: if it is needed then."""
+        conn = self._puncher()
+        if conn is None or not self.local:
+            # Nobody to tell, or nothing: a connection or an address of ours comes first.
+            self.punching.stop()
+            return
+        now = self._time()
+        ours, theirs = frozenset(self.local), self.conns[conn].candidates
+        if not self.punching.may_start(now, ours, theirs, follow_up=follow_up):
+            return
+        conn.set_nat_addresses(self.local)
+        if conn.start_nat_round():
+            self._counters.punched()
+            self.punching.started(now, ours, theirs)
+        else:
+            self.punching.refused(now)
+
+    def _is_direct(self) -> bool:
+        """Whether some direct path works."""
+        return bool(self._lifetimes.alive)
+
+    def _is_satisfied(self) -> bool:
+        """Whether the path in use is as good as we want."""
+        chosen = self.selected
+        if chosen is None or is_private(chosen) or chosen not in self._lifetimes.alive:
+            return False
+        rtt = self._rtt(chosen, False) if chosen in self._users else None
+        return rtt is not None and rtt <= GOOD_ENOUGH_S
+
+    def set_local(self, addrs: Sequence[SockAddr]) -> None:
+        """Our own candidates changed."""
+        before, self.local = self.local, addrs
+        if self.conns and set(before) != set(addrs):
+            self.punching.hopeful()
+            self._upgrade_wait = RECHECK_S
+            self.punch()
+
+    def network_changed(self, major: bool) -> None:
+        """The network of this machine changed."""
+        self._lifetimes.moved(self._time())
+        if major:
+            self.punching.hopeful()
+            self._upgrade_wait = RECHECK_S
+            self._open_missing_everywhere()
+            self.punch()
 
     # ---------------------------------------------------------------- time
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` is due, None for never."""
+        known = (
+            self._opening.retry_at,
+            self._look_at,
+            self.punching.due,
+            self._stranded.due,
+            self._lifetimes.due,
+        )
+        return min((when for when in known if when is not None), default=None)
+
     def _look_again(self, delay: float) -> None:
         when = self._time() + delay
         if self._look_at is None or when < self._look_at:
             self._look_at = when
 
     def expire(self) -> None:
-        """Do what is due: ask again for ids, or now and then look at every connection."""
+        """Do what is due."""
         now = self._time()
-        waiting, self._blocked = self._blocked, set()
-        if self._look_at is not None and now >= self._look_at:
-            self._look_at = now + RECHECK_S if self.conns else None
-            chosen: Iterable[PathUser] = list(self.conns)
-        elif self._retry_at is not None and now >= self._retry_at:
-            chosen = waiting
-        else:
-            self._blocked = waiting
-            return
-        self._retry_at = None
-        for conn in chosen:
-            state = self.conns[conn]
+        if _is_due(self._stranded.due, now):
+            self._stranded.expire(now)
+        if _is_due(self._lifetimes.due, now):
+            self._lifetimes.plan(self.selected, now)
+            self.punch()
+        if _is_due(self.punching.due, now):
+            self.punching.stop()
+            if not (self.punching.is_follow_up and self._is_direct()):
+                self.punch()
+        if _is_due(self._look_at, now):
+            self._look(now)
+        elif _is_due(self._opening.retry_at, now):
+            for conn in self._opening.take_blocked():
+                self._open_missing(conn)
+
+    def _look(self, now: float) -> None:
+        """Look at every connection: what failed may work by now, something better may be there."""
+        self._look_at = now + RECHECK_S if self.conns else None
+        self._opening.take_blocked()
+        for conn, state in list(self.conns.items()):
             if state.blocked > MAX_OPEN_RETRIES:
                 state.blocked = 0
-            self._open_missing(conn)
+            self._open_missing(conn, blind=True)
+        if self._is_satisfied():
+            return
+        if self._is_direct():
+            if now < self._upgrade_at or self._all_proven(now):
+                return
+            self._upgrade_at = now + self._upgrade_wait
+            self._upgrade_wait = min(2 * self._upgrade_wait, MAX_UPGRADE_WAIT_S)
+        if not self.punching.is_recent(now):
+            self.punch()
+
+    def _all_proven(self, now: float) -> bool:
+        """Whether each candidate of the peer was in use lately, so that another round would open and close the same paths."""
+        conn = self._puncher()
+        known = frozenset[SockAddr]() if conn is None else self.conns[conn].candidates
+        return bool(known) and all(self.addrs.proven_since(addr, now - PROVEN_S) for addr in known)
+
+    # ---------------------------------------------------------------- what others see
+    def inventory(self) -> list[tuple[SockAddr, str, dict[str, float]]]:
+        """Each known address: its status, and who told of it when (seconds of the loop's clock)."""
+        return list(self.addrs.listed())
+
+    def why(self) -> dict[str, object]:
+        """What decides whether there is a direct path, as facts.
+
+        Returns
+        -------
+        dict
+            ``direct``: one works. ``client``: some connection dialed, only those begin rounds.
+            ``nat_traversal``: its peer takes part. ``own``, ``peer``: candidates of both sides.
+            ``rounds``, ``last_round`` (seconds ago or None), ``next_round`` (seconds from now
+            or None). ``nat``: the state of the round in the engine, or None.
+        """
+        now = self._time()
+        conn = self._puncher()
+        punching = self.punching
+        last, due = punching.last_at, punching.due
+        return {
+            "direct": self._is_direct(),
+            "client": any(conn.is_client for conn in self.conns),
+            "nat_traversal": conn is not None,
+            "own": tuple(self.local),
+            "peer": () if conn is None else tuple(sorted(self.conns[conn].candidates)),
+            "rounds": punching.rounds,
+            "last_round": None if last is None else now - last,
+            "next_round": None if due is None else max(0.0, due - now),
+            "nat": None if conn is None else conn.nat_state(),
+        }
+
+
+def _is_due(when: float | None, now: float) -> bool:
+    return when is not None and when <= now
