@@ -49,6 +49,7 @@ from fuzz_service import (
     run_relay_server,
 )
 from fuzz_texts import config_seeds, dns_seeds, run_config, run_dns
+from fuzz_traversal import run_traversal, traversal_seeds
 from fuzz_x509 import certificate_seeds, run_certificate, run_x509, x509_seeds
 
 from iroh_fast import CustomAddr, EndpointAddr, EndpointId, EndpointTicket, RelayUrl, SocketAddr
@@ -486,6 +487,7 @@ TARGETS = {
         Target("connection", lambda: connection_seeds(single_frames()), run_connection),
         Target("acks", ack_seeds, run_acks),
         Target("levels", lambda: level_seeds(single_frames()), run_levels),
+        Target("traversal", traversal_seeds, run_traversal),
         Target("unsealed", lambda: unsealed_seeds(packet_seeds()), run_unsealed),
     )
 }

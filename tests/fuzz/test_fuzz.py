@@ -21,7 +21,9 @@ from sim import CALM, Pair
 import iroh_fast
 
 CASES = {
-    **dict.fromkeys(("acks", "connection", "levels", "unsealed", "x509", "relay_server"), 300),
+    **dict.fromkeys(
+        ("acks", "connection", "levels", "traversal", "unsealed", "x509", "relay_server"), 300
+    ),
     "dht": 500,
     "dns": 50,
     "tls": 1000,
@@ -135,13 +137,17 @@ async def test_fuzz_relay_ends_are_let_in_and_exchange_frames() -> None:
         await fuzz_service.dial(fuzz_service.split(3, [frame]))
     assert seen == [b"datagram"]
     frame = fuzz_service.encode_frame(
-        {"type": 4, "dst": fuzz_service.KEYS[1], "ecn": 0, "segment_size": None, "contents": b"to you"}
+        {
+            "type": 4,
+            "dst": fuzz_service.KEYS[1],
+            "ecn": 0,
+            "segment_size": None,
+            "contents": b"to you",
+        }
     )
     written: list[bytes] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            fuzz_service.Transport, "take", partialmethod(note_written, written)
-        )
+        patch.setattr(fuzz_service.Transport, "take", partialmethod(note_written, written))
         await fuzz_service.serve(fuzz_service.split(3, [frame]))
     assert any(b"to you" in data for data in written)
 

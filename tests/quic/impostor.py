@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
-from sim import Address, Datagram, Pair
+from sim import Address, Datagram, Pair, varint
 
 from iroh_fast._crypto import PacketProtection
 from iroh_fast._packet import decode_frames
@@ -32,6 +33,21 @@ def fill(frames: Iterable[bytes], size: int = 1150) -> bytes:
     return out
 
 
+def behind_long(d: Datagram) -> Datagram:
+    """What follows the packets with long headers."""
+    at = 0
+    while d.data[at:] and d.data[at] & 0x80:
+        kind, i = d.data[at] >> 4 & 3, at + 5
+        i += 1 + d.data[i]
+        i += 1 + d.data[i]
+        if kind == 0:
+            n, i = varint(d.data, i)
+            i += n
+        n, i = varint(d.data, i)
+        at = i + n
+    return replace(d, data=d.data[at:] or d.data)
+
+
 class Impostor:
     """Takes the place of a side (default: the client) of a confirmed connection.
 
@@ -50,7 +66,7 @@ class Impostor:
         mine, self.victim = (pair.client, pair.server) if as_client else (pair.server, pair.client)
         #: destination id per path
         self.ids = {0: next(d.data[1:9] for d in reversed(mine.sent) if not d.data[0] & 0x80)}
-        for f in self.frames(self.victim.sent):
+        for f in self.frames(behind_long(d) for d in self.victim.sent):
             if f["type"] == 0x3E78:
                 self.ids.setdefault(f["path_id"], f["cid"])
         #: the next packet number, far above those of the honest side
