@@ -292,6 +292,17 @@ class Router(Provider):
         """Drop what a firewall of `nat.FIREWALLS` drops, from now on; `extra` are rules in front."""
         self.nft(nats.firewall_rules(name, extra))
 
+    def narrow(self, mtu: int) -> None:
+        """Take only packets of so many bytes to and from the provider, and say nothing of larger ones."""
+        self.ip("link", "set", "wan", "mtu", str(mtu))
+        self.provider.ip("link", "set", f"p{self.number}", "mtu", str(mtu))
+        rule = "icmp type destination-unreachable drop\n    icmpv6 type packet-too-big drop"
+        for machine in (self, self.provider):
+            machine.nft(
+                "table inet silence {}\ndelete table inet silence\ntable inet silence {\n"
+                f"  chain out {{\n    type filter hook output priority 0\n    {rule}\n  }}\n}}\n"
+            )
+
     def uplink(self, *, up: bool) -> None:
         """Cut it off from its provider, or connect it again. Hosts behind it are not told."""
         self.provider.set_customer(self.number, up=up)
@@ -381,6 +392,15 @@ class Host(Machine):
         if prefix is None:
             raise LabError(f"{self.label} has no IPv{6 if six else 4}")
         return f"{prefix}::{number:x}" if six else f"{prefix}.{number}"
+
+    def renew(self, device: str = "eth0") -> None:
+        """Get another address where it is plugged in; the one before is gone."""
+        router, number, port = self.ports[device]
+        old = [f"{router.lan4}.{number}/24"] * bool(router.lan4)
+        old += [f"{router.lan6}::{number:x}/64"] * bool(router.lan6)
+        self.batch(*(f"addr del {address} dev {device}" for address in old))
+        self.ports[device] = router, next(router._hosts), port
+        self._configure(device)
 
     def add_useless(self, count: int) -> None:
         """Addresses that lead nowhere, on interfaces of their own, as of virtual machines and containers."""
