@@ -470,8 +470,11 @@ cdef class QuicConnection(Connection):
     def set_path_status(self, uint32_t id, bint available):
         """Whether data may use the path (True) or only when no available one works."""
         cdef Path* path = find_path(self, id)
+        cdef int status = STATUS_AVAILABLE if available else STATUS_BACKUP
         if path != NULL and not path.abandoned:
-            set_path_status(self, path, STATUS_AVAILABLE if available else STATUS_BACKUP)
+            if path.status != status:
+                self.happened(W_PATHS)    # for those who watch: data may take another path now
+            set_path_status(self, path, status)
             self.host.wake(self)
 
     def set_path_max_idle(self, uint32_t id, seconds):
