@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import NamedTuple
 
 import pytest
 from sim import MS, SECOND, Address, Datagram, Nat, Pair, calm, frames, transfer
 
 from iroh_fast._packet import encode_frame
-from iroh_fast.quic._connection import QuicConnection
+from iroh_fast.quic._connection import WAIT_PATHS, QuicConnection
 
 covers = pytest.mark.covers
 
@@ -466,3 +467,35 @@ def test_path_that_carries_small_packets_only_carries_no_data(homes):
     taken = transfer(h.pair, h.client, h.server, b"x" * 3_000_000)
     # The relay's path alone needs half a second for it: the other one costs a few probe timeouts, not one each round.
     assert taken < 3 * SECOND
+
+
+def test_answer_that_comes_after_the_path_proves_it(homes):
+    """The client's path overtakes its answer to the server's probe by a moment."""
+    h = homes(client_nat=None, server_nat=None, latency=20 * MS)
+    h.server.set_nat_addresses([S_HOME])
+    h.pair.drive()
+    h.client.set_nat_addresses([C_HOME])
+
+    def late(d):
+        if d.dst == S_HOME and not is_probe(d):  # the answer, just before the path's challenge
+            h.pair.filters.remove(late)
+            h.pair.order += 1
+            heapq.heappush(h.pair.flying, (h.pair.now + 22 * MS, h.pair.order, d))
+            return True
+        return False
+
+    h.pair.filters.append(late)
+    start = h.pair.now
+    assert h.client.start_nat_round()
+    h.pair.run_until(lambda: h.direct(h.server))
+    assert late not in h.pair.filters
+    assert h.pair.now - start == 62 * MS
+
+
+def test_own_change_of_status_wakes_who_follows_the_paths(homes):
+    h = homes()
+    h.client.poll_events()
+    h.client.set_path_status(0, True)
+    assert not h.client.poll_events()[0] & 1 << WAIT_PATHS
+    h.client.set_path_status(0, False)
+    assert h.client.poll_events()[0] & 1 << WAIT_PATHS

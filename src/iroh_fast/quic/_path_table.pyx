@@ -168,6 +168,9 @@ cdef void try_again(Connection conn, Path* path) noexcept nogil:
 
 
 cdef void set_path_status(Connection conn, Path* path, int status) noexcept nogil:
+    if path.status != status:
+        # Whoever follows the paths may have looked between the news and what was made of it.
+        conn.happened(W_PATHS)
     path.status = status
     path.status_seq += 1
     if conn.agreed.multipath:

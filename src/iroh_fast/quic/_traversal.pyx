@@ -214,11 +214,21 @@ cdef bint on_probe_answered(Connection conn, const uint8_t* token8, const UdpAdd
     candidate = candidate_at(t, src)
     if candidate != NULL:
         probe_answered(t, candidate, conn.now - at, conn.now)
+    prove_paths(conn, src, conn.now - at)
     if conn.is_client:
         proven_add(t, src, dst, conn.now - at, conn.now)
         open_proven(conn)
     conn.happened(W_PATHS)
     return True
+
+
+cdef void prove_paths(Connection conn, const UdpAddr* remote, int64_t rtt) noexcept nogil:
+    """Paths to an address that answered, which the peer may have opened before its answer came."""
+    cdef Path* path = conn.paths.first
+    while path != NULL:
+        if not path.abandoned and not path.route.validated and same_addr(&path.route.remote, remote):
+            path_proven(conn, path, rtt)
+        path = path.next
 
 
 cdef void open_proven(Connection conn) noexcept nogil:
