@@ -234,3 +234,16 @@ def test_close_is_not_said_where_nothing_is_proven(mobile):
     m.client.close(7, b"bye")
     m.pair.flush()
     assert {d.dst for d in m.pair.client.sent[before:]} == {RELAY_S, FAR}
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_end_of_the_only_path_is_told_on_the_one_that_replaces_it(mobile, gone):
+    """It went out on the old path, for want of another, and was lost with it."""
+    m = mobile(direct=False)
+    if gone:
+        m.pair.drop(True, count=1)
+    m.client.network_changed(lambda local, remote: False)
+    m.pair.run_until(lambda: m.server.path_ids() == [1], limit=SECOND)
+    assert m.client.path_ids() == [1]
+    m.pair.drive()
+    transfer(m.pair, m.server, m.client, b"x" * 10_000)

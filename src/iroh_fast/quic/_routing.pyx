@@ -70,7 +70,7 @@ cdef void path_revived(Connection conn, Path* path) noexcept nogil:
 
 
 cdef void leave_silent_paths(Connection conn) noexcept nogil:
-    """If some path works, have everything that is in flight on silent ones sent again there."""
+    """If some path works, have everything that is in flight on those that do not sent again there."""
     cdef Path* path = conn.paths.first
     while path != NULL and rank(path) > 1:
         path = path.next
@@ -78,6 +78,7 @@ cdef void leave_silent_paths(Connection conn) noexcept nogil:
         return
     path = conn.paths.first
     while path != NULL:
-        if path.silent:
+        if path.silent or (path.abandoned and not path.abandon_received):
+            # On an abandoned path: its last words, which had no other way and may be lost like all else there.
             release_all(conn, path)
         path = path.next
