@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ._later import Later
+from ._why import RelayedFacts, explain
 from .addr import EndpointAddr, IpAddr, SocketAddr, TransportAddr
 from .aio.once import Once
 from .aio.owner import Owner
@@ -18,6 +19,7 @@ from .metrics import EndpointMetrics
 from .net.reach import usable
 from .net.remote import RemoteMap
 from .net.socket import Driver
+from .net.transport import is_relay
 from .paths import AddrOf, Paths
 from .quic._connection import QuicConnection
 
@@ -58,6 +60,7 @@ class Context:
         "over",
         "owner",
         "relay",
+        "relayed",
         "remotes",
         "searched",
         "sockets",
@@ -99,6 +102,7 @@ class Context:
         self.newest: dict[bytes, QuicConnection] = {}  # open ones, by the key of the peer
         self.relay: RelayTransport | None = None
         self.searched: set[bytes] = set()  # keys of those that are looked up again
+        self.relayed: weakref.WeakSet[QuicConnection] = weakref.WeakSet()  # that are to stay so
 
     def _answered(self, remote: EndpointId, answer: LookupAnswer) -> None:
         """A lookup service said something."""
@@ -142,7 +146,7 @@ class Context:
                 stats = _stats.ConnectionStats.from_core(q.stats())
                 self.events.emit(_events.ConnectionClosed(q.stable_id, remote, reason, stats))
         elif self.events.wants(_events.PathsChanged):
-            book = Paths(q, self.transport_addr)
+            book = Paths(q, self)
             now = book.version()
             if self.followed.get(q.stable_id) != now:
                 self.followed[q.stable_id] = now
@@ -163,7 +167,40 @@ class Context:
         """The paths of each connection with a peer, also of those that ended and are still held."""
         key = bytes(id)
         held = (*self.live(), *self.over)
-        return [Paths(q, self.transport_addr) for q in held if q.peer_id == key]
+        return [Paths(q, self) for q in held if q.peer_id == key]
+
+    # --- for the paths of connections
+    def selected_way(self, q: QuicConnection) -> SockAddr | None:
+        """The address that path selection chose for a connection; None where there was no choice."""
+        key = q.peer_id
+        return None if key is None else self.remotes.selected(key)
+
+    def stays_relayed(self, q: QuicConnection) -> bool:
+        """Whether a connection never gets a direct path, whatever happens."""
+        own = self.sockets or "custom" in self.driver.transports
+        return q in self.relayed or not q.has_multipath or not own
+
+    def why_relayed(self, q: QuicConnection) -> str:
+        """Why data of a connection goes over a relay, in words."""
+        nat = q.nat_state()
+        direct = [
+            (str(self.transport_addr(remote)), validated)
+            for _, remote, validated, *_ in q.path_states()
+            if not is_relay(remote)
+        ]
+        return explain(
+            RelayedFacts(
+                relay_only=q in self.relayed,
+                has_sockets=bool(self.sockets) or "custom" in self.driver.transports,
+                is_client=q.is_client,
+                multipath=q.has_multipath,
+                nat_traversal=q.has_nat_traversal,
+                own=len(nat["own"]),
+                nat=nat,
+                rounds=nat["round"],
+                direct=direct,
+            )
+        )
 
     def look_up_again(self, key: bytes) -> None:
         """The last way to a remote is silent: maybe it is elsewhere by now."""

@@ -12,13 +12,15 @@ from ._ways import Ways
 from .addr import EndpointAddr
 from .aio._core_events import wait
 from .aio.unless import Unless
-from .connection import Connection
+from .connection import ABORTED, Connection
 from .errors import (
     ConnectError,
+    ConnectionLost,
     EndpointClosed,
     InvalidAlpn,
     LocallyRejected,
     NoAddress,
+    NotDirect,
     SelfConnect,
     WrongIdentity,
 )
@@ -39,12 +41,56 @@ else:
 
 __all__ = ["connect", "dial"]
 
+DIRECT_S = 10.0  # how long require_direct waits: two rounds of hole punching
 MAX_IMPOSTORS = 8  # addresses of an attempt at which somebody else answered
 ROUTE_TRIES, ROUTE_PAUSE_S = 3, 0.25  # how long to wait for a route before giving up
 
 
-async def connect(context: Context, target: EndpointAddr, alpn: bytes) -> Connection:
-    """Dial and wait for the handshake; raises as :meth:`Endpoint.connect` says.
+async def connect(
+    context: Context,
+    target: EndpointAddr,
+    alpn: bytes,
+    *,
+    require_direct: bool = False,
+    relay_only: bool = False,
+) -> Connection:
+    """Dial and wait for the handshake; raises as :meth:`Endpoint.connect` says."""
+    conn = await _connect(context, target, alpn, relay_only)
+    if require_direct:
+        await _becomes_direct(context, conn)
+    return conn
+
+
+async def _becomes_direct(context: Context, conn: Connection) -> None:
+    """Wait for a direct path, or close the connection.
+
+    Raises
+    ------
+    NotDirect : there is none after a while, or the connection was lost.
+    """
+    try:
+        await conn.direct(DIRECT_S)
+    except BaseException as error:
+        conn.close(ABORTED, b"no direct path")
+        if not isinstance(error, (NotDirect, ConnectionLost)):
+            raise
+        reason = error.reason if isinstance(error, NotDirect) else str(error)
+        remote = f"{conn.remote_id:short}"
+        failure = NotDirect(
+            f"connect to {remote} (alpn {conn.alpn!r}) failed: no direct path came about: {reason}",
+            reason=reason,
+            remote=remote,
+            alpn=conn.alpn,
+        )
+        if context.events.wants(_events.DialFailed):
+            context.events.emit(_events.DialFailed(conn.remote_id, conn.alpn, failure))
+        raise failure from error
+
+
+async def _connect(
+    context: Context, target: EndpointAddr, alpn: bytes, relay_only: bool
+) -> Connection:
+    """Dial and wait for the handshake.
 
     Where lookups take part, somebody else may be the first to answer, at an address that is
     stale or forged: then the others are tried without that one.
@@ -53,7 +99,7 @@ async def connect(context: Context, target: EndpointAddr, alpn: bytes) -> Connec
     wrong: WrongIdentity | None = None
     while True:
         try:
-            connecting = await dial(context, target, alpn, without=impostors)
+            connecting = await dial(context, target, alpn, without=impostors, relay_only=relay_only)
         except NoAddress:
             if wrong is None:
                 raise
@@ -75,17 +121,19 @@ async def dial(
     extra_alpns: tuple[bytes, ...] = (),
     *,
     without: Collection[SockAddr] = (),
+    relay_only: bool = False,
 ) -> Connecting:
     """Start a connection attempt; raises as :meth:`Endpoint.connect` says.
 
     Parameters
     ----------
     without : addresses that are not dialed.
+    relay_only : there is to be no direct path, now or later.
     """
     search = None
     try:
         await _check(context, target, alpn)
-        ways = _known_ways(context, target, without)
+        ways = _known_ways(context, target, without, relay_only)
         search = _search(context, target.id, ways)
         await _first_way(context, target, alpn, ways, search)
         q = context.driver.connect(
@@ -94,6 +142,8 @@ async def dial(
             alpns=[alpn, *extra_alpns],
             transport=transport or context.transport,
         )
+        if relay_only:
+            context.relayed.add(q)
     except BaseException as error:
         if search is not None:
             context.lookups.leave(search, connected=False)
@@ -131,13 +181,15 @@ async def _check(context: Context, target: EndpointAddr, alpn: bytes) -> None:
         )
 
 
-def _known_ways(context: Context, target: EndpointAddr, without: Collection[SockAddr]) -> Ways:
+def _known_ways(
+    context: Context, target: EndpointAddr, without: Collection[SockAddr], relay_only: bool
+) -> Ways:
     """Where to dial by what is known now: a connection that is open, the given addresses, those found lately."""
-    given = Ways(context, target.id, without)
+    given = Ways(context, target.id, without, relay_only=relay_only)
     given.take(target.addrs)
     if target.addrs and not given.sockets:
         return given  # of no use: that is told, unless a lookup finds better ones
-    ways = Ways(context, target.id, without)
+    ways = Ways(context, target.id, without, relay_only=relay_only)
     if (live := context.way_to(target.id)) is not None:
         ways.add([live])
     ways.join(given)

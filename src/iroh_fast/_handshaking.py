@@ -129,7 +129,7 @@ class Handshaking:
         if conn._paths is None:
             conn._q.record_paths(False)  # until somebody asks for events
         context.opened(conn._q)
-        context.remotes.attach(conn._q, self._addrs)
+        context.remotes.attach(conn._q, self._addrs, relay_only=conn._q in context.relayed)
         if conn.close_reason is not None:  # too late to be followed
             context.paths_changed(conn._q)
         conn._warn = True
@@ -141,7 +141,7 @@ class Handshaking:
             await self._complete(q)
             context = self._context
             conn = Connection(
-                q, context.owner, context.transport_addr, self._remote_id, context.linger
+                q, context.owner, context, self._remote_id, context.linger
             )
             conn.remote_id  # noqa: B018 - read once now, so that it is there for ever
             await self._admit(conn)

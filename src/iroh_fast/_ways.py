@@ -8,11 +8,12 @@ from ._context import Context
 from .addr import EndpointAddr, TransportAddr
 from .keys import EndpointId
 from .net.reach import is_nonsense, is_passing
-from .net.transport import SockAddr
+from .net.transport import SockAddr, is_relay
 
 __all__ = ["Ways"]
 
 MAX_DIALED = 64  # of one attempt
+NOT_A_RELAY = "relay_only"  # why an address is left out
 
 
 class Ways:
@@ -21,6 +22,7 @@ class Ways:
     Parameters
     ----------
     without : addresses of the driver that are left out.
+    relay_only : take relays alone.
 
     Attributes
     ----------
@@ -29,9 +31,15 @@ class Ways:
     """
 
     def __init__(
-        self, context: Context, id: EndpointId, without: Collection[SockAddr] = ()
+        self,
+        context: Context,
+        id: EndpointId,
+        without: Collection[SockAddr] = (),
+        *,
+        relay_only: bool = False,
     ) -> None:
         self._without = without
+        self.relay_only = relay_only
         self._context = context
         self._id = id
         self._seen: set[TransportAddr] = set()
@@ -44,6 +52,9 @@ class Ways:
         if not unseen:
             return []
         self._seen.update(unseen)
+        if self.relay_only:
+            self.refused.update((str(a), NOT_A_RELAY) for a in unseen if not a.is_relay)
+            unseen = [addr for addr in unseen if addr.is_relay]
         found, refused = self._context.sockaddrs(EndpointAddr(self._id, unseen))
         self.refused.update(refused)
         return self.add(found)
@@ -51,6 +62,8 @@ class Ways:
     def add(self, sockets: Iterable[SockAddr]) -> list[SockAddr]:
         """Take in addresses of the driver; those that are new are returned."""
         fresh = [a for a in sockets if a not in self.sockets and a not in self._without]
+        if self.relay_only:
+            fresh = [addr for addr in fresh if is_relay(addr)]
         fresh = fresh[: MAX_DIALED - len(self.sockets)]
         self.sockets += fresh
         return fresh

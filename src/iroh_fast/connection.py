@@ -13,10 +13,9 @@ from ._check import Buffer, check_bytes, check_code, check_seconds, kind_of
 from ._later import Later
 from .aio._core_events import take, wait
 from .aio.owner import Owner, get_ident
-from .aio.watcher import Watcher
 from .errors import CloseReason, ConnectionLost, NotDelivered
 from .keys import EndpointId, PublicKey
-from .paths import AddrOf, PathEvents, Paths
+from .paths import ConnectionPaths, PathHome
 from .quic._connection import (
     WAIT_ACCEPT_BI,
     WAIT_ACCEPT_UNI,
@@ -47,7 +46,7 @@ def _datagram(conn: Connection, data: bytes) -> bytes:
     return data
 
 
-class Connection:
+class Connection(ConnectionPaths):
     """A connection to one endpoint.
 
     It stays open while this object or any of its streams is alive; letting go of the last
@@ -59,12 +58,8 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_addr_of",
         "_exit",
         "_linger",
-        "_owner",
-        "_paths",
-        "_q",
         "_remote_id",
         "_warn",
     )
@@ -73,17 +68,17 @@ class Connection:
         self,
         q: QuicConnection,
         owner: Owner,
-        addr_of: AddrOf,
+        home: PathHome,
         remote_id: EndpointId | None,
         linger: float | None,
     ) -> None:
         self._q = q
         self._owner = owner
-        self._addr_of = addr_of
+        self._home = home
         self._remote_id = remote_id
         self._exit = _EXIT
         self._linger = linger
-        self._paths: Paths | None = None  # made when asked for
+        self._paths = None
         self._warn = False
 
     def __del__(self) -> None:
@@ -413,31 +408,6 @@ class Connection:
     def weak(self) -> WeakConnection:
         """Get a handle that does not keep the connection open."""
         return WeakConnection(self)
-
-    # --- paths
-
-    def _path_book(self) -> Paths:
-        if (paths := self._paths) is None:
-            paths = self._paths = Paths(self._q, self._addr_of)
-        return paths
-
-    @property
-    def rtt(self) -> float:
-        """Round-trip time of the selected path, seconds."""
-        return self._path_book().rtt()
-
-    @property
-    def paths(self) -> list[_stats.PathInfo]:
-        """The network paths in use, as a snapshot."""
-        return self._path_book().get()
-
-    def watch_paths(self) -> Watcher[list[_stats.PathInfo]]:
-        """Follow the set of paths and their status; ends with the connection."""
-        return self._path_book().watch()
-
-    def path_events(self) -> PathEvents:
-        """Iterate over path events from now on; ends with the connection."""
-        return self._path_book().events()
 
     def __repr__(self) -> str:
         q = self._q

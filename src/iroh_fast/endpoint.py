@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import presets
 from ._bind_options import BindOptions, takes_options
-from ._check import Buffer, check_alpns, check_bytes, check_integer, kind_of
+from ._check import Buffer, check_alpns, check_bytes, check_flag, check_integer, kind_of
 from ._later import Later
 from .addr import CustomAddr, EndpointAddr, IpAddr, RelayUrl, SocketAddr, TransportAddr
 from .aio.owner import Owner
@@ -303,7 +303,13 @@ class Endpoint:
     # --- dialling
 
     def connect(
-        self, addr: EndpointAddr | EndpointId | _ticket.EndpointTicket | str, alpn: Buffer, /
+        self,
+        addr: EndpointAddr | EndpointId | _ticket.EndpointTicket | str,
+        alpn: Buffer,
+        /,
+        *,
+        require_direct: bool = False,
+        relay_only: bool = False,
     ) -> Pending[_connection.Connection]:
         """Dial an endpoint and wait for the handshake.
 
@@ -315,15 +321,21 @@ class Endpoint:
             harm.  Of many IP addresses some are chosen at random.  Address lookup, where there
             is any, looks for further ones at the same time: an id alone is enough then.
         alpn : name of the protocol, 1 to 255 bytes.
+        require_direct : give a connection only once its data goes over a direct path: after at most
+            10 seconds, or it raises NotDirect and closes it.  Should that path fail later, a relay
+            takes over all the same; :meth:`Connection.watch_paths` tells.
+        relay_only : dial relays alone, and let the connection have no direct path: the peer does
+            not get to know the IP addresses of this side.
 
         Raises
         ------
-        TypeError, TicketError, KeyParsingError
-            An argument is of the wrong kind, or text that cannot be read: by the call itself.
+        TypeError, TicketError, KeyParsingError, ConfigError
+            An argument is of the wrong kind, text that cannot be read, or they do not go together:
+            by the call itself.
         EndpointClosed, LocallyRejected, SelfConnect, InvalidAlpn, NoAddress
             Found before anything is sent, in this order.
         AlpnMismatch, WrongIdentity, ConnectionRefused, ConnectTimeout, HandshakeFailed,
-        ConnectError
+        NotDirect, ConnectError
             The attempt failed; ``__cause__`` is the error of the connection.
 
         Notes
@@ -331,11 +343,24 @@ class Endpoint:
         Cancel-safe: cancelling drops the attempt.  Without any address this waits until a lookup
         finds one, or all have failed: 10 seconds with those of iroh_fast, if no server answers.
         """
-        return Pending(self._connect(_ticket.to_endpoint_addr(addr), check_bytes("alpn", alpn)))
+        target, alpn = _ticket.to_endpoint_addr(addr), check_bytes("alpn", alpn)
+        check_flag("require_direct", require_direct)
+        self._check_relay_only(relay_only)
+        if require_direct and relay_only:
+            raise ConfigError("require_direct and relay_only contradict each other")
+        return Pending(self._connect(target, alpn, require_direct, relay_only))
 
-    async def _connect(self, target: EndpointAddr, alpn: bytes) -> _connection.Connection:
+    def _check_relay_only(self, relay_only: bool) -> None:
+        if check_flag("relay_only", relay_only) and self._context.relay is None:
+            raise ConfigError("relay_only needs relays; give bind() relays=[url, ...]")
+
+    async def _connect(
+        self, target: EndpointAddr, alpn: bytes, require_direct: bool, relay_only: bool
+    ) -> _connection.Connection:
         self._owner.check_loop()
-        return await _dial.connect(self._context, target, alpn)
+        return await _dial.connect(
+            self._context, target, alpn, require_direct=require_direct, relay_only=relay_only
+        )
 
     async def connect_with(
         self,
@@ -345,6 +370,7 @@ class Endpoint:
         *,
         transport: QuicTransportConfig | None = None,
         extra_alpns: Iterable[bytes] = (),
+        relay_only: bool = False,
     ) -> _handshake.Connecting:
         """Start dialling with options of this connection.
 
@@ -352,6 +378,7 @@ class Endpoint:
         ----------
         transport : QUIC parameters instead of the endpoint's.
         extra_alpns : more protocols to offer; the server picks by its own order.
+        relay_only : as of :meth:`connect`.
 
         Returns
         -------
@@ -361,19 +388,12 @@ class Endpoint:
         if transport is not None:
             check_transport("transport", transport)
         extra = check_alpns(extra_alpns, "extra_alpns")
-        return await self._dial(
-            _ticket.to_endpoint_addr(addr), check_bytes("alpn", alpn), transport, extra
-        )
-
-    async def _dial(
-        self,
-        target: EndpointAddr,
-        alpn: bytes,
-        transport: QuicTransportConfig | None = None,
-        extra_alpns: tuple[bytes, ...] = (),
-    ) -> _handshake.Connecting:
+        self._check_relay_only(relay_only)
+        target, alpn = _ticket.to_endpoint_addr(addr), check_bytes("alpn", alpn)
         self._owner.check_loop()
-        return await _dial.dial(self._context, target, alpn, transport, extra_alpns)
+        return await _dial.dial(
+            self._context, target, alpn, transport, extra, relay_only=relay_only
+        )
 
     # --- accepting
 

@@ -20,6 +20,7 @@ __all__ = [
     "PathEvent",
     "PathInfo",
     "PathOpened",
+    "PathSelected",
     "PathStats",
     "PathStatusChanged",
     "PathsLagged",
@@ -173,9 +174,11 @@ class PathInfo:
     Attributes
     ----------
     id : number of the path within the connection.
-    remote_addr, local_addr : where it leads and starts; the latter None when unknown.
+    remote_addr, local_addr : where it leads and starts; the latter None when unknown, and the
+        relay again for a relayed path.
     status : "available", or "backup" for use when nothing else works.
-    is_selected : the path that carries application data.
+    is_selected : the path that carries application data; of all paths one, but for a moment when
+        it has just died.
     validated : the peer proved that it receives at this address.
     rtt : smoothed round-trip time, seconds.
     cwnd, mtu : congestion window and largest UDP payload, bytes.
@@ -224,6 +227,15 @@ class PathClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class PathSelected:
+    """Data goes over this path from now on."""
+
+    id: int
+    remote_addr: TransportAddr
+    local_addr: TransportAddr | None
+
+
+@dataclass(frozen=True, slots=True)
 class PathStatusChanged:
     """The peer wishes the path to be used normally or only as a backup."""
 
@@ -241,12 +253,14 @@ class ObservedAddr:
 
 @dataclass(frozen=True, slots=True)
 class PathsLagged:
-    """The consumer was too slow: that many events were dropped."""
+    """The consumer was too slow: that many events were dropped.  :attr:`Connection.paths` tells what is true now."""
 
     missed: int
 
 
-PathEvent = PathOpened | PathClosed | PathStatusChanged | ObservedAddr | PathsLagged
+PathEvent = (
+    PathOpened | PathClosed | PathSelected | PathStatusChanged | ObservedAddr | PathsLagged
+)
 
 
 @dataclass(frozen=True, slots=True)

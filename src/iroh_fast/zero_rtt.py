@@ -51,7 +51,7 @@ class _ZeroRttConnection(Connection):
 
     def __init__(self, q: QuicConnection, context: Context, handshake: Handshaking) -> None:
         super().__init__(
-            q, context.owner, context.transport_addr, handshake._remote_id, context.linger
+            q, context.owner, context, handshake._remote_id, context.linger
         )
         self._admission: asyncio.Task[None] = context.owner.loop.create_task(
             _admission(weakref.ref(self), q, handshake)

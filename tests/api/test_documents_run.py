@@ -20,6 +20,7 @@ import iroh_fast
 from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, SecretKey, presets
 from iroh_fast.dns_server import DnsServer
 from iroh_fast.lookup import MdnsLookup, PkarrPublisher
+from iroh_fast.relay import RelayServer
 from tests.lab import missing
 from tests.lab.lan import Lan, entered
 from tests.net.reports import our_relay, trusting
@@ -91,6 +92,8 @@ TESTED = {
     "lookup.md: What is published": 1,
     "lookup.md: BitTorrent's DHT": 1,
     "lookup.md: A service of your own": 1,
+    "paths.md: Insist": 2,
+    "paths.md: See which path is used": 1,
     "paths.md: Transports of your own": 1,
     "net_report.md: Following it": 1,
     "relay.md: In your program": 1,
@@ -321,6 +324,32 @@ async def test_api_home_policy() -> None:
 
 
 # --- paths.md -----------------------------------------------------------------------------
+
+
+async def test_paths_to_see_and_to_insist_on(
+    bind: Bind, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with RelayServer() as relay:
+        server = await bind(alpns=[ALPN], relays=[relay.url])
+        client = await bind(relays=[relay.url])
+        accepting = asyncio.create_task(serving(server))
+        await asyncio.gather(server.online(), client.online())
+        async with client.connect(server.addr, ALPN) as conn:
+            await conn.direct(timeout=30)
+            await run("paths.md: See which path is used", conn=conn)
+            shown = capsys.readouterr().out.splitlines()
+            assert shown[0] == "direct" and any(line.endswith(" selected") for line in shown[1:])
+            scope = await run("paths.md: Insist", conn=conn, ep=client, addr=server.addr)
+            assert scope["path"].is_ip
+            scope["direct"].close()
+        relayed = scope["relayed"]
+        assert relayed.why_relayed() == "it was dialed with relay_only"
+        watch = await run("paths.md: Insist", 1)
+        async with asyncio.timeout(30):
+            await watch["stay_direct"](relayed)
+        assert relayed.close_reason is not None
+        await server.close()
+        await accepting
 
 
 async def test_paths_over_a_transport_of_your_own() -> None:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
 import os
-import random
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from pairs import (
+    ALPN,
+    LOOPBACK,
+    Net,
+    addrs,
+    both_ways,
+    eventually,
+    hide,
+    online,
+    selected,
+    transfer,
+)
 from proxy import Proxy
 
 from iroh_fast import Connection, Endpoint, EndpointAddr, QuicTransportConfig, presets
@@ -34,156 +43,13 @@ from iroh_fast.relay.server.server import RelayServer
 from iroh_fast.stats import PathClosed, PathOpened, PathsLagged
 from iroh_fast.web.ca import CaConfig
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.timeout(60), pytest.mark.usefixtures("no_stray_errors")]
 
-ALPN = b"relay-paths/1"
-LOOPBACK = "127.0.0.1:0"
 DEAD_RELAY = "http://127.0.0.1:9/"  # the discard port: nobody listens
 # Dead paths are noticed soon, connections live as usual.
 QUICK = QuicTransportConfig(
     default_path_max_idle_timeout=2.0, default_path_keep_alive_interval=0.5, keep_alive_interval=0.5
 )
-
-
-class Pair(NamedTuple):
-    client_ep: Endpoint
-    server_ep: Endpoint
-    client: Connection
-    server: Connection
-
-
-class Net:
-    """Makes endpoints and connections; all are closed after the test."""
-
-    def __init__(self) -> None:
-        self._endpoints: list[Endpoint] = []
-        self._conns: list[Connection] = []
-
-    async def bind(self, **options: Any) -> Endpoint:
-        """Make an endpoint; with IP sockets, on loopback, unless `ip_transports` is false."""
-        if options.setdefault("ip_transports", True):
-            options.setdefault("bind_addrs", [LOOPBACK])
-        options.setdefault("alpns", [ALPN])
-        options.setdefault("preset", presets.minimal)
-        endpoint = await Endpoint.bind(**options)
-        self._endpoints.append(endpoint)
-        return endpoint
-
-    async def dial(self, client: Endpoint, server: Endpoint, addr: EndpointAddr | str) -> Pair:
-        async def accept() -> Connection:
-            incoming = await server.accept()
-            assert incoming is not None
-            return self.keep(await incoming)
-
-        async def connect() -> Connection:
-            return self.keep(await client.connect(addr, ALPN))
-
-        async with asyncio.timeout(60):
-            ours, theirs = await asyncio.gather(connect(), accept())
-        return Pair(client, server, ours, theirs)
-
-    def keep(self, conn: Connection) -> Connection:
-        self._conns.append(conn)
-        return conn
-
-    async def relayed_pair(self, url: str, **options: Any) -> Pair:
-        """Connect two endpoints without any IP socket."""
-        server = await self.bind(relays=[url], ip_transports=False, **options)
-        client = await self.bind(relays=[url], ip_transports=False, **options)
-        await online(server, client)
-        return await self.dial(client, server, EndpointAddr(server.id, relay_url=url))
-
-    async def close(self) -> None:
-        for conn in self._conns:
-            conn.close()
-        await asyncio.gather(*(endpoint.close() for endpoint in self._endpoints))
-
-
-@pytest.fixture
-async def net() -> AsyncIterator[Net]:
-    made = Net()
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-@pytest.fixture
-async def relay() -> AsyncIterator[RelayServer]:
-    async with RelayServer() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def no_stray_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fail a test during which an exception ended in the event loop's handler."""
-    yield
-    stray = [
-        record.getMessage()
-        for record in caplog.get_records("call")
-        if record.name == "asyncio" and record.levelname == "ERROR"
-    ]
-    assert not stray, stray
-
-
-async def online(*endpoints: Endpoint) -> None:
-    async with asyncio.timeout(60):
-        for endpoint in endpoints:
-            await endpoint.online()
-
-
-async def eventually(condition: Callable[[], Any], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-async def transfer(sender: Connection, receiver: Connection, size: int, seed: int = 1) -> None:
-    """Send random bytes on a new stream; what arrives must be the same."""
-    source = random.Random(seed)
-    sent, got = hashlib.blake2b(), hashlib.blake2b()
-    count = 0
-
-    async def send() -> None:
-        stream = await sender.open_uni()
-        left = size
-        while left:
-            block = source.randbytes(min(left, 65536))
-            left -= len(block)
-            sent.update(block)
-            await stream.write_all(block)
-        stream.finish()
-
-    async def receive() -> None:
-        nonlocal count
-        async for block in await receiver.accept_uni():
-            count += len(block)
-            got.update(block)
-
-    await asyncio.gather(send(), receive())
-    assert count == size
-    assert got.digest() == sent.digest()
-
-
-async def both_ways(pair: Pair, size: int) -> None:
-    await asyncio.gather(
-        transfer(pair.client, pair.server, size, 1), transfer(pair.server, pair.client, size, 2)
-    )
-
-
-def hide(*endpoints: Endpoint) -> None:
-    """Have endpoints tell nobody where they are: what is left are the addresses that are dialed."""
-    for endpoint in endpoints:
-        endpoint._context.remotes.set_candidates([])
-
-
-def selected(conn: Connection) -> Any:
-    [path] = [path for path in conn.paths if path.is_selected]
-    return path.remote_addr
-
-
-def addrs(conn: Connection) -> dict[Any, str]:
-    return {path.remote_addr: path.status for path in conn.paths if path.validated}
 
 
 # --- relay only
@@ -197,7 +63,7 @@ async def test_relay_url_alone_is_enough(net: Net, relay: RelayServer, size: int
     for conn in (pair.client, pair.server):
         [path] = conn.paths
         assert path.remote_addr == RelayAddr(url)
-        assert path.is_selected and path.validated and path.local_addr is None
+        assert path.is_selected and path.validated and path.local_addr == path.remote_addr
         assert path.rtt == conn.rtt > 0
         assert path.stats.udp_tx.bytes > size and path.stats.udp_rx.bytes > size
         assert conn.stats().udp_tx.bytes >= path.stats.udp_tx.bytes

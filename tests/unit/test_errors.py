@@ -41,6 +41,7 @@ CASES = [
     (errors.AlpnMismatch(alert=120), [errors.HandshakeFailed]),
     (errors.WrongIdentity(alert=48), [errors.HandshakeFailed]),
     (errors.ConnectionRefused(), [errors.ConnectError]),
+    (errors.NotDirect(), [errors.ConnectError, TimeoutError]),
     (errors.ConnectTimeout(), [errors.ConnectError, TimeoutError, asyncio.TimeoutError]),
     (errors.ConnectionLost(LOST), [builtins.ConnectionError]),
     (errors.ApplicationClosed(LOST), [errors.ConnectionLost]),

@@ -30,7 +30,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("connection",), False),
     (("hooks",), False),
     (("config",), False),
-    (("presets",), False),
+    (("presets", "_why"), False),
     (("_context",), False),
     (("_handshaking", "_ways"), False),
     (("zero_rtt",), False),

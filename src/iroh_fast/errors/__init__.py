@@ -43,6 +43,7 @@ from .connecting import (
     InvalidAlpn,
     LocallyRejected,
     NoAddress,
+    NotDirect,
     SelfConnect,
     WrongIdentity,
 )
@@ -163,6 +164,7 @@ __all__ = [
     "NoAddress",
     "NotAllowed",
     "NotDelivered",
+    "NotDirect",
     "PacketStoreError",
     "PacketStoreErrorKind",
     "PeerAborted",

@@ -19,6 +19,7 @@ __all__ = [
     "InvalidAlpn",
     "LocallyRejected",
     "NoAddress",
+    "NotDirect",
     "SelfConnect",
     "WrongIdentity",
 ]
@@ -122,6 +123,32 @@ class NoAddress(ConnectError):
     ) -> None:
         super().__init__(message, remote=remote, alpn=alpn, close_reason=close_reason)
         self.lookup_errors = tuple(lookup_errors)
+
+
+class NotDirect(ConnectError, TimeoutError):
+    """Data goes over a relay, and a direct path was asked for.
+
+    Attributes
+    ----------
+    reason : str
+        Why, in words.
+    """
+
+    _default = "no direct path came about"
+    reason: str
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        reason: str = "",
+        remote: str | None = None,
+        alpn: bytes | None = None,
+        close_reason: CloseReason | None = None,
+    ) -> None:
+        message = message or (f"{self._default}: {reason}" if reason else None)
+        super().__init__(message, remote=remote, alpn=alpn, close_reason=close_reason)
+        self.reason = reason
 
 
 class LocallyRejected(ConnectError):
