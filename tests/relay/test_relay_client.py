@@ -1159,6 +1159,30 @@ async def test_datagrams_take_a_connected_relay_that_has_heard_of_the_destinatio
             assert len(got) == 2
 
 
+async def test_relay_that_was_silent_since_is_not_taken_for_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be cut off, which nobody can tell yet."""
+    monkeypatch.setattr("iroh_fast.relay.client.pool.HEARD_S", 0.0)
+
+    async def script(peer: Peer) -> None:
+        await peer.register()
+        peer.datagram(KEY_B, b"I am here")
+        await peer.answer_pings()
+
+    async def other(peer: Peer) -> None:
+        await peer.register()
+        await peer.answer_pings()
+
+    async with running(script) as near, running(other) as far:
+        inbox = Inbox()
+        async with pool_of(A, inbox) as pool:
+            pool.set_home(near.url)
+            await inbox.frame(0)
+            assert pool.send(far.url, KEY_B, 0, 0, b"direct")
+            await eventually(lambda: far.url in pool.connected())
+
+
 async def test_number_of_relays_is_bounded() -> None:
     async def never(*_: Any) -> Any:
         await asyncio.get_running_loop().create_future()

@@ -122,7 +122,7 @@ class ActiveRelay:
         self.connection: RelayConnection | None = None
         self.state: RelayState = "connecting"
         self.error: Exception | None = None
-        self.present: dict[bytes, None] = {}
+        self.present: dict[bytes, float] = {}  # who sent datagrams over it, and when last
         self.queue: deque[tuple[bytes, int, int, bytes]] = deque()
         self.queued_bytes = 0
         self.used = self.loop.time()  # when a datagram was last handed in
@@ -181,7 +181,7 @@ class ActiveRelay:
         if src not in present:
             if len(present) >= MAX_PRESENT:
                 del present[next(iter(present))]
-            present[src] = None
+        present[src] = self.loop.time()
         stats = self.pool.stats
         stats.recv_data_relay += len(payload)
         stats.recv_relay_frames += 1

@@ -28,6 +28,7 @@ __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
 
 CLOSE_S: Final = 3.0
 MAX_RELAYS: Final = 64
+HEARD_S: Final = 1.0  # a relay over which an endpoint was heard in that time reaches it
 
 log = logging.getLogger("iroh_fast.relay.client")
 
@@ -129,7 +130,7 @@ class RelayPool:
         """Send one or several datagrams of equal size to an endpoint through a relay.
 
         Starts the connection when there is none, unless another connected relay has heard of
-        the endpoint: then that one carries the datagrams.
+        the endpoint within a second: then that one carries the datagrams.
 
         Parameters
         ----------
@@ -170,8 +171,10 @@ class RelayPool:
         return active.send(dst_key, ecn, segment_size, payload)
 
     def _heard_of(self, key: bytes) -> ActiveRelay | None:
+        """A relay that carries datagrams of an endpoint now; one that did may be dead, or the endpoint gone from it."""
+        earliest = self.loop.time() - HEARD_S
         for active in self._active.values():
-            if key in active.present:
+            if active.present.get(key, earliest) > earliest:
                 return active
         return None
 
