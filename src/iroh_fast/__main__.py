@@ -56,10 +56,19 @@ def _main(argv: Sequence[str] | None) -> int:
     command_parser("info", "print version, build switches and features as JSON")
 
     from .cli import dns_server, relay
+    from .cli.doctor import arguments as doctor
 
     relay.add_arguments(command_parser("relay", "run a relay server", relay.EPILOG))
     dns_server.add_arguments(
-        command_parser("dns-server", "run the server that endpoints are found by", dns_server.EPILOG)
+        command_parser(
+            "dns-server", "run the server that endpoints are found by", dns_server.EPILOG
+        )
+    )
+
+    doctor.add_arguments(
+        command_parser(
+            "doctor", "find out why endpoints reach each other, or do not", doctor.EPILOG
+        )
     )
 
     args = parser.parse_args(argv)
@@ -67,6 +76,10 @@ def _main(argv: Sequence[str] | None) -> int:
         return relay.run(args)
     if args.command == "dns-server":
         return dns_server.run(args)
+    if args.command == "doctor":
+        from .cli.doctor import run
+
+        return run(args)
     if args.command == "info":
         import json
 

@@ -71,7 +71,7 @@ async def run(place: str, number: int = 0, /, **names: Any) -> dict[str, Any]:
 TESTED = {
     "README.md: What it looks like": 1,
     "api.md: Identity": 1,
-    "api.md: Bind": 1,
+    "api.md: Bind": 2,
     "api.md: Dial": 1,
     "api.md: Accept": 2,
     "api.md: Datagrams": 1,
@@ -146,6 +146,12 @@ async def test_api_identity_and_bind(
     ticket = iroh_fast.EndpointTicket.parse(capsys.readouterr().out.strip())
     assert ticket.addr.id == scope["key"].public == names["ep"].id
     assert names["ep"].closed
+
+
+async def test_api_port_mapping() -> None:
+    ep = (await run("api.md: Bind", 1, Endpoint=Endpoint))["ep"]
+    async with ep:
+        assert "portmap:mapping_attempts" in ep.metrics.snapshot()
 
 
 async def test_api_dial(bind: Bind) -> None:

@@ -182,20 +182,27 @@ def test_numbers_of_options_in_the_pages_are_the_defaults() -> None:
     assert found >= 4
 
 
-@pytest.mark.parametrize("command", ["", "demo", "dns-server", "info", "relay"])
+DOCTOR = ("accept", "connect", "lookup", "path", "ping", "port-map", "port-map-probe", "relay-urls", "report")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["", "demo", "dns-server", "doctor", "info", "relay", *(f"doctor {name}" for name in DOCTOR)],
+)
 def test_every_option_of_the_commands_is_in_the_pages(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from iroh_fast.__main__ import main
 
     with pytest.raises(SystemExit):
-        main([command, "--help"] if command else ["--help"])
+        main([*command.split(), "--help"])
     told = "".join(path.read_text("utf-8") for path in PAGES)
     shown = capsys.readouterr().out
     for option in set(re.findall(r"(?<!\w)(--[a-z-]+)", shown)) - {"--help"}:
         assert option in told, f"{command} {option}"
-    for word in re.findall(r"^    (\w+) ", shown, re.M):
-        assert f"iroh_fast {word}" in told
+    ours = "iroh-fast doctor" if command == "doctor" else "iroh_fast"
+    for word in re.findall(r"^    ([a-z-]+)(?: |$)", shown, re.M):
+        assert f"{ours} {word}" in told
 
 
 def test_every_variable_of_the_environment_is_in_a_page_and_read_somewhere() -> None:
