@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         Event,
         EventsLagged,
         LookupFailed,
+        NetReportMade,
         PathsChanged,
         RelayChanged,
     )
@@ -126,6 +127,7 @@ _MODULE_OF = {
     "Event": "events",
     "EventsLagged": "events",
     "LookupFailed": "events",
+    "NetReportMade": "events",
     "PathsChanged": "events",
     "RelayChanged": "events",
     "Accepting": "handshake",
@@ -233,6 +235,7 @@ __all__ = [
     "IrohError",
     "LookupFailed",
     "MtuDiscoveryConfig",
+    "NetReportMade",
     "NotAllowed",
     "ObservedAddr",
     "OutgoingZeroRttConnection",

@@ -194,9 +194,10 @@ def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:
     if isinstance(config.relays, RelayMap):  # what check() made of it
         relay = inside.context.relay = _relay_transport(config, config.relays, inside)
         chosen.append(relay)
-        if config.net_report and inside.context.sockets:
-            inside.net_reports = _net_reports(config, config.relays, inside)
-            chosen.append(inside.net_reports)
+    if config.net_report and (isinstance(config.relays, RelayMap) or _stun_servers(config)):
+        relay_map = config.relays if isinstance(config.relays, RelayMap) else RelayMap()
+        inside.net_reports = _net_reports(config, relay_map, inside)
+        chosen.append(inside.net_reports)
     chosen.append(inside.lookup)
     return chosen
 
@@ -210,6 +211,11 @@ def _portmap_protocols(config: EndpointConfig) -> Collection[ProtocolName]:
 
         return PROTOCOLS
     return cast("Collection[ProtocolName]", config.portmapper)  # what check() made of it
+
+
+def _stun_servers(config: EndpointConfig) -> bool:
+    """Whether there is somebody besides relays who tells our address."""
+    return bool(getattr(config.net_report, "stun_servers", ()))
 
 
 def _proxy(config: EndpointConfig) -> Proxy | None:
@@ -235,6 +241,8 @@ def _relay_transport(config: EndpointConfig, relay_map: RelayMap, inside: Inside
     events = inside.context.events
 
     def changed(status: RelayStatus | None) -> None:
+        if inside.net_reports is not None:
+            inside.net_reports.home_changed(status)
         if events.wants(_events.RelayChanged):
             events.emit(_events.RelayChanged(status))
 
@@ -246,6 +254,7 @@ def _relay_transport(config: EndpointConfig, relay_map: RelayMap, inside: Inside
         statuses=inside.home,
         on_status=changed,
         home_policy=config.home_policy,
+        report_due=bool(config.net_report),
         resolver=inside.host.dns_resolver,
     )
 
@@ -253,17 +262,39 @@ def _relay_transport(config: EndpointConfig, relay_map: RelayMap, inside: Inside
 def _net_reports(config: EndpointConfig, relay_map: RelayMap, inside: Inside) -> NetReports:
     """What looks at the network."""
     from .net_report.config import NetReportConfig
+    from .net_report.means import Outside
     from .net_report.service import NetReports
     from .relay.client.qad import trust_roots
+    from .web.dial import StreamDialer
+    from .web.race import resolved_by
+
+    events, relay, host = inside.context.events, inside.context.relay, inside.host
+
+    def published(report: NetReport) -> None:
+        inside.reports.set(report)
+        if events.wants(_events.NetReportMade):
+            events.emit(_events.NetReportMade(report))
+
+    def dialer() -> StreamDialer:
+        resolve = resolved_by(host.dns_resolver)
+        return StreamDialer(ca=config.ca, proxy=_proxy(config), resolve=resolve)
 
     given = config.net_report
     return NetReports(
         given if isinstance(given, NetReportConfig) else NetReportConfig(),
         relay_map,
-        trust=lambda: trust_roots(config.ca),
-        names=lambda: inside.host.dns_resolver,
-        reports=inside.reports,
-        fixed_ports=[a.port for a in plan_sockets(config.bind_addrs) if ":" not in a.host and a.port],
+        Outside(
+            trust=lambda: trust_roots(config.ca),
+            names=lambda: host.dns_resolver,
+            dialer=dialer,
+            published=published,
+            home=lambda report: None if relay is None else relay.pool.reported(report),
+        ),
+        fixed_ports=[
+            bound.port
+            for bound in plan_sockets(config.bind_addrs)
+            if bound.port and ":" not in bound.host
+        ],
     )
 
 

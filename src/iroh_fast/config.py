@@ -349,7 +349,7 @@ class EndpointConfig:
     relays : None, "default" (iroh's), "staging", or relays to use: URLs, RelayConfig, a
         RelayMap.
     home_policy : chooses the home relay, see :class:`iroh_fast.relay.HomePolicy`; None takes
-        the first one of the list that can be reached, with fail-over.
+        the nearest one, with fail-over.
     proxy, proxy_from_env : HTTP proxy for connections to relays and pkarr servers.
     ca : what to trust at relays and pkarr servers: an ``ssl.SSLContext`` or a CaConfig; None is
         iroh's roots.

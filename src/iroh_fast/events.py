@@ -17,6 +17,7 @@ from .aio._waiters import WaitQueue
 from .aio.owner import Owner
 from .errors import CloseReason, printable
 from .keys import EndpointId
+from .net_report.report import NetReport
 from .relay.map import RelayStatus
 from .stats import ConnectionStats, PathInfo
 
@@ -32,6 +33,7 @@ __all__ = [
     "Event",
     "EventsLagged",
     "LookupFailed",
+    "NetReportMade",
     "PathsChanged",
     "RelayChanged",
 ]
@@ -163,6 +165,29 @@ class RelayChanged(_Logged):
 
 
 @dataclass(frozen=True, slots=True)
+class NetReportMade(_Logged):
+    """The network was looked at; `report` is what it is like, as :attr:`Endpoint.net_report`."""
+
+    logger = logging.getLogger("iroh_fast.net_report")
+    report: NetReport
+
+    def __str__(self) -> str:
+        report = self.report
+        near = sorted(report.latencies().items(), key=lambda item: item[1])
+        shown = ", ".join(f"{url} {seconds * 1000:.1f} ms" for url, seconds in near[:MAX_LISTED])
+        return (
+            f"net report: udp {_yes(report.udp_v4)} (IPv4), {_yes(report.udp_v6)} (IPv6); "
+            f"seen at {report.global_v4}, {report.global_v6}; "
+            f"mapping varies {_yes(report.mapping_varies_by_dest)}; "
+            f"captive portal {_yes(report.captive_portal)}; relays: {shown or 'none'}"
+        )
+
+
+def _yes(value: bool | None) -> str:
+    return "unknown" if value is None else "yes" if value else "no"
+
+
+@dataclass(frozen=True, slots=True)
 class AddrChanged(_Logged):
     """The endpoint can be reached at other addresses than before."""
 
@@ -222,6 +247,7 @@ Event: TypeAlias = (
     | AddrChanged
     | AddressFound
     | LookupFailed
+    | NetReportMade
 )
 
 

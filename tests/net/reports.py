@@ -49,7 +49,13 @@ async def our_relay(folder: Path, host: str = "127.0.0.1") -> AsyncIterator[Rela
         ),
     )
     async with RelayServer(config) as relay:
+        (folder / "http").write_text(str(relay.addresses["http"][1]))
         yield RelayConfig(relay.url, quic_port=relay.addresses["quic"][1])
+
+
+def http_port(folder: Path) -> int:
+    """Where the relay of a folder speaks plain HTTP."""
+    return int((folder / "http").read_text())
 
 
 def _free_port(kind: int) -> int:
@@ -95,6 +101,7 @@ async def rust_relay(folder: Path) -> AsyncIterator[RelayConfig]:
                 except OSError:
                     await asyncio.sleep(0.05)
         assert process.returncode is None, "iroh-relay ended"
+        (folder / "http").write_text(str(http))
         yield RelayConfig(f"https://127.0.0.1:{https}/", quic_port=quic)
     finally:
         if process.returncode is None:

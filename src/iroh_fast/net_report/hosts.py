@@ -9,6 +9,7 @@ from typing import Protocol
 from ..addr import SocketAddr
 from ..errors import DnsError
 from ..net.local_addrs import IpAddress
+from ..net.transport import is_private
 
 __all__ = ["HostNames", "addr_of", "families", "ip_of", "is_sane"]
 
@@ -63,11 +64,17 @@ def is_sane(seen: SocketAddr, server: SocketAddr) -> bool:
     """Whether a server may be believed that it sees us there.
 
     Servers lie. What they tell is given to others, who would send there: nothing but an address
-    that a single machine may have, in the family that was asked over.
+    that a single machine may have, in the family that was asked over, and none that stands for a
+    way of ours.
     """
     ip = seen.ip
     if ip.version != server.ip.version or seen.port == 0:
         return False
-    if ip.is_multicast or ip.is_unspecified or ip == IPv4Address("255.255.255.255"):
+    if (
+        is_private(seen.as_tuple())
+        or ip.is_multicast
+        or ip.is_unspecified
+        or ip == IPv4Address("255.255.255.255")
+    ):
         return False
     return server.ip.is_loopback or not (ip.is_loopback or ip.version == 6 and ip.is_link_local)

@@ -111,22 +111,36 @@ class Draft:
 
     Parameters
     ----------
-    relays : int
-        How many there are.
+    relays : tuple of RelayUrl
+        Those that are measured.
+    askable : int
+        How many of them can tell an address over UDP.
     families : frozenset of int
         4, 6: those that are asked for addresses.
     full : bool
         More answers are wanted then.
+
+    Attributes
+    ----------
+    late : bool
+        What has not been heard over UDP by now is not waited for, where something was.
+    https_over : set
+        Relays of which no answer over HTTPS is to come any more.
     """
 
-    relays: int
+    relays: tuple[RelayUrl, ...]
+    askable: int
     families: frozenset[int]
     full: bool
+    late: bool = False
     captive_portal: bool | None = None
     stun: dict[str, SocketAddr] = field(default_factory=dict)
+    https_over: set[RelayUrl] = field(default_factory=set)
     _latency: dict[Probe, dict[RelayUrl, float]] = field(default_factory=dict)
     _seen: dict[int, _Family] = field(default_factory=dict)
     _over: set[int] = field(default_factory=set)
+
+    # --- answers
 
     def https(self, relay: RelayUrl, seconds: float) -> None:
         """A relay answered an HTTPS request."""
@@ -153,33 +167,50 @@ class Draft:
         by_relay = self._latency.setdefault(probe, {})
         by_relay[relay] = min(seconds, by_relay.get(relay, seconds))
 
-    def heard(self, probe: Probe) -> int:
-        """How many relays answered probes of one kind."""
-        return len(self._latency.get(probe, ()))
+    # --- what is known by now
+
+    def answered(self, probe: Probe, relay: RelayUrl) -> bool:
+        """Whether a relay answered a kind of probe."""
+        return relay in self._latency.get(probe, ())
+
+    def addr(self, family: int) -> SocketAddr | None:
+        """Our address in a family."""
+        seen = self._seen.get(family)
+        return None if seen is None else seen.addr
 
     @property
     def has_udp(self) -> bool:
         """Whether anything was heard over UDP."""
         return any(family.heard for family in self._seen.values())
 
+    def first_idea(self) -> bool:
+        """Whether every relay has answered somehow, or will not for now: time to be somewhere."""
+        answered = {relay for by_relay in self._latency.values() for relay in by_relay}
+        return self.late or all(url in answered or url in self.https_over for url in self.relays)
+
     def enough(self) -> bool:
         """Whether it is worth waiting for more.
 
-        A family whose probes are all over is not waited for (iroh waits for HTTPS then), nor are
-        more relays than there are.
+        UDP is waited for until it is heard, or until all who could be heard are silent: a report
+        that calls it blocked has to be right. DIFFERS: iroh asks for two relays also where there
+        is one, and for IPv6 as long as IPv6 may take.
         """
-        if self.heard("https") >= self.relays:
-            return True
-        if not self.has_udp:
+        if not all(self._family_done(family) for family in self.families):
             return False
-        wanted = min(2, self.relays) if self.full else 1
-        v4_over = 4 not in self.families or 4 in self._over or self.heard("qad_v4") >= wanted
-        # Which relays are near, and whether a NAT is symmetric, is known from one family.
-        needed_v6 = 1 if 4 in self.families and self.heard("qad_v4") >= wanted else wanted
-        v6_over = 6 not in self.families or 6 in self._over or self.heard("qad_v6") >= needed_v6
-        return v4_over and v6_over
+        by_udp = any(self._latency.get(probe) for probe in ("qad_v4", "qad_v6"))
+        return by_udp or len(self._latency.get("https", ())) >= len(self.relays)
 
-    def report(self, last: NetReport | None, preferred: RelayUrl | None = None) -> NetReport:
+    def _family_done(self, family: int) -> bool:
+        if family in self._over or self.late and self.has_udp:
+            return True
+        wanted = max(1, min(2, self.askable)) if self.full else 1
+        v4, v6 = (len(self._latency.get(probe, ())) for probe in ("qad_v4", "qad_v6"))
+        if family == 4:
+            return v4 >= wanted
+        # Which relays are near is known from the other family then.
+        return v6 >= (1 if 4 in self.families and v4 >= wanted else wanted)
+
+    def report(self, last: NetReport | None = None) -> NetReport:
         """The report of what is known by now.
 
         Parameters
@@ -188,25 +219,23 @@ class Draft:
             The one before, where that still says something about this network.
         """
         v4, v6 = (self._seen.get(family, _Family()) for family in (4, 6))
+        varies_v4, varies_v6 = v4.varies, v6.varies
+        if last is not None:
+            varies_v4 = last.mapping_varies_by_dest_v4 if varies_v4 is None else varies_v4
+            varies_v6 = last.mapping_varies_by_dest_v6 if varies_v6 is None else varies_v6
+        latency = {
+            probe: MappingProxyType(dict(self._latency[probe]))
+            for probe in _PROBES
+            if probe in self._latency
+        }
         return NetReport(
             udp_v4=v4.heard,
             udp_v6=v6.heard,
             global_v4=v4.addr,
             global_v6=v6.addr,
-            mapping_varies_by_dest_v4=v4.varies
-            if v4.varies is not None or last is None
-            else last.mapping_varies_by_dest_v4,
-            mapping_varies_by_dest_v6=v6.varies
-            if v6.varies is not None or last is None
-            else last.mapping_varies_by_dest_v6,
-            preferred_relay=preferred,
-            relay_latency=MappingProxyType(
-                {
-                    probe: MappingProxyType(dict(self._latency[probe]))
-                    for probe in _PROBES
-                    if probe in self._latency
-                }
-            ),
+            mapping_varies_by_dest_v4=varies_v4,
+            mapping_varies_by_dest_v6=varies_v6,
+            relay_latency=MappingProxyType(latency),
             captive_portal=self.captive_portal,
             stun=MappingProxyType(dict(self.stun)),
         )

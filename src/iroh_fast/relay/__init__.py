@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..web.message import Request, Response
     from ..web.proxy import Proxy
     from .client.connection import connect_relay
-    from .client.home import Candidate, HomePolicy, ListOrder
+    from .client.home import Candidate, HomePolicy, ListOrder, Nearest
     from .client.link import Dialer
     from .map import RelayConfig, RelayMap, RelayMode, RelayStatus
     from .server.access import (
@@ -45,6 +45,7 @@ _MODULE_OF = {
     "HomePolicy": ".client.home",
     "HttpAccess": ".server.access",
     "ListOrder": ".client.home",
+    "Nearest": ".client.home",
     "Proxy": "..web.proxy",
     "RelayClientError": "..errors",
     "RelayConfig": ".map",
@@ -75,6 +76,7 @@ __all__ = [
     "HomePolicy",
     "HttpAccess",
     "ListOrder",
+    "Nearest",
     "Proxy",
     "RelayClientError",
     "RelayConfig",

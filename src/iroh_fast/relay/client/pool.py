@@ -14,6 +14,7 @@ from ...addr import RelayUrl
 from ...errors import RelayClientError
 from ...keys import SecretKey
 from ...net.local_addrs import is_usable
+from ...net_report.report import NetReport
 from ...web.ca import CaConfig
 from ...web.names import Names
 from ...web.proxy import Proxy
@@ -21,7 +22,7 @@ from ...web.race import resolve, resolved_by
 from ..map import RelayMap, RelayStatus
 from .active import ActiveRelay, RelayStats
 from .connection import ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
-from .home import PATIENCE_S, Candidate, HomePolicy, ListOrder
+from .home import PATIENCE_S, Candidate, HomePolicy, Nearest
 from .link import Dialer, Target
 
 __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
@@ -29,6 +30,8 @@ __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
 CLOSE_S: Final = 3.0
 MAX_RELAYS: Final = 64
 HEARD_S: Final = 1.0  # a relay over which an endpoint was heard in that time reaches it
+FIRST_REPORT_S: Final = 1.5
+"""How long the choice among several relays waits for the first report, at most."""
 
 log = logging.getLogger("iroh_fast.relay.client")
 
@@ -58,13 +61,15 @@ class RelayPool:
         the last may be shorter.
     on_home_status : callable, optional
         Gets the `RelayStatus` of the home relay at each change, None when there is none.
-    ca, proxy, prefer_ipv6 : see `iroh_fast.web.dial.StreamDialer`
+    ca, proxy : see `iroh_fast.web.dial.StreamDialer`
     loop : event loop, optional
         The running one by default.
     connector, uniform : optional
         Replace how a connection is made, and the random numbers of the backoff.
     home_policy : HomePolicy, optional
-        Chooses the home relay once `follow_map` was called; default: `ListOrder`.
+        Chooses the home relay once `follow_map` was called; default: `Nearest`.
+    report_due : bool
+        There will be a net report soon: among several relays the default policy waits for it.
     resolver : Names, optional
         Finds the addresses of relays; default: what the system is configured for.
     on_connected : callable, optional
@@ -89,11 +94,11 @@ class RelayPool:
         on_home_status: Callable[[RelayStatus | None], None] | None = None,
         ca: CaConfig | ssl.SSLContext | None = None,
         proxy: Proxy | str | None = None,
-        prefer_ipv6: Callable[[], bool] = lambda: False,
         loop: asyncio.AbstractEventLoop | None = None,
         connector: Connector | None = None,
         uniform: Callable[[], float] = random.random,
         home_policy: HomePolicy | None = None,
+        report_due: bool = False,
         resolver: Names | None = None,
         on_connected: Callable[[RelayUrl], None] = lambda url: None,
     ) -> None:
@@ -105,7 +110,7 @@ class RelayPool:
         self._dialer = Dialer(
             ca=ca,
             proxy=proxy,
-            prefer_ipv6=prefer_ipv6,
+            prefer_ipv6=lambda: self._report is not None and self._report.udp_v6,
             resolve=resolve if resolver is None else resolved_by(resolver),
         )
         self.loop = loop or asyncio.get_running_loop()
@@ -119,6 +124,9 @@ class RelayPool:
         self.connected_again = on_connected
         self._policy = home_policy
         self._patience: asyncio.TimerHandle | None = None
+        self._report: NetReport | None = None
+        self._report_due = report_due
+        self._waiting: asyncio.TimerHandle | None = None  # for the first report
         self._tokens: dict[RelayUrl, str | None] = {}
         self._following: Callable[[], None] | None = None
 
@@ -252,7 +260,10 @@ class RelayPool:
     def follow_map(self) -> None:
         """Choose the home relay from the map, now and at each change; use changed tokens at once."""
         if self._following is None and not self._closed:
-            self._policy = self._policy or ListOrder()
+            if self._policy is None:
+                self._policy = Nearest()
+                if self._report_due and len(self._relay_map) > 1:
+                    self._waiting = self.loop.call_later(FIRST_REPORT_S, self.reported, None)
             self._following = self._relay_map.subscribe(self._map_changed)
             self._map_changed()
 
@@ -265,9 +276,20 @@ class RelayPool:
         self._tokens = tokens
         self._choose()
 
+    def reported(self, report: NetReport | None) -> None:
+        """Choose by what was measured; None: nothing was, and is not waited for any more."""
+        if report is not None:
+            self._report = report
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        self._choose()
+
     def _choose(self) -> None:
         """Ask the policy for the home relay; again when somebody's patience may be over."""
         if self._following is None or self._closed or self._policy is None:
+            return
+        if self._waiting is not None:
             return
         states = {url: active.candidate() for url, active in self._active.items()}
         try:
@@ -286,7 +308,7 @@ class RelayPool:
     def _asked(
         self, policy: HomePolicy, states: Mapping[RelayUrl, Candidate]
     ) -> RelayUrl | None:
-        chosen = policy.choose(self._relay_map, None, states)
+        chosen = policy.choose(self._relay_map, self._report, states)
         if chosen is None:
             return None
         if not isinstance(chosen, str):
@@ -370,8 +392,9 @@ class RelayPool:
         if self._following is not None:
             self._following()
             self._following = None
-        if self._patience is not None:
-            self._patience.cancel()
+        for timer in (self._patience, self._waiting):
+            if timer is not None:
+                timer.cancel()
         connections = [a.connection for a in self._active.values() if a.connection is not None]
         for active in tuple(self._active.values()):
             self.remove(active)

@@ -42,7 +42,9 @@ class RelayTransport:
     ----------
     on_status : called with the state of the home relay at each change, None without one.
     home_policy : HomePolicy, optional
-        Chooses the home relay; default: the first one of the list that can be reached.
+        Chooses the home relay; default: the nearest one.
+    report_due : bool
+        There will be a net report soon, see `RelayPool`.
     resolver : Names, optional
         Finds the addresses of relays; default: what the system is configured for.
 
@@ -69,6 +71,7 @@ class RelayTransport:
         statuses: Watchable[tuple[RelayStatus, ...]],
         on_status: Callable[[RelayStatus | None], object],
         home_policy: HomePolicy | None = None,
+        report_due: bool = False,
         resolver: Names | None = None,
     ) -> None:
         self.relay_map = relay_map
@@ -87,6 +90,7 @@ class RelayTransport:
             ca=ca,
             proxy=proxy,
             home_policy=home_policy,
+            report_due=report_due,
             resolver=resolver,
             on_connected=self._connected,
         )
