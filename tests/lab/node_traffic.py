@@ -137,6 +137,7 @@ async def bulk(conn: Connection, way: str, size: int, streams: int) -> dict[str,
 class Ticker:
     """Numbers written at an interval, and when their echoes came."""
 
+    _send: Any
     _writer: asyncio.Task[None]
     _reader: asyncio.Task[None]
 
@@ -152,6 +153,8 @@ class Ticker:
         ticker = cls()
         send, recv = await conn.open_bi()
         await send.write_all(ECHO)
+        # Without a handle the stream would be reset, with echoes still under way.
+        ticker._send = send
         ticker._writer = asyncio.create_task(ticker._write(send, interval))
         ticker._reader = asyncio.create_task(ticker._read(recv))
         return ticker
