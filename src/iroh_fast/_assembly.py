@@ -149,7 +149,7 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
         driver.network_changed(state)
         services.network_changed(state)
 
-    monitor = Monitor(network_changed, lambda state: _tell_connections(context, state))
+    monitor = Monitor(network_changed, lambda *states: _tell_connections(context, *states))
     services: EndpointServices = ServiceHost(
         ServiceContext(owner, secret_key, driver, sockets, addrs, lambda: monitor.state)
     )
@@ -169,14 +169,14 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
     )
 
 
-def _tell_connections(context: Context, state: NetworkState) -> None:
+def _tell_connections(context: Context, old: NetworkState, new: NetworkState) -> None:
     """Packets can leave again, perhaps another way than before."""
-    keep = keeper(state, context.driver.transports)
+    keep = keeper(old, new, context.driver.transports)
     for q in list(context.driver.endpoint.connections.values()):
         # Net reports see to their own, which have no peer.
         if q.close_reason is None and (q.peer_id is not None or not q.handshake_complete):
             q.network_changed(keep)
-    context.remotes.network_changed(state.major)
+    context.remotes.network_changed(new.major)
 
 
 def _services(config: EndpointConfig, inside: Inside) -> list[EndpointService]:

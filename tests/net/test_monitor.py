@@ -16,7 +16,7 @@ from typing import Any, cast
 import pytest
 from tests.virtual import VirtualLoop
 
-from iroh_fast.net.local_addrs import Interface, NetworkState
+from iroh_fast.net.local_addrs import Interface, IpAddress, NetworkState
 from iroh_fast.net.monitor import listening, netlink
 from iroh_fast.net.monitor.changes import Pace, RouteWait, change_between
 from iroh_fast.net.monitor.listening import NetlinkListener, Poller
@@ -33,7 +33,7 @@ HOME = NetworkState(
         Interface("lo", 1, ips=(ip_address("127.0.0.1"),)),
         Interface("eth0", 2, mac="02:00:00:00:00:01", ips=(ip_address("192.0.2.7"),)),
     ),
-    ("eth0",),
+    ("eth0", None),
     IPv4Address("192.0.2.1"),
 )
 ALONE = NetworkState(HOME.interfaces[:1])
@@ -55,7 +55,7 @@ def having(*more: Interface, **changes: Any) -> NetworkState:
         (having(Interface("veth0", 3, ips=(ip_address("fe80::2"),))), "minor"),
         (having(Interface("wlan0", 3, up=False, ips=(ip_address("10.0.0.2"),))), "minor"),
         (replace(HOME, gateway=IPv4Address("192.0.2.2")), "major"),
-        (replace(HOME, default_routes=()), "major"),
+        (replace(HOME, default_routes=(None, None)), "major"),
         (
             replace(HOME, interfaces=(HOME.interfaces[0], replace(HOME.interfaces[1], up=False))),
             "major",
@@ -136,6 +136,7 @@ class Network:
 
     def __init__(self) -> None:
         self.now = HOME
+        self.used = HOME
         self.reads = 0
         self.asleep = 0.0
         self.heard: Callable[[], object] | None = None
@@ -143,11 +144,16 @@ class Network:
         self.loop = asyncio.get_running_loop()
         self.monitor = Monitor(
             lambda state: self._told("changed", state),
-            lambda state: self._told("usable", state),
+            self._usable,
             read=self._read,
             listen=self._listen,
             clock=lambda: SleepClock(lambda: self.asleep),
         )
+
+    def _usable(self, old: NetworkState, new: NetworkState) -> None:
+        assert old == self.used
+        self.used = new
+        self._told("usable", new)
 
     def _told(self, what: str, state: NetworkState) -> None:
         self.log.append((round(self.loop.time(), 3), what, state))
@@ -227,7 +233,7 @@ def test_change_is_told_once_news_pause() -> None:
 
 def test_use_waits_for_a_way_to_the_internet() -> None:
     async def main(network: Network) -> None:
-        moving = replace(HOME, default_routes=(), gateway=None)
+        moving = replace(HOME, default_routes=(None, None), gateway=None)
         network.become(moving)
         await asyncio.sleep(0.5)
         assert network.told() == [(0.25, "changed")]
@@ -238,7 +244,9 @@ def test_use_waits_for_a_way_to_the_internet() -> None:
         await asyncio.sleep(10)
         # There is none, but packets may get somewhere.
         assert network.told() == [(5.75, "changed"), (10.25, "usable")]
-        network.become(having(Interface("b", 7, ips=(ip_address("10.1.1.1"),)), default_routes=()))
+        network.become(
+            having(Interface("b", 7, ips=(ip_address("10.1.1.1"),)), default_routes=(None, None))
+        )
         await asyncio.sleep(1)
         assert network.told() == [(15.75, "changed"), (15.75, "usable")]  # nor was there one before
         network.become(HOME)
@@ -366,7 +374,30 @@ def test_paths_from_addresses_that_are_gone_are_not_kept(
         Interface("eth1", 3, ips=(old, ip_address("fe80::9")), deprecated=frozenset([old])),
         Interface("eth2", 4, up=False, ips=(ip_address("10.0.0.2"),)),
     )
-    assert keeper(state, transports)(local, remote) is kept
+    assert keeper(state, state, transports)(local, remote) is kept
+
+
+def test_path_whose_packets_take_a_new_way_to_the_internet_is_not_kept() -> None:
+    asked: list[tuple[str, str]] = []
+    routes = {"203.0.113.1": "vpn0", "192.0.2.9": "eth0", "203.0.113.2": None}
+
+    def interface_to(destination: IpAddress, source: IpAddress) -> str | None:
+        asked.append((str(source), str(destination)))
+        return routes[str(destination)]
+
+    service = Interface("dummy0", 7, ips=(ip_address("198.51.100.1"),))
+    new = having(
+        Interface("vpn0", 3, ips=(ip_address("10.8.0.2"),)), service, default_routes=("vpn0", None)
+    )
+    keeps = keeper(HOME, new, TransportTable(), interface_to)
+    own = ("192.0.2.7", 5)
+    assert not keeps(own, ("203.0.113.1", 1)) and not keeps(own, ("203.0.113.1", 2))
+    assert keeps(own, ("192.0.2.9", 1))  # on the same link as ever
+    assert keeps(own, ("203.0.113.2", 1))  # nobody knows
+    assert keeps(("10.8.0.2", 5), ("203.0.113.1", 1))
+    assert keeps(("198.51.100.1", 5), ("203.0.113.1", 1))  # never had a way of its own
+    assert keeper(new, new, TransportTable(), interface_to)(own, ("203.0.113.1", 1))
+    assert asked == [("192.0.2.7", ip) for ip in ("203.0.113.1", "192.0.2.9", "203.0.113.2")]
 
 
 # --- netlink

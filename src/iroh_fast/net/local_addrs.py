@@ -57,21 +57,21 @@ class NetworkState:
     Parameters
     ----------
     interfaces : all of them, also those that are down.
-    default_routes : names of the interfaces that lead to the internet: with IPv4, then with
-        IPv6; one where both are the same, none without any.
+    default_routes : names of the interfaces that lead to the internet, with IPv4 and with IPv6;
+        None where there is no way.
     gateway : the next router for IPv4; None without one, and where the system does not tell.
     major : whether the change to this state may have broken what was in use before.
     """
 
     interfaces: tuple[Interface, ...] = ()
-    default_routes: tuple[str, ...] = ()
+    default_routes: tuple[str | None, str | None] = (None, None)
     gateway: IPv4Address | None = None
     major: bool = True
 
     @classmethod
     def of(cls, ips: Iterable[IpAddress]) -> NetworkState:
         """A network with a single interface, which has these addresses."""
-        return cls((Interface("net0", 1, ips=tuple(ips)),), ("net0",))
+        return cls((Interface("net0", 1, ips=tuple(ips)),), ("net0", "net0"))
 
     @property
     def ips(self) -> frozenset[IpAddress]:
@@ -91,19 +91,21 @@ class NetworkState:
     @property
     def default_route(self) -> str | None:
         """The interface that leads to the internet, of IPv4 if there is one."""
-        return self.default_routes[0] if self.default_routes else None
+        return self.default_routes[0] or self.default_routes[1]
 
     @property
     def is_cut_off(self) -> bool:
         """Whether this machine has no network at all, only itself."""
         return all(ip.is_loopback or ip.is_link_local for ip in self.ips)
 
+    def owner(self, ip: IpAddress) -> Interface | None:
+        """The interface that has an address and is up."""
+        return next((i for i in self.interfaces if i.up and ip in i.ips), None)
+
     def by_use(self) -> list[IpAddress]:
         """The addresses to tell, those of the interfaces to the internet first."""
-        first = {name: rank for rank, name in enumerate(self.default_routes)}
-        ranked = sorted(
-            self.interfaces, key=lambda i: (first.get(i.name, len(first)), i.index, i.name)
-        )
+        first = dict(zip(reversed(self.default_routes), (1, 0), strict=True))
+        ranked = sorted(self.interfaces, key=lambda i: (first.get(i.name, 2), i.index, i.name))
         return list(dict.fromkeys(ip for interface in ranked for ip in interface.fresh))
 
 

@@ -29,7 +29,7 @@ _IFF_UP, _IFF_LOOPBACK, _IFF_RUNNING = 0x1, 0x8, 0x40
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_EXT_MASK, _SKIP_STATS = 1, 3, 29, 8
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _DADFAILED, _DEPRECATED, _TENTATIVE, _OPTIMISTIC = 0x08, 0x20, 0x40, 0x04
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 4, 5, 15
+_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_GATEWAY, _RTA_TABLE = 1, 2, 4, 5, 15
 
 # Links; addresses, routes and rules of both families.
 GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18
@@ -47,7 +47,10 @@ _U32 = struct.Struct("=I")
 
 # Somewhere in the internet: what leads there is the default route, whatever rules and tables
 # there are. The first root name server; nothing is sent to it.
-_FAR: Final[tuple[IpAddress, ...]] = (IPv4Address("198.41.0.4"), IPv6Address("2001:503:ba3e::2:30"))
+_FAR: Final[tuple[IpAddress, IpAddress]] = (
+    IPv4Address("198.41.0.4"),
+    IPv6Address("2001:503:ba3e::2:30"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The first step towards the internet."""
+    """The first step towards somewhere."""
 
     index: int
     gateway: IpAddress | None
@@ -230,18 +233,24 @@ class Netlink:
         found = map(_address, self._dump(_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)))
         return [address for address in found if address is not None]
 
-    def ways(self) -> list[Way]:
-        """How packets leave for the internet: with IPv4, then with IPv6, as far as they do."""
-        return [way for far in _FAR if (way := self._way(far)) is not None]
+    def ways(self) -> tuple[Way | None, Way | None]:
+        """How packets leave for the internet, with IPv4 and with IPv6."""
+        return self.way(_FAR[0]), self.way(_FAR[1])
 
-    def _way(self, far: IpAddress) -> Way | None:
-        header = _ROUTE.pack(_family(far), far.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
-        destination = _ATTRIBUTE.pack(4 + len(far.packed), _RTA_DST) + far.packed
-        self._send(_GETROUTE, _REQUEST, header + destination)
-        for kind, _, body in self._answer():
-            if kind != _NEWROUTE or len(body) < _ROUTE.size or body[7] != _UNICAST:
+    def way(self, destination: IpAddress, source: IpAddress | None = None) -> Way | None:
+        """How packets leave for an address, from one of this machine's or from the usual; None when they cannot."""
+        header = _ROUTE.pack(
+            *(_family(destination), destination.max_prefixlen),
+            *(0 if source is None else source.max_prefixlen, 0, 0, 0, 0, 0, 0),
+        )
+        body = header + _ATTRIBUTE.pack(4 + len(destination.packed), _RTA_DST) + destination.packed
+        if source is not None:
+            body += _ATTRIBUTE.pack(4 + len(source.packed), _RTA_SRC) + source.packed
+        self._send(_GETROUTE, _REQUEST, body)
+        for kind, _, answer in self._answer():
+            if kind != _NEWROUTE or len(answer) < _ROUTE.size or answer[7] != _UNICAST:
                 return None
-            found = _attributes(body[_ROUTE.size :])
+            found = _attributes(answer[_ROUTE.size :])
             index = _u32(found.get(_RTA_OIF))
             return None if index is None else Way(index, _ip(found.get(_RTA_GATEWAY, b"")))
         return None

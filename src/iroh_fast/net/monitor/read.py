@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from collections.abc import Iterable
-from ipaddress import IPv4Address, ip_address
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ..local_addrs import Interface, IpAddress, NetworkState
 
-__all__ = ["is_cut_off", "read_network", "route_sources"]
+__all__ = ["interface_to", "is_cut_off", "read_network", "route_sources"]
 
 log = logging.getLogger("iroh_fast.net")
 
-_FAR = (
-    (socket.AF_INET, "0.0.0.0", ("198.41.0.4", 9)),
-    (socket.AF_INET6, "::", ("2001:503:ba3e::2:30", 9)),
-)
+_FAR = IPv4Address("198.41.0.4"), IPv6Address("2001:503:ba3e::2:30")  # see netlink
 
 
 def read_network() -> NetworkState:
@@ -40,6 +37,7 @@ def _by_netlink() -> NetworkState:
 
     with Netlink() as kernel:
         links, addresses, ways = kernel.links(), kernel.addresses(), kernel.ways()
+    gateway = None if ways[0] is None else ways[0].gateway
     ips: dict[int, list[IpAddress]] = {}
     deprecated: dict[int, set[IpAddress]] = {}
     for address in addresses:
@@ -47,7 +45,7 @@ def _by_netlink() -> NetworkState:
         if address.deprecated:
             deprecated.setdefault(address.index, set()).add(address.ip)
     names = {link.index: link.name for link in links if not link.loopback}
-    routes = dict.fromkeys(names[way.index] for way in ways if way.index in names)
+    v4, v6 = (None if way is None else names.get(way.index) for way in ways)
     return NetworkState(
         tuple(
             Interface(
@@ -60,8 +58,8 @@ def _by_netlink() -> NetworkState:
             )
             for link in sorted(links, key=lambda link: link.index)
         ),
-        default_routes=tuple(routes),
-        gateway=next((w.gateway for w in ways if isinstance(w.gateway, IPv4Address)), None),
+        default_routes=(v4, v6),
+        gateway=gateway if isinstance(gateway, IPv4Address) else None,
     )
 
 
@@ -83,7 +81,8 @@ def _by_psutil() -> NetworkState:
                 mac = entry.address
         found = tuple(sorted(ips, key=_order))
         interfaces.append(Interface(name, _index_of(name), name in up, mac, found))
-    return NetworkState(tuple(interfaces), default_routes=_named(interfaces, route_sources()))
+    v4, v6 = _named(interfaces, route_sources())
+    return NetworkState(tuple(interfaces), default_routes=(v4, v6))
 
 
 def _index_of(name: str) -> int:
@@ -93,22 +92,45 @@ def _index_of(name: str) -> int:
         return 0
 
 
-def route_sources() -> tuple[IpAddress, ...]:
-    """Which own addresses packets to the internet would have, of each family; nothing is sent."""
-    found = []
-    for family, any_address, far in _FAR:
+def route_sources() -> tuple[IpAddress | None, IpAddress | None]:
+    """Which own addresses packets to the internet would have, with IPv4 and with IPv6."""
+    return _source_to(_FAR[0]), _source_to(_FAR[1])
+
+
+def interface_to(destination: IpAddress, source: IpAddress) -> str | None:
+    """The interface over which packets from an own address leave; None when that is not known.
+
+    What does not ask the kernel of Linux looks from which address they would leave by themselves.
+    """
+    if sys.platform == "linux":
+        from .netlink import Netlink
+
         try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.bind((any_address, 0))
-                probe.connect(far)
-                ip = ip_address(probe.getsockname()[0].partition("%")[0])
+            with Netlink() as kernel:
+                way = kernel.way(destination, source)
+            return None if way is None else socket.if_indextoname(way.index)
         except OSError:
-            continue
-        if not ip.is_loopback and not ip.is_unspecified:
-            found.append(ip)
-    return tuple(found)
+            return None
+    own = _source_to(destination)
+    if own is None:
+        return None
+    return next(filter(None, _named(_by_psutil().interfaces, (own,))), None)
 
 
-def _named(interfaces: Iterable[Interface], sources: Iterable[IpAddress]) -> tuple[str, ...]:
+def _source_to(destination: IpAddress) -> IpAddress | None:
+    """The own address of packets to another one; nothing is sent."""
+    family = socket.AF_INET if destination.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(destination), 9))
+            ip = ip_address(probe.getsockname()[0].partition("%")[0])
+    except OSError:
+        return None
+    return None if ip.is_loopback or ip.is_unspecified else ip
+
+
+def _named(
+    interfaces: Iterable[Interface], sources: Iterable[IpAddress | None]
+) -> Iterator[str | None]:
     owners = {ip: interface.name for interface in interfaces for ip in interface.ips}
-    return tuple(dict.fromkeys(owners[ip] for ip in sources if ip in owners))
+    return (None if ip is None else owners.get(ip) for ip in sources)

@@ -30,9 +30,10 @@ class Monitor:
     Parameters
     ----------
     changed : called with the new state at each change, as soon as it is known.
-    usable : called with the state after a major change, or when somebody said that there was one,
-        once packets can leave: at once when there is a way to the internet, or was none before,
-        else up to 5 seconds later.  Not at all while there is no network.
+    usable : called with the state when it was called last and the one now, after a major change,
+        or when somebody said that there was one, once packets can leave: at once when there is a
+        way to the internet, or was none before, else up to 5 seconds later.  Not at all while
+        there is no network.
     read, listen, clock : replace how the system is asked.
 
     Notes
@@ -46,7 +47,7 @@ class Monitor:
     def __init__(
         self,
         changed: Callable[[NetworkState], object],
-        usable: Callable[[NetworkState], object],
+        usable: Callable[[NetworkState, NetworkState], object],
         *,
         read: Callable[[], NetworkState] = read_network,
         listen: Callable[[asyncio.AbstractEventLoop, Callable[[], object]], Listener] = listen,
@@ -62,7 +63,7 @@ class Monitor:
         self._listener: Listener | None = None
         self._asked = False  # to be told of even when nothing differs
         self._pending = False  # `usable` is to be told
-        self._had_route = False  # when it was told last
+        self._used = NetworkState()  # when it was told last
         self._wait: RouteWait | None = None
         self._look_handle: asyncio.TimerHandle | None = None
         self._route_handle: asyncio.TimerHandle | None = None
@@ -83,7 +84,7 @@ class Monitor:
         self._pace = Pace(loop.time())
         self._listener = self._listen(loop, self.heard)
         self._state = self._read()
-        self._had_route = self._state.default_route is not None
+        self._used = self._state
         self._sleep = self._clock()
         self._ticked = loop.time()
         self._tick_handle = loop.call_later(TICK_S, self._tick)
@@ -175,7 +176,7 @@ class Monitor:
         """Tell that the network can be used, or wait until it can."""
         if not self._pending or self._loop is None:
             return
-        if self.state.default_route is None and self._had_route:
+        if self.state.default_route is None and self._used.default_route is not None:
             if self._wait is None:
                 self._wait = RouteWait(self._loop.time())
                 self._wait_on()
@@ -207,6 +208,6 @@ class Monitor:
             self._route_handle = None
         self._wait = None
         self._pending = False
-        self._had_route = self.state.default_route is not None
         if not self.state.is_cut_off:
-            self._usable(replace(self.state, major=True))
+            old, self._used = self._used, self.state
+            self._usable(old, replace(self.state, major=True))

@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from ipaddress import ip_address
 
-from ..local_addrs import NetworkState
+from ..local_addrs import IpAddress, NetworkState
 from ..transport import SockAddr, TransportTable, is_private
+from .read import interface_to
 
 __all__ = ["keeper"]
 
 
 def keeper(
-    state: NetworkState, transports: TransportTable
+    old: NetworkState,
+    new: NetworkState,
+    transports: TransportTable,
+    interface_to: Callable[[IpAddress, IpAddress], str | None] = interface_to,
 ) -> Callable[[SockAddr | None, SockAddr], bool]:
     """Make what tells whether the path from a local address, None if unknown, to a remote one may go on.
 
     A path over a relay does: the relay is reached again, whatever the way.  One from an address
     that this machine has no more does not, nor one over a transport that says nothing of itself.
+
+    Parameters
+    ----------
+    old, new : the network when connections were told last, and now.
+    interface_to : the interface over which packets to the first leave from the second address.
     """
-    ips = state.ips
+    ips = new.ips
+    leaves_by = cache(interface_to)
+
+    def moved(ip: IpAddress, remote: IpAddress) -> bool:
+        """Whether packets take the new way to the internet instead of the old one.
+
+        DIFFERS: iroh keeps such a path, though a NAT that it led through is passed no more.
+        """
+        was, now = (state.default_routes[ip.version == 6] for state in (old, new))
+        owner = new.owner(ip)
+        if owner is None or was == now or owner.name != was:
+            return False
+        found = leaves_by(remote, ip)
+        return found is not None and found != owner.name
 
     def keeps(local: SockAddr | None, remote: SockAddr) -> bool:
         if is_private(remote):
             return transports.kind(remote) == "relay"
         if local is None:
             return True
-        ip = ip_address(local[0].partition("%")[0])
-        ip = getattr(ip, "ipv4_mapped", None) or ip
-        return ip.is_loopback or ip in ips
+        ip = _plain(local)
+        return ip.is_loopback or (ip in ips and not moved(ip, _plain(remote)))
 
     return keeps
+
+
+def _plain(addr: SockAddr) -> IpAddress:
+    ip = ip_address(addr[0].partition("%")[0])
+    return getattr(ip, "ipv4_mapped", None) or ip
