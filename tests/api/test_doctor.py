@@ -7,11 +7,12 @@ import asyncio
 import json
 from collections.abc import Callable
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from iroh_fast import Endpoint, RelayUrl, SocketAddr, presets
+from iroh_fast import Endpoint, RelayUrl, Router, SocketAddr, presets
 from iroh_fast.cli.doctor import arguments, gateways, network, peers, run, throughput
 from iroh_fast.cli.doctor.drawing import picture
 from iroh_fast.cli.doctor.network import Findings, facts, words
@@ -21,6 +22,8 @@ from iroh_fast.errors import PortmapError
 from iroh_fast.net.local_addrs import NetworkState
 from iroh_fast.net_report import NetReport
 from iroh_fast.portmapper.model import Gateway
+from tests.net.reports import our_relay, trusting
+from tests.relay.test_relay_qad import authority, pem
 
 HERE = ("--no-relay", "--disable-address-lookup", "--socket-addr", "127.0.0.1:0")
 
@@ -275,6 +278,48 @@ def test_output_without_unicode_is_drawn_in_ascii(
     assert show._shown("┌─\x1b[2J▶") == "┌─\\x1b[2J▶"
     monkeypatch.setattr(show.sys, "stdout", type("Ascii", (), {"encoding": "ascii"}))
     assert show._shown("┌─│▶").isascii()
+
+
+async def test_report_of_a_relay_tells_how_others_see_us(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(pem(authority()[0]))
+    async with our_relay(tmp_path) as relay:
+        options = (f"--relay-url={relay.url}", f"--quic-port={relay.quic_port}", f"--ca={ca}")
+        here = ("--no-port-map-probe", "--socket-addr", "127.0.0.1:0")
+        told = Told()
+        assert await network.report(parsed("report", "--quic-ipv4", *options, *here), told) == 0
+        (found,) = told.of("report")
+        assert found["report"]["udp_v4"] and found["report"]["global_v4"].startswith("127.0.0.1:")
+        assert found["home_relay"] == relay.url and found["relays"][relay.url] < 5
+        assert "qad_v4" in found["report"]["relay_latency"]
+        assert any("UDP over IPv4 works; seen from outside as 127" in line for line in told.lines)
+        told = Told()
+        assert await network.report(parsed("report", "--quic-ipv6", *options, *here), told) == 1
+        assert told.of("failed") == [{"failed": ["quic_ipv6"]}]
+
+
+async def test_path_over_a_relay_tells_why(tmp_path: Path) -> None:
+    async with our_relay(tmp_path) as relay:
+        ca = tmp_path / "ca.pem"
+        ca.write_bytes(pem(authority()[0]))
+        alone = Endpoint.bind(
+            preset=presets.minimal,
+            ip_transports=False,
+            relays=[relay],
+            alpns=[PING_ALPN],
+            ca=trusting(),
+        )
+        async with alone as ep, Router(ep, {PING_ALPN: throughput._answer_ping}):
+            await ep.online()
+            to = (str(ep.id), f"--remote-relay={relay.url}")
+            relays = (f"--relay-url={relay.url}", f"--quic-port={relay.quic_port}", f"--ca={ca}")
+            told = Told()
+            args = parsed("path", "--seconds=0.3", "--require-direct", *to, *relays)
+            assert await peers.path(args, told) == 1
+            (found,) = told.of("paths")
+            assert not found["direct"] and found["why_relayed"]
+            assert found["paths"][0]["remote"] == f"relay:{relay.url}"
+            assert told.lines[-1] == f"relayed: {found['why_relayed']}"
 
 
 async def test_report_without_anything_fails() -> None:

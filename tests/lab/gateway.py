@@ -19,6 +19,18 @@ DAEMON: Final = "/usr/sbin/miniupnpd"
 # A gateway believes in addresses that are not reserved alone; nobody out there hears of this one.
 WAN, OUTSIDE = "5.5.5.1", "5.5.5.2"
 LAN, HOST = "10.77.0.1", "10.77.0.2"
+FAR_LAN, FAR = "10.78.0.1", "10.78.0.2"
+# Another port for each destination, and nobody gets in who was not asked.
+STRICT: Final = """
+table inet nat {
+    chain forward {
+        type filter hook forward priority 0; policy drop;
+        ct state established,related accept
+        iifname "far" accept
+    }
+    chain postrouting { type nat hook postrouting priority 100; oifname "eth0" masquerade random; }
+}
+"""
 RULES: Final = """
 table inet filter {
     chain forward {
@@ -50,7 +62,7 @@ def missing_for_gateway() -> str | None:
 
 
 class Home:
-    """A host behind a gateway with address translation, and somebody outside.
+    """A host behind a gateway with address translation, somebody outside, and a host behind another NAT there.
 
     Parameters
     ----------
@@ -58,7 +70,7 @@ class Home:
 
     Attributes
     ----------
-    host, gateway, outside : their networks.
+    host, gateway, outside, far : their networks; `outside` is the strict NAT of `far`, too.
     """
 
     def __init__(self, **settings: str) -> None:
@@ -74,16 +86,19 @@ class Home:
             self._folder = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="iroh-lab-gateway-"))
             )
-            self.host, self.gateway, self.outside = (
-                self._namespace(stack, role) for role in ("home", "gateway", "outside")
+            self.host, self.gateway, self.outside, self.far = (
+                self._namespace(stack, role) for role in ("home", "gateway", "outside", "far")
             )
-            self._plug("lan", LAN, self.host, HOST)
-            self._plug("wan", WAN, self.outside, OUTSIDE)
+            self._plug(self.gateway, "lan", LAN, self.host, HOST)
+            self._plug(self.gateway, "wan", WAN, self.outside, OUTSIDE)
+            self._plug(self.outside, "far", FAR_LAN, self.far, FAR)
             self.host.ip("route", "add", "default", "via", LAN)
-            self.gateway.set({"ipv4.ip_forward": "1"})
-            done = self.gateway.run(["nft", "-f", "-"], input=RULES, text=True, capture_output=True)
-            if done.returncode:
-                raise LabError(f"nft: {done.stderr.strip()}")
+            self.far.ip("route", "add", "default", "via", FAR_LAN)
+            for router, rules in ((self.gateway, RULES), (self.outside, STRICT)):
+                router.set({"ipv4.ip_forward": "1"})
+                done = router.run(["nft", "-f", "-"], input=rules, text=True, capture_output=True)
+                if done.returncode:
+                    raise LabError(f"nft: {done.stderr.strip()}")
             self.start()
             self._stack = stack.pop_all()
         return self
@@ -93,11 +108,11 @@ class Home:
         stack.callback(made.close)
         return made
 
-    def _plug(self, name: str, ip: str, other: Namespace, other_ip: str) -> None:
-        """A cable between the gateway and another machine."""
+    def _plug(self, router: Namespace, name: str, ip: str, other: Namespace, other_ip: str) -> None:
+        """A cable between a router and another machine."""
         peer = ("peer", "name", "eth0", "netns", other.name)
-        self.gateway.ip("link", "add", name, "type", "veth", *peer)
-        for network, device, address in ((self.gateway, name, ip), (other, "eth0", other_ip)):
+        router.ip("link", "add", name, "type", "veth", *peer)
+        for network, device, address in ((router, name, ip), (other, "eth0", other_ip)):
             network.ip("addr", "add", f"{address}/24", "dev", device)
             network.ip("link", "set", device, "up")
 

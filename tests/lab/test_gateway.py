@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from iroh_fast import BindAddr, Endpoint, EndpointAddr, IpAddr, SocketAddr, presets
 from iroh_fast.portmapper import service
 from iroh_fast.portmapper.service import gateway_of  # before the tests begin, which leave it out
-from tests.lab.gateway import WAN, Home, missing_for_gateway
+from tests.lab.gateway import OUTSIDE, WAN, Home, missing_for_gateway
 from tests.lab.lan import entered
 
 pytestmark = pytest.mark.lab
@@ -102,3 +107,49 @@ def test_mapping_is_had_again_after_the_gateway_restarted(home: Home) -> None:
 
     with entered(home.host):
         asyncio.run(main())
+
+
+RELAY = f"http://{OUTSIDE}:3340"
+DOCTOR = (sys.executable, "-m", "iroh_fast", "doctor")
+HOW = ("--relay-url", RELAY, "--json")
+
+
+def event(lines: Iterable[str], name: str) -> dict[str, Any]:
+    """What a doctor tells with this event."""
+    for line in lines:
+        found: dict[str, Any] = json.loads(line)
+        if found["event"] == name:
+            return found
+    raise AssertionError(f"nothing was told of {name}")
+
+
+def paths_from_far(home: Home, id: str, seconds: int) -> dict[str, Any]:
+    """What the doctor behind the other NAT tells of the paths to an endpoint."""
+    argv = [*DOCTOR, "path", id, "--remote-relay", RELAY, "--no-port-map", *HOW]
+    done = home.far.run(
+        [*argv, "--seconds", str(seconds)], capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    return event(done.stdout.splitlines(), "paths")
+
+
+def test_two_strict_nats_are_crossed_by_a_mapped_port_alone(home: Home, tmp_path: Path) -> None:
+    log = tmp_path / "relay.log"
+    with log.open("wb") as file:
+        argv = [sys.executable, "-m", "iroh_fast", "relay", "--dev"]
+        relay = home.outside.popen(argv, stdout=file, stderr=file)
+    for options in (("--no-port-map",), ()):
+        argv = [*DOCTOR, "accept", *HOW, *options]
+        doctor = home.host.popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert doctor.stdout is not None
+        id = event(doctor.stdout, "listening")["id"]
+        found = paths_from_far(home, id, 2 if options else 30)
+        assert relay.poll() is None, log.read_text()
+        if options:
+            assert not found["direct"] and home.mappings() == []
+            assert found["paths"][0]["remote"].startswith("relay:")
+        else:
+            assert found["direct"] and len(home.mappings()) == 1
+            (used,) = (path for path in found["paths"] if path["selected"])
+            assert used["remote"].startswith(f"ip:{WAN}:")
+        doctor.kill()

@@ -50,6 +50,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="use this relay, and with it nothing of number 0's; may be repeated",
     )
+    group.add_argument(
+        "--quic-port",
+        type=int,
+        default=7842,
+        metavar="PORT",
+        help="UDP port of address discovery at these relays (default: 7842)",
+    )
     group.add_argument("--no-relay", action="store_true", help="use no relay at all")
     group.add_argument(
         "--disable-address-lookup", action="store_true", help="neither look up nor publish"
@@ -61,6 +68,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--dns-origin", metavar="NAME", help="look up in the DNS below this name instead"
     )
     group.add_argument("--dns-server", metavar="HOST:PORT", help="ask this name server")
+    group.add_argument(
+        "--no-port-map", action="store_true", help="ask no gateway for a port mapping"
+    )
     group.add_argument(
         "--ca", type=Path, metavar="FILE", help="trust these certificates, too (PEM)"
     )

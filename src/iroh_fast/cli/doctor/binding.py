@@ -10,12 +10,13 @@ from ... import Endpoint, EndpointAddr, EndpointId, EndpointTicket, SecretKey, p
 from ...addr import IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
 from ...aio.pending import Pending
 from ...errors import IrohError
+from ...relay.map import RelayConfig, relay_map
 from .show import Failed
 
 if TYPE_CHECKING:
     from ...web.ca import CaConfig
 
-__all__ = ["bind", "online", "target_of", "trust_of"]
+__all__ = ["bind", "online", "relays_of", "target_of", "trust_of"]
 
 ONLINE_S = 10.0
 
@@ -27,7 +28,7 @@ def bind(args: argparse.Namespace, *, alpns: list[bytes], **options: Any) -> Pen
     own = bool(args.relay_url or args.no_relay or args.pkarr or args.dns_origin)
     options |= {"preset": presets.minimal if own else presets.n0, "alpns": alpns}
     if args.relay_url:
-        options["relays"] = args.relay_url
+        options["relays"] = relays_of(args)
     elif own and not args.no_relay:
         options["relays"] = "default"
     if args.disable_address_lookup:
@@ -41,12 +42,21 @@ def bind(args: argparse.Namespace, *, alpns: list[bytes], **options: Any) -> Pen
 
         options["dns_resolver"] = DnsResolver([args.dns_server])
     options["ca"] = trust_of(args)
+    if args.no_port_map:
+        options["portmapper"] = False
     if args.socket_addr:
         addr = SocketAddr.parse(args.socket_addr)
         options["bind_addrs"] = [addr]
     if args.secret_key != "random":
         options["secret_key"] = SecretKey.parse(args.secret_key)
     return Endpoint.bind(**options)
+
+
+def relays_of(args: argparse.Namespace) -> list[RelayConfig]:
+    """The relays to use or to measure; not those that ``--no-relay`` leaves out."""
+    if not args.relay_url:
+        return list(relay_map("default").values())
+    return [RelayConfig(RelayUrl(url), args.quic_port) for url in args.relay_url]
 
 
 def trust_of(args: argparse.Namespace) -> CaConfig | None:

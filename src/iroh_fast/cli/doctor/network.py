@@ -16,7 +16,7 @@ from ...net.local_addrs import NetworkState
 from ...net.monitor.read import read_network
 from ...net_report import NetReport, NetReportConfig
 from ...portmapper.model import ProtocolName
-from .binding import bind, trust_of
+from .binding import bind, relays_of, trust_of
 from .drawing import picture
 from .gateways import NAMES, here, probed
 from .relays import measure
@@ -88,11 +88,10 @@ async def _report_of(ep: Endpoint, found: Findings) -> None:
 async def _measure_relays(ep: Endpoint, args: argparse.Namespace, found: Findings) -> None:
     """Ping every relay, one after the other so that they do not slow each other down."""
     from ...relay.client.link import Dialer
-    from ...relay.map import relay_map
     from ...web.race import resolved_by
 
     dialer = Dialer(ca=trust_of(args), resolve=resolved_by(ep.dns_resolver))
-    for config in list(relay_map(args.relay_url or "default").values())[:MAX_RELAYS]:
+    for config in relays_of(args)[:MAX_RELAYS]:
         try:
             _, found.relays[config.url] = await measure(config, dialer)
         except (RelayClientError, TimeoutError) as error:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ... import SecretKey
 from ...addr import RelayUrl
 from ...errors import RelayClientError
-from ...relay.map import RelayConfig, relay_map
-from .binding import bind, trust_of
+from ...relay.map import RelayConfig
+from .binding import bind, relays_of, trust_of
 from .show import Failed, Out, milliseconds
 
 if TYPE_CHECKING:
@@ -65,10 +64,6 @@ async def measure(config: RelayConfig, dialer: Dialer) -> tuple[float, float]:
     return connected, connection.pings.rtt
 
 
-def _relays(args: argparse.Namespace) -> Sequence[RelayConfig]:
-    return list(relay_map(args.relay_url or "default").values())
-
-
 async def relay_urls(args: argparse.Namespace, out: Out) -> int:
     """Measure every relay, round by round; exit status 1 where one never answered."""
     from ...relay.client.link import Dialer
@@ -76,7 +71,7 @@ async def relay_urls(args: argparse.Namespace, out: Out) -> int:
 
     if args.count < 1:
         raise Failed("--count is at least 1")
-    relays = _relays(args)
+    relays = relays_of(args)
     failed: dict[RelayUrl, str] = {}
     answered: set[RelayUrl] = set()
     args.no_relay, args.relay_url, args.disable_address_lookup = True, None, True
