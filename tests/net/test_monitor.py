@@ -14,6 +14,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.virtual import VirtualLoop
 
 from iroh_fast.net.local_addrs import Interface, IpAddress, NetworkState
@@ -446,6 +448,14 @@ def route(
 def test_only_what_may_matter_of_the_kernel_is_told(data: bytes, told: bool) -> None:
     if sys.platform == "linux":
         assert netlink.tells_of_change(data) is told
+
+
+@given(st.binary(max_size=300))
+def test_no_message_is_too_broken_to_be_read(data: bytes) -> None:
+    netlink.tells_of_change(data)
+    netlink.tells_of_change(message(24, data))
+    for kind in (netlink._link, netlink._address):
+        kind(data)
 
 
 class Kernel:

@@ -1277,6 +1277,7 @@ class FakeConnection:
         self.sent: list[tuple[Any, ...]] = []
         self.pinged = 0
         self.local_ip = client_module.plain_ip("192.0.2.1")
+        self.remote_ip = client_module.plain_ip("203.0.113.1")
         self.pings = PingTracker()
         if lives is not None:
             loop.call_later(lives, self.fail, "closed", "over")
@@ -1524,7 +1525,17 @@ def test_connection_from_a_lost_address_is_kept_while_there_is_no_other_way(virt
             pool.network_changed(["192.0.2.5"])
             assert first.error is not None and first.error.kind == "network_changed"
             await asyncio.sleep(0.1)
-            assert len(dials.connections) == 2
+            (_, second) = dials.connections
+            ways: list[str] = []
+
+            def moved(local: object, remote: object) -> bool:
+                ways.append(f"{local} {remote}")
+                return len(ways) == 2
+
+            pool.network_changed(["192.0.2.1"], moved)
+            assert second.pinged == 1 and not second.ended.happened
+            pool.network_changed(["192.0.2.1"], moved)
+            assert second.ended.happened and ways == ["192.0.2.1 203.0.113.1"] * 2
 
     virtual(main())
 

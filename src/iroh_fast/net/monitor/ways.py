@@ -10,7 +10,34 @@ from ..local_addrs import IpAddress, NetworkState
 from ..transport import SockAddr, TransportTable, is_private
 from .read import interface_to
 
-__all__ = ["keeper"]
+__all__ = ["keeper", "mover"]
+
+
+def mover(
+    old: NetworkState,
+    new: NetworkState,
+    interface_to: Callable[[IpAddress, IpAddress], str | None] = interface_to,
+) -> Callable[[IpAddress, IpAddress], bool]:
+    """Make what tells whether packets from an own to a foreign address take the new way to the internet.
+
+    Those that left by the old one, by which their answers come, when another interface leads
+    there now: with the way the NAT changes that they pass.
+
+    Parameters
+    ----------
+    interface_to : the interface over which packets to the first leave from the second address.
+    """
+    leaves_by = cache(interface_to)
+
+    def moved(ip: IpAddress, remote: IpAddress) -> bool:
+        was, now = (state.default_routes[ip.version == 6] for state in (old, new))
+        owner = new.owner(ip)
+        if owner is None or was == now or owner.name != was:
+            return False
+        found = leaves_by(remote, ip)
+        return found is not None and found != owner.name
+
+    return moved
 
 
 def keeper(
@@ -27,22 +54,11 @@ def keeper(
     Parameters
     ----------
     old, new : the network when connections were told last, and now.
-    interface_to : the interface over which packets to the first leave from the second address.
+    interface_to : see `mover`.
     """
     ips = new.ips
-    leaves_by = cache(interface_to)
-
-    def moved(ip: IpAddress, remote: IpAddress) -> bool:
-        """Whether packets take the new way to the internet instead of the old one.
-
-        DIFFERS: iroh keeps such a path, though a NAT that it led through is passed no more.
-        """
-        was, now = (state.default_routes[ip.version == 6] for state in (old, new))
-        owner = new.owner(ip)
-        if owner is None or was == now or owner.name != was:
-            return False
-        found = leaves_by(remote, ip)
-        return found is not None and found != owner.name
+    # DIFFERS: iroh keeps these paths, though they are dead unless the NAT lets everything in.
+    moved = mover(old, new, interface_to)
 
     def keeps(local: SockAddr | None, remote: SockAddr) -> bool:
         if is_private(remote):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ...addr import RelayUrl
 from ...aio.once import Once
 from ...errors import RelayClientError
+from ...net.local_addrs import IpAddress
 from ..map import RelayState
 from .connection import Backoff, RelayConnection
 from .home import Candidate
@@ -332,17 +333,17 @@ class ActiveRelay:
 
     def network_changed(
         self,
-        local_ips: frozenset[ipaddress.IPv4Address | ipaddress.IPv6Address],
+        stands: Callable[[IpAddress, IpAddress], bool],
         *,
         way_out: bool,
     ) -> None:
         connection = self.connection
         if connection is not None:
             ip = connection.local_ip
-            if ip in local_ips or ip.is_loopback:
+            if stands(ip, connection.remote_ip):
                 connection.ping()
             elif way_out:  # without one the address may be back before TCP gives up
-                connection.fail("network_changed", f"the local address {ip} is gone")
+                connection.fail("network_changed", f"the way from {ip} is gone")
         elif way_out and self.pause_over is not None:
             self.backoff.reset()
             self.pause_over.set()

@@ -173,11 +173,12 @@ class RelayConnection(RelayLink):
         The relay has answered a ping.
     restarting : (float, float) or None
         The relay's announcement: reconnect in this many seconds, try for this many.
-    local_ip : IPv4Address or IPv6Address
-        Our address towards the relay or the proxy.
+    local_ip, remote_ip : IPv4Address or IPv6Address
+        Our address towards the relay or the proxy, and its own.
     """
 
     local_ip: ipaddress.IPv4Address | ipaddress.IPv6Address
+    remote_ip: ipaddress.IPv4Address | ipaddress.IPv6Address
 
     def __init__(self, url: RelayUrl, owner: ConnectionOwner) -> None:
         super().__init__()
@@ -576,10 +577,10 @@ async def connect_relay(
             await dialer.open(url, connection, auth_token=auth_token)
             await connection.authenticate(secret_key)
         assert connection.transport is not None
-        name = connection.transport.get_extra_info("sockname")
-        if not name:
+        names = map(connection.transport.get_extra_info, ("sockname", "peername"))
+        if not all(ends := tuple(names)):
             raise RelayClientError("no_local_addr", "the connection has no local address")
-        connection.local_ip = plain_ip(str(name[0]))
+        connection.local_ip, connection.remote_ip = (plain_ip(str(name[0])) for name in ends)
     except TimeoutError as err:
         connection.abort()
         text = f"not connected after {CONNECT_TIMEOUT_S:.0f} s"

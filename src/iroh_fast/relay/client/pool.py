@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import random
 import ssl
@@ -13,7 +12,7 @@ from typing import Final, TypeAlias
 from ...addr import RelayUrl
 from ...errors import RelayClientError
 from ...keys import SecretKey
-from ...net.local_addrs import is_usable
+from ...net.local_addrs import IpAddress, is_usable
 from ...net_report.report import NetReport
 from ...web.ca import CaConfig
 from ...web.names import Names
@@ -354,7 +353,9 @@ class RelayPool:
     # --- events from outside
 
     def network_changed(
-        self, local_ips: Iterable[str | ipaddress.IPv4Address | ipaddress.IPv6Address]
+        self,
+        local_ips: Iterable[str | IpAddress],
+        moved: Callable[[IpAddress, IpAddress], bool] = lambda local, remote: False,
     ) -> None:
         """Check all connections after a change of the network.
 
@@ -364,11 +365,18 @@ class RelayPool:
             All that the interfaces have now.  If one of them leads beyond its link, a connection
             from another address is replaced at once, and relays that wait for their next
             attempt, or for a long one to succeed, are dialled now.  Other connections are pinged.
+        moved : callable
+            Whether packets from the first to the second address take another way than before:
+            that connection is replaced as well.
         """
         ips = frozenset(plain_ip(str(ip)) for ip in local_ips)
         way_out = any(map(is_usable, ips))
+
+        def stands(local: IpAddress, remote: IpAddress) -> bool:
+            return local.is_loopback or (local in ips and not moved(local, remote))
+
         for active in tuple(self._active.values()):
-            active.network_changed(ips, way_out=way_out)
+            active.network_changed(stands, way_out=way_out)
 
     def connected(self) -> tuple[RelayUrl, ...]:
         """The relays that are connected now."""

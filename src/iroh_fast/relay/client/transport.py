@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...addr import RelayAddr, RelayUrl, TransportAddr
 from ...net.local_addrs import NetworkState
+from ...net.monitor.ways import mover
 from ...net.service import ServiceContext
 from ...net.transport import RELAY_SUBNET, PrivateAddrs, SockAddr
 from ..map import RelayConfig, RelayMap, RelayStatus
@@ -99,13 +100,15 @@ class RelayTransport:
     async def start(self, context: ServiceContext) -> None:
         """Begin to carry what goes to relays, and connect to the home relay."""
         self._context = context
+        self._network = context.net
         context.driver.add_transport(self)
         self.pool.follow_map()
 
     def network_changed(self, state: NetworkState) -> None:
         """Check the connections to relays."""
-        if state.major:
-            self.pool.network_changed(state.ips)
+        if state.major and not state.is_cut_off:
+            old, self._network = self._network, state
+            self.pool.network_changed(state.ips, mover(old, state))
 
     async def close(self) -> None:
         """End all relay connections."""
