@@ -45,6 +45,8 @@ class NetlinkListener:
     OSError : the kernel does not tell this process.
     """
 
+    __slots__ = ("_connect", "_heard", "_later", "_loop", "_pause", "_reads", "_since", "_socket")
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,

@@ -42,6 +42,11 @@ class Monitor:
     when that goes on.
     """
 
+    __slots__ = (
+        *("_asked", "_changed", "_clock", "_counts", "_listen", "_listener", "_look_handle"),
+        *("_loop", "_pace", "_pending", "_read", "_route_handle", "_sleep", "_state"),
+        *("_tick_handle", "_ticked", "_usable", "_used", "_wait"),
+    )
     name = "network monitor"
 
     def __init__(
