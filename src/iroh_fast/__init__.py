@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .metrics import EndpointMetrics
     from .net.bind import BindAddr, BindAddrLike
     from .net.custom import CustomEndpoint, CustomInbox, CustomTransport
+    from .net.remote.selection import PathSelector, PathTuple
     from .paths import PathEvents
     from .quic.config import AckFrequencyConfig, MtuDiscoveryConfig, QuicTransportConfig
     from .router import Handler, IncomingFilter, IncomingOutcome, ProtocolHandler, Router
@@ -152,6 +153,8 @@ _MODULE_OF = {
     "CustomEndpoint": "net.custom",
     "CustomInbox": "net.custom",
     "CustomTransport": "net.custom",
+    "PathSelector": "net.remote.selection",
+    "PathTuple": "net.remote.selection",
     "PathEvents": "paths",
     "AckFrequencyConfig": "quic.config",
     "MtuDiscoveryConfig": "quic.config",
@@ -245,8 +248,10 @@ __all__ = [
     "PathInfo",
     "PathOpened",
     "PathSelected",
+    "PathSelector",
     "PathStats",
     "PathStatusChanged",
+    "PathTuple",
     "PathsChanged",
     "PathsLagged",
     "Preset",

@@ -149,6 +149,8 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
         driver.network_changed(state)
         services.network_changed(state)
 
+    reports: Watchable[NetReport | None] = Watchable(None, owner)
+    context.reports = reports
     monitor = Monitor(network_changed, lambda *states: _tell_connections(context, *states))
     services: EndpointServices = ServiceHost(
         ServiceContext(owner, secret_key, driver, sockets, addrs, lambda: monitor.state)
@@ -165,7 +167,7 @@ def _inside(config: EndpointConfig, secret_key: SecretKey, driver: Driver, owner
         host=host,
         lookup=lookup,
         monitor=monitor,
-        reports=Watchable(None, owner),
+        reports=reports,
     )
 
 

@@ -18,6 +18,7 @@ from .lookup.shared import SharedLookups
 from .metrics import EndpointMetrics
 from .net.reach import usable
 from .net.remote import RemoteMap
+from .net.remote.selection import by_rtt, by_user
 from .net.socket import Driver
 from .net.transport import is_relay
 from .paths import AddrOf, Paths
@@ -26,9 +27,11 @@ from .quic._connection import QuicConnection
 if TYPE_CHECKING:
     from . import events as _events
     from . import stats as _stats
+    from .aio.watcher import Watchable
     from .lookup.registry import AddressLookupServices
     from .lookup.services import LookupAnswer
     from .net.transport import SockAddr
+    from .net_report.report import NetReport
     from .relay.client.transport import RelayTransport  # loads more than others need
 else:
     _events, _stats = Later("iroh_fast.events"), Later("iroh_fast.stats")
@@ -46,6 +49,7 @@ class Context:
 
     __slots__ = (
         "alpns",
+        "chosen",
         "closing",
         "driver",
         "ending",
@@ -62,6 +66,7 @@ class Context:
         "relay",
         "relayed",
         "remotes",
+        "reports",
         "searched",
         "sockets",
         "transport",
@@ -95,12 +100,20 @@ class Context:
         self.over: weakref.WeakSet[QuicConnection] = weakref.WeakSet()
         # Converts an address of the driver. Bound once, for all connections.
         self.transport_addr: AddrOf = driver.transports.addr_of
+        self.chosen = config.path_selector is not None  # paths are chosen by a function of the user
         self.remotes = RemoteMap(
-            owner.loop, self.paths_changed, live=self.live, search=self.look_up_again
+            owner.loop,
+            self.paths_changed,
+            live=self.live,
+            search=self.look_up_again,
+            choose=by_user(config.path_selector, self.transport_addr)
+            if config.path_selector is not None
+            else by_rtt,
         )
         self.lookups = SharedLookups(lookups, self._answered)
         self.newest: dict[bytes, QuicConnection] = {}  # open ones, by the key of the peer
         self.relay: RelayTransport | None = None
+        self.reports: Watchable[NetReport | None] | None = None  # of the network
         self.searched: set[bytes] = set()  # keys of those that are looked up again
         self.relayed: weakref.WeakSet[QuicConnection] = weakref.WeakSet()  # that are to stay so
 
@@ -182,7 +195,9 @@ class Context:
 
     def why_relayed(self, q: QuicConnection) -> str:
         """Why data of a connection goes over a relay, in words."""
-        nat = q.nat_state()
+        state = None if q.peer_id is None else self.remotes.get(q.peer_id)
+        known = {} if state is None else state.why()
+        nat = known.get("nat") or q.nat_state()
         direct = [
             (str(self.transport_addr(remote)), validated)
             for _, remote, validated, *_ in q.path_states()
@@ -195,10 +210,13 @@ class Context:
                 is_client=q.is_client,
                 multipath=q.has_multipath,
                 nat_traversal=q.has_nat_traversal,
-                own=len(nat["own"]),
+                own=len(known.get("own") or nat["own"]),
                 nat=nat,
-                rounds=nat["round"],
+                rounds=known.get("rounds", nat["round"]),
+                next_round=known.get("next_round"),
                 direct=direct,
+                chosen=self.chosen,
+                report=None if self.reports is None else self.reports.get(),
             )
         )
 

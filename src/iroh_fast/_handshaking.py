@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from ._context import Context
@@ -26,13 +26,14 @@ def _closed_here(q: QuicConnection) -> bool:
 class Handshaking:
     """Common part of dialling and accepting."""
 
-    __slots__ = ("__weakref__", "_addrs", "_context", "_failed", "_q", "_remote_id")
+    __slots__ = ("__weakref__", "_addrs", "_context", "_failed", "_q", "_remote_id", "_sources")
 
     def __init__(self, q: QuicConnection, context: Context, remote_id: EndpointId | None) -> None:
         self._q: QuicConnection | None = q
         self._context = context
         self._remote_id = remote_id
         self._addrs: list[tuple[Any, ...]] = []  # where the peer was dialled
+        self._sources: Mapping[tuple[Any, ...], str] | None = None  # who told of those
         self._failed = False
 
     def __del__(self) -> None:
@@ -129,7 +130,9 @@ class Handshaking:
         if conn._paths is None:
             conn._q.record_paths(False)  # until somebody asks for events
         context.opened(conn._q)
-        context.remotes.attach(conn._q, self._addrs, relay_only=conn._q in context.relayed)
+        context.remotes.attach(
+            conn._q, self._addrs, told=self._sources, relay_only=conn._q in context.relayed
+        )
         if conn.close_reason is not None:  # too late to be followed
             context.paths_changed(conn._q)
         conn._warn = True

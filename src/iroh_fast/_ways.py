@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from ._context import Context
 from .addr import EndpointAddr, TransportAddr
@@ -27,6 +27,7 @@ class Ways:
     Attributes
     ----------
     sockets : addresses of the driver.  The list itself is shared with who shows it.
+    sources : who told of those, names of lookup services and "app", as far as known.
     refused : text of the others, and why nothing is sent there.
     """
 
@@ -44,10 +45,16 @@ class Ways:
         self._id = id
         self._seen: set[TransportAddr] = set()
         self.sockets: list[SockAddr] = []
+        self.sources: dict[SockAddr, str] = {}
         self.refused: dict[str, str] = {}
 
-    def take(self, addrs: Iterable[TransportAddr]) -> list[SockAddr]:
-        """Look at addresses; those of the driver that are new and can be used are returned."""
+    def take(
+        self, addrs: Iterable[TransportAddr] | Mapping[TransportAddr, Sequence[str]]
+    ) -> list[SockAddr]:
+        """Look at addresses, perhaps with who told of them.
+
+        Those of the driver that are new and can be used are returned.
+        """
         unseen = [addr for addr in addrs if addr not in self._seen]
         if not unseen:
             return []
@@ -57,7 +64,13 @@ class Ways:
             unseen = [addr for addr in unseen if addr.is_relay]
         found, refused = self._context.sockaddrs(EndpointAddr(self._id, unseen))
         self.refused.update(refused)
-        return self.add(found)
+        fresh = self.add(found)
+        if isinstance(addrs, Mapping):
+            addr_of = self._context.transport_addr
+            self.sources.update(
+                (way, addrs[addr][0]) for way in fresh if (addr := addr_of(way)) in addrs
+            )
+        return fresh
 
     def add(self, sockets: Iterable[SockAddr]) -> list[SockAddr]:
         """Take in addresses of the driver; those that are new are returned."""
@@ -72,6 +85,7 @@ class Ways:
         """Take over what was looked at elsewhere."""
         self._seen |= other._seen
         self.refused.update(other.refused)
+        self.sources = {**other.sources, **self.sources}
         self.add(other.sockets)
 
     @property

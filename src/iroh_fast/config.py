@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .lookup import info as _info
     from .lookup import services as _lookup
     from .net import custom as _custom
+    from .net.remote import selection as _selection
     from .net_report import config as _report_config
     from .portmapper import model as _portmap
     from .web import ca as _ca_config
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .web import resolver as _resolver
 else:
     _custom = Later("iroh_fast.net.custom")
+    _selection = Later("iroh_fast.net.remote.selection")
     _filters = Later("iroh_fast.lookup.filters")
     _info = Later("iroh_fast.lookup.info")
     _lookup = Later("iroh_fast.lookup.services")
@@ -309,15 +311,22 @@ def _reports(name: str, value: Any) -> _report_config.NetReportConfig | bool:
     )
 
 
+def _path_selector(name: str, value: Any) -> _selection.PathSelector | None:
+    if value is None:
+        return None
+    if isinstance(value, type) or not callable(value):
+        raise ConfigError(
+            f"{name} is a function of the present path and of those that work, or None, "
+            f"not {shown(value)}"
+        )
+    if inspect.iscoroutinefunction(value):
+        raise ConfigError(f"{name} is a plain function, not an async one")
+    return value  # type: ignore[no-any-return]
+
+
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
     """An option of endpoints: its default, and the function that checks and reads it."""
     return dataclasses.field(default=default, metadata={"check": check})
-
-
-# What is planned, and says so instead of being unknown.
-_NOT_YET = (
-    "path_selector",
-)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -335,6 +344,8 @@ class EndpointConfig:
         and ``[::]:0`` (if the machine has IPv6).
     ip_transports : False opens no sockets at all: relays and custom transports only.
     custom_transports : ways of your own for datagrams, see :class:`iroh_fast.CustomTransport`.
+    path_selector : chooses which of the paths to a peer carries data, see
+        :data:`iroh_fast.PathSelector`; None prefers direct ones, then short round-trip times.
     external_addrs : extra addresses at which this endpoint can be reached, to advertise.
     transport : QUIC parameters of every connection.
     hooks : called in order, see :class:`iroh_fast.hooks.EndpointHooks`.
@@ -374,6 +385,7 @@ class EndpointConfig:
     bind_addrs: Sequence[BindAddrLike] = _option((), _bind_addrs)
     ip_transports: bool = _option(True, check_flag)
     custom_transports: Sequence[_custom.CustomTransport] = _option((), _custom_transports)
+    path_selector: _selection.PathSelector | None = _option(None, _path_selector)
     external_addrs: Sequence[str | SocketAddr] = _option((), _external_addrs)
     transport: QuicTransportConfig = _option(QuicTransportConfig(), check_transport)
     hooks: Sequence[EndpointHooks] = _option((), _hooks)
@@ -429,16 +441,11 @@ class EndpointConfig:
         Raises
         ------
         TypeError : there is no such option; the message names the nearest one.
-        ConfigError : it is planned, and not part of this version yet.
         """
         names = [item.name for item in dataclasses.fields(EndpointConfig)]
         for name, value in options.items():
             if name in names:
                 setattr(self, name, value)
-            elif name in _NOT_YET:
-                if value is None or value is False or value == () or value == []:
-                    continue  # off, as it is anyway
-                raise ConfigError(f"{name} is not part of this version yet; leave it out")
             else:
                 import difflib
 

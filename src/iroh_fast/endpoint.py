@@ -29,7 +29,7 @@ from .keys import EndpointId, PublicKey, SecretKey
 
 # The protocol itself, most of this package, loads when an endpoint is bound.
 if TYPE_CHECKING:
-    from . import _assembly, _dial, _ending
+    from . import _assembly, _dial, _ending, _remote_info
     from . import _context as _context_
     from . import connection as _connection
     from . import events as _events
@@ -57,6 +57,7 @@ else:
     _events = Later("iroh_fast.events")
     _handshake = Later("iroh_fast.handshake")
     _incoming = Later("iroh_fast.incoming")
+    _remote_info = Later("iroh_fast._remote_info")
     _metrics = Later("iroh_fast.metrics")
     _stats = Later("iroh_fast.stats")
     _ticket = Later("iroh_fast.ticket")
@@ -230,30 +231,14 @@ class Endpoint:
             self._inside.monitor.ask()
 
     async def remote_info(self, id: EndpointId | str, /) -> _stats.RemoteInfo | None:
-        """What is known about a remote from connections and lookups; None if nothing."""
+        """What is known about a remote from connections and lookups; None if nothing.
+
+        Kept for a minute after the last connection.
+        """
         self._owner.check_loop()
         if not isinstance(id, (PublicKey, str)):
             raise TypeError(f"id is an EndpointId or its text, not {kind_of(id)}")
-        id = EndpointId(id)
-        found = self._context.lookups.known(id)
-        active: dict[TransportAddr, bool] = dict.fromkeys(found, False)
-        for book in self._context.paths_with(id):
-            for path in book.get():
-                addr = path.remote_addr
-                active[addr] = active.get(addr, False) or not book.ended()
-        if not active and not self._context.paths_with(id):
-            return None
-        return _stats.RemoteInfo(
-            id,
-            tuple(
-                _stats.TransportAddrInfo(
-                    addr,
-                    "active" if active[addr] else "inactive",
-                    found.get(addr, ()),
-                )
-                for addr in sorted(active)
-            ),
-        )
+        return _remote_info.remote_info(self._context, EndpointId(id))
 
     # --- address lookup
 

@@ -54,7 +54,7 @@ class Connecting(Handshaking):
         self._alpn = alpn
         self._ways = ways
         self._search = search
-        self._addrs = ways.sockets
+        self._addrs, self._sources = ways.sockets, ways.sources
         self.answered: SockAddr | None = None  # where somebody else did, while a lookup took part
 
     @property
@@ -125,7 +125,8 @@ async def _follow(context: Context, q: QuicConnection, ways: Ways, search: Searc
     """What a lookup finds for a connection that came about before are further ways for it."""
     while q.close_reason is None:
         if fresh := ways.take(search.found):
-            context.remotes.learn(q, fresh)
+            for way in fresh:
+                context.remotes.learn(q, [way], ways.sources.get(way, "lookup"))
         if search.over:
             return
         await search.news.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from .addr import TransportAddr
 from .errors import CloseReason
@@ -263,6 +263,9 @@ PathEvent = (
 )
 
 
+AddrStatus: TypeAlias = Literal["active", "inactive", "unknown", "unusable"]
+
+
 @dataclass(frozen=True, slots=True)
 class Closed:
     """What is left of a connection: why it ended, and its final counters."""
@@ -278,12 +281,22 @@ class TransportAddrInfo:
 
     Attributes
     ----------
-    sources : names of the address lookup services that told of it in the last minute.
+    sources : who told of it: names of address lookup services, "app" for whoever dialed it,
+        "connection" for a peer that was there.
+    status : "active" while some path leads there, "inactive" when one did, "unusable" when none
+        came about, "unknown" otherwise.
+    last_told : of those `sources` that are known longer than a lookup is kept, how many seconds ago.
     """
 
     addr: TransportAddr
-    usage: Literal["active", "inactive"]
     sources: tuple[str, ...] = ()
+    status: AddrStatus = "unknown"
+    last_told: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)
+
+    @property
+    def usage(self) -> Literal["active", "inactive"]:
+        """ "active" while some path leads there, as iroh tells."""
+        return "active" if self.status == "active" else "inactive"
 
 
 @dataclass(frozen=True, slots=True)

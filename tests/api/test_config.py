@@ -308,9 +308,6 @@ def test_endpoint_config_off_values_pass() -> None:
     config = EndpointConfig(relays=None, proxy=None)
     config.update({"portmapper": False, "address_lookup": []})
     config.check()
-    for name in ("path_selector",):
-        with pytest.raises(ConfigError, match=f"{name} is not part of this version"):
-            config.update({name: "on"})
 
 
 def test_endpoint_config_errors_hold_no_secret() -> None:

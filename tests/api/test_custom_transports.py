@@ -24,8 +24,10 @@ from iroh_fast import (
 )
 from iroh_fast.errors import BindError, ConfigError, NoAddress
 from iroh_fast.net.custom import QUEUED, QUEUED_BYTES, CustomTransports
+from iroh_fast.net.remote.selection import by_rtt
 from iroh_fast.net.service import ServiceContext
 from iroh_fast.net.transport import is_custom, is_private, is_relay
+from iroh_fast.relay import RelayServer
 
 from .conftest import ALPN, Bind, connect
 
@@ -87,13 +89,16 @@ async def custom_only(bind: Bind, plugs: list[Any], **options: Any) -> Endpoint:
     return await bind(ip_transports=False, custom_transports=plugs, **options)
 
 
-async def echoed(client_ep: Endpoint, server_ep: Endpoint, data: bytes) -> Any:
+async def echoed(
+    client_ep: Endpoint, server_ep: Endpoint, data: bytes, relay_url: str | None = None
+) -> Any:
     client, server = await connect(
         client_ep,
         cast(
             "Any",
             SimpleNamespace(
-                addr=EndpointAddr(server_ep.id, server_ep.custom_addrs), accept=server_ep.accept
+                addr=EndpointAddr(server_ep.id, server_ep.custom_addrs, relay_url=relay_url),
+                accept=server_ep.accept,
             ),
         ),
     )
@@ -305,6 +310,38 @@ async def test_end_that_fails_is_logged_and_nothing_arrives_afterwards(
 def test_wrong_option_says_what_it_takes(value: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=f"custom_transports.*{words}"):
         Endpoint.bind(preset=presets.minimal, custom_transports=value)
+
+
+async def test_custom_transport_is_preferred_to_a_relay(bind: Bind) -> None:
+    hub = Hub()
+    async with RelayServer() as relay:
+        server_ep = await custom_only(bind, [hub.at("server")], relays=[relay.url], alpns=[ALPN])
+        client_ep = await custom_only(bind, [hub.at("client")], relays=[relay.url])
+        await asyncio.gather(server_ep.online(), client_ep.online())
+        client, server = await echoed(client_ep, server_ep, b"x", relay.url)
+        path = await client.direct(timeout=30)
+        assert path.remote_addr == place("server") and client.why_relayed() is None
+        while not any(path.is_relay for path in client.paths):
+            await asyncio.sleep(0.01)  # the backup
+        assert client.paths[0].is_selected or not client.paths[0].is_relay
+        client.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(("delay", "wins"), [(0.03, "ip"), (0.0, "custom")])
+async def test_custom_transport_competes_with_ip_by_round_trip_time(
+    bind: Bind, delay: float, wins: str
+) -> None:
+    """As the selector sees them; a path is left only for one that is 5 ms better."""
+    hub = Hub()
+    server_ep = await bind(custom_transports=[hub.at("server")], alpns=[ALPN])
+    client_ep = await bind(custom_transports=[hub.at("client")])
+    ways, _ = client_ep._context.sockaddrs(server_ep.addr.with_addrs(server_ep.custom_addrs))
+    [custom] = [way for way in ways if is_custom(way)]
+    direct = next(way for way in ways if len(way) == 2)
+    found = {custom: delay, direct: 0.01}
+    assert by_rtt(direct, found) == (custom if wins == "custom" else None)
+    assert by_rtt(None, found) == (custom if wins == "custom" else direct)
 
 
 # --- what arrives

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import logging
 import re
 import subprocess
@@ -17,9 +18,9 @@ import pytest
 from programs import complaints
 
 import iroh_fast
-from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, SecretKey, presets
+from iroh_fast import Connection, Endpoint, EndpointAddr, EndpointId, PathTuple, SecretKey, presets
 from iroh_fast.dns_server import DnsServer
-from iroh_fast.lookup import MdnsLookup, PkarrPublisher
+from iroh_fast.lookup import MdnsLookup, MemoryLookup, PkarrPublisher
 from iroh_fast.relay import RelayServer
 from tests.lab import missing
 from tests.lab.lan import Lan, entered
@@ -69,6 +70,7 @@ async def run(place: str, number: int = 0, /, **names: Any) -> dict[str, Any]:
 
 
 TESTED = {
+    "README.md: Paths": 1,
     "README.md: What it looks like": 1,
     "api.md: Identity": 1,
     "api.md: Bind": 2,
@@ -92,6 +94,7 @@ TESTED = {
     "lookup.md: What is published": 1,
     "lookup.md: BitTorrent's DHT": 1,
     "lookup.md: A service of your own": 1,
+    "paths.md: Choose": 1,
     "paths.md: Insist": 2,
     "paths.md: See which path is used": 1,
     "paths.md: Transports of your own": 1,
@@ -356,6 +359,37 @@ async def test_paths_to_see_and_to_insist_on(
         assert relayed.close_reason is not None
         await server.close()
         await accepting
+
+
+async def test_readme_paths(
+    bind: Bind, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = await bind(alpns=[ALPN])
+    accepting = asyncio.create_task(serving(server))
+    async with Endpoint.bind(
+        preset=presets.minimal, address_lookup=[MemoryLookup([server.addr])]
+    ) as client:
+        # As with number 0's lookup, which nobody asks here.
+        monkeypatch.setattr(Endpoint, "bind", lambda **_: contextlib.nullcontext(client))
+        await run("README.md: Paths", endpoint_id=server.id, ALPN=ALPN, Endpoint=Endpoint)
+    assert "is_selected=True" in (shown := capsys.readouterr().out) and shown.endswith("None\n")
+    await server.close()
+    await accepting
+
+
+async def test_paths_chosen_by_a_function(bind: Bind) -> None:
+    scope = await run("paths.md: Choose")
+    async with scope["ep"] as client:
+        server = await bind(alpns=[ALPN])
+        accepting = asyncio.create_task(serving(server))
+        async with client.connect(server.addr, ALPN) as conn:
+            path = await conn.direct(timeout=30)
+            assert str(path.remote_addr).startswith("ip:127.")
+        await server.close()
+        await accepting
+    four, six = PathTuple("ipv4", path.remote_addr), PathTuple("ipv6", path.remote_addr)
+    assert scope["ipv4_first"](six, [(six, 0.001), (four, 0.2)]) == four
+    assert scope["ipv4_first"](six, []) is None
 
 
 async def test_paths_over_a_transport_of_your_own() -> None:

@@ -32,7 +32,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("config",), False),
     (("presets", "_why"), False),
     (("_context",), False),
-    (("_handshaking", "_ways"), False),
+    (("_handshaking", "_remote_info", "_ways"), False),
     (("zero_rtt",), False),
     (("handshake",), False),
     (("_dial", "incoming", "_assembly", "_bind_options"), False),

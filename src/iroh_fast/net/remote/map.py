@@ -10,7 +10,7 @@ from iroh_fast.aio._core_events import on_paths
 from iroh_fast.net.transport import SockAddr, is_relay
 
 from .counters import PathCounters
-from .inventory import Inventory
+from .inventory import Inventory, Status
 from .resting import Resting
 from .selection import Chooser, by_rtt
 from .state import GOOD_ENOUGH_S, RemoteState
@@ -67,7 +67,7 @@ class RemoteMap:
         """The state of a remote, if there is any."""
         return self._remotes.get(key)
 
-    def inventory(self, key: bytes) -> list[tuple[SockAddr, str, dict[str, float]]]:
+    def inventory(self, key: bytes) -> list[tuple[SockAddr, Status, dict[str, float]]]:
         """The addresses of a remote: status, and who told of them when; also some time after the last connection."""
         state = self._remotes.get(key)
         known = self._resting.get(key) if state is None else state.addrs
@@ -84,7 +84,7 @@ class RemoteMap:
         conn: QuicConnection,
         addrs: Iterable[SockAddr] = (),
         *,
-        source: str = "app",
+        told: Mapping[SockAddr, str] | None = None,
         relay_only: bool = False,
     ) -> None:
         """Follow the paths of a connection whose handshake is complete.
@@ -92,7 +92,7 @@ class RemoteMap:
         Parameters
         ----------
         addrs : lead to its peer.
-        source : who told of them.
+        told : who did of them, "app" for those that are not in it.
         relay_only : the connection is to have no direct path.
         """
         key = conn.peer_id
@@ -108,7 +108,8 @@ class RemoteMap:
                 self._begin_simple(conn)
                 return
             state = self._new(key)
-        state.learn(known, source)
+        for addr in known:
+            state.learn([addr], (told or {}).get(addr, "app"))
         state.add(conn, relay_only=relay_only)
         self._arm(key, state)
 

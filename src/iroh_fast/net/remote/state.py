@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 from iroh_fast.net.transport import SockAddr, is_private, is_relay
 
 from .counters import PathCounters
-from .inventory import Inventory
+from .inventory import Inventory, Status
 from .lifetimes import Lifetimes
 from .opening import MAX_OPEN_RETRIES, Opening
 from .punching import Punching
@@ -445,11 +446,11 @@ class RemoteState:
         return bool(known) and all(self.addrs.proven_since(addr, now - PROVEN_S) for addr in known)
 
     # ---------------------------------------------------------------- what others see
-    def inventory(self) -> list[tuple[SockAddr, str, dict[str, float]]]:
+    def inventory(self) -> list[tuple[SockAddr, Status, dict[str, float]]]:
         """Each known address: its status, and who told of it when (seconds of the loop's clock)."""
         return list(self.addrs.listed())
 
-    def why(self) -> dict[str, object]:
+    def why(self) -> dict[str, Any]:
         """What decides whether there is a direct path, as facts.
 
         Returns
