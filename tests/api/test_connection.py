@@ -20,7 +20,7 @@ from iroh_fast.errors import (
 from iroh_fast.paths import PathEvents
 from iroh_fast.stats import PathClosed, PathsLagged
 
-from .conftest import ALPN, Bind, Pair, connect
+from .conftest import ALPN, LOOPBACK, Bind, Pair, connect
 
 MakePair = Callable[..., Awaitable[Pair]]
 
@@ -169,33 +169,39 @@ async def test_stats_count_what_was_sent(pair: Pair) -> None:
     assert after.frame_rx.handshake_done >= 1  # again, when its acknowledgement is late
 
 
-async def test_paths_tell_address_rtt_and_window(pair: Pair) -> None:
-    (path,) = pair.client.paths
-    assert path.remote_addr in pair.server_ep.addr.addrs
+@pytest.fixture
+async def lone(make_pair: MakePair) -> Pair:
+    """Connected by the only way there is."""
+    return await make_pair(bind_addrs=LOOPBACK[:1])
+
+
+async def test_paths_tell_address_rtt_and_window(lone: Pair) -> None:
+    (path,) = lone.client.paths
+    assert path.remote_addr in lone.server_ep.addr.addrs
     assert path.is_selected
     assert path.is_ip
     assert not path.is_relay
     assert path.validated
     assert path.status == "available"
     assert 0 < path.rtt < 1
-    assert pair.client.rtt == path.rtt
+    assert lone.client.rtt == path.rtt
     assert path.cwnd > 10_000
     assert path.mtu >= 1200
     assert path.stats.udp_tx.datagrams > 0
     assert path.stats.cwnd > 10_000
 
 
-async def test_watch_paths_gives_the_current_ones_and_ends(pair: Pair) -> None:
+async def test_watch_paths_gives_the_current_ones_and_ends(lone: Pair) -> None:
     snapshots = []
 
     async def follow() -> None:
-        async for paths in pair.client.watch_paths():
+        async for paths in lone.client.watch_paths():
             snapshots.append(paths)
 
     task = asyncio.create_task(follow())
-    watcher = pair.client.watch_paths()
+    watcher = lone.client.watch_paths()
     await asyncio.sleep(0)
-    pair.client.close()
+    lone.client.close()
     await task
     assert [path.id for path in snapshots[0]] == [0]
     with pytest.raises(WatcherEnded):
@@ -203,16 +209,16 @@ async def test_watch_paths_gives_the_current_ones_and_ends(pair: Pair) -> None:
             await watcher.changed()
 
 
-async def test_path_events_end_with_closed_and_statistics(pair: Pair) -> None:
-    consumers = [pair.client.path_events() for _ in range(2)]
+async def test_path_events_end_with_closed_and_statistics(lone: Pair) -> None:
+    consumers = [lone.client.path_events() for _ in range(2)]
     tasks = [asyncio.create_task(_collect(consumer)) for consumer in consumers]
     await asyncio.sleep(0)
-    pair.client.close()
+    lone.client.close()
     first, second = await asyncio.gather(*tasks)
     assert first == second
     (closed,) = [event for event in first if isinstance(event, PathClosed)]
     assert closed.id == 0
-    assert closed.remote_addr in pair.server_ep.addr.addrs
+    assert closed.remote_addr in lone.server_ep.addr.addrs
     assert closed.last_stats.udp_tx.datagrams > 0
 
 
