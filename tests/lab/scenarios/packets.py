@@ -32,14 +32,30 @@ async def probes_on_the_wire(stage: Stage) -> None:
 
 
 def check_probes(stage: Stage, label: str, packets: list[Packet]) -> None:
-    """Those of one round to one address, none of which is answered."""
+    """Those to one address, none of which is answered: rounds, of which a new one ends the one before."""
     ports = {packet.target[1] for packet in packets}
     stage.check(len(ports) == 1, f"{label} probed ports {ports}")
-    offsets = [round((packet.t - packets[0].t) * 1000, 1) for packet in packets]
-    stage.note(f"{label}_offsets_ms", offsets)
-    stage.check(len(packets) <= len(SCHEDULE_MS), f"{label}: {len(packets)} probes of an address")
     sizes = {packet.size for packet in packets}
     stage.check(max(sizes) < 100, f"{label}: probes of {sizes} bytes")
     stage.check(all(p.content[0] & 0x80 == 0 for p in packets), f"{label}: a long header")
-    late = [(o, s) for o, s in zip(offsets, SCHEDULE_MS, strict=False) if abs(o - s) > TOLERANCE_MS]
-    stage.check(not late, f"{label}: probes at {offsets} ms")
+    rounds = rounds_of([packet.t for packet in packets])
+    stage.note(f"{label}_offsets_ms", rounds)
+    complete = [one for one in rounds if len(one) == len(SCHEDULE_MS)]
+    stage.check(bool(complete), f"{label}: no round is complete: {rounds}")
+    stage.check(len(rounds) <= 3, f"{label}: {len(rounds)} rounds in 5 s")
+
+
+def rounds_of(times: list[float]) -> list[list[float]]:
+    """Milliseconds of the probes of each round from its first: one that is not due begins the next."""
+    rounds: list[list[float]] = []
+    first = 0.0
+    for at in times:
+        offset = (at - first) * 1000
+        due = (
+            SCHEDULE_MS[len(rounds[-1])] if rounds and len(rounds[-1]) < len(SCHEDULE_MS) else None
+        )
+        if due is None or abs(offset - due) > TOLERANCE_MS:
+            rounds.append([])
+            first, offset = at, 0.0
+        rounds[-1].append(round(offset, 1))
+    return rounds
