@@ -193,7 +193,9 @@ class Pair:
         for (node, _), ticker in zip(self.ends, tickers, strict=True):
             told = await node.call("ticker_stop", ticker=ticker, timeout=within)
             if told["received"] != told["sent"]:
-                raise Failed(f"{node.label}: {told['received']} of {told['sent']} ticks came back {told}")
+                raise Failed(
+                    f"{node.label}: {told['received']} of {told['sent']} ticks came back {told}"
+                )
             silence = max(silence, told["longest"][1])
         return silence
 
