@@ -100,6 +100,7 @@ class Conn:
             "validated": validated,
             "status": status,
             "announced": False,
+            "stats": {"udp_rx": {"bytes": 0}},
         }
         return id
 
@@ -150,8 +151,14 @@ class Conn:
         self.opened.append(addr)
         return self.path(addr, validated=False, status="backup")
 
-    def close_path(self, id: int) -> None:
-        assert self.is_client and len(self.paths) > 1
+    def hears(self, addr: Any, size: int = 100) -> None:
+        """Something arrives on a path."""
+        for path in self.paths.values():
+            if path["remote"] == addr:
+                path["stats"]["udp_rx"]["bytes"] += size
+
+    def close_path(self, id: int, code: int = 0x3E) -> None:
+        assert (self.is_client or code == 0x3E76) and len(self.paths) > 1
         self.closed.append(id)
         del self.paths[id]
 

@@ -199,6 +199,36 @@ def test_silence_of_the_direct_path_moves_data_and_begins_a_round(
     assert state.selected == V4 and conn.status() == {RELAY: "backup", V4: "available"}
 
 
+@pytest.mark.parametrize("client", [True, False])
+def test_silent_path_is_ended_once_another_one_is_known_to_work(
+    state: RemoteState, clock: Clock, client: bool
+) -> None:
+    conn = relayed(client)
+    state.add(conn)  # type: ignore[arg-type]
+    id = punched(state, conn)
+    conn.silent = {id}
+    state.refresh(conn)  # type: ignore[arg-type]
+    clock.advance(10)
+    assert not conn.closed  # the relay may be as dead
+    conn.hears(RELAY)
+    clock.advance(2)
+    assert conn.closed == [id]
+
+
+def test_path_that_comes_back_in_time_is_kept(state: RemoteState, clock: Clock) -> None:
+    conn = relayed()
+    state.add(conn)  # type: ignore[arg-type]
+    id = punched(state, conn)
+    conn.silent = {id}
+    state.refresh(conn)  # type: ignore[arg-type]
+    conn.hears(RELAY)
+    clock.advance(0.9)
+    conn.silent = set()
+    state.refresh(conn)  # type: ignore[arg-type]
+    clock.advance(30)
+    assert not conn.closed and state.selected == V4
+
+
 def test_path_that_is_closed_as_redundant_begins_none(state: RemoteState, clock: Clock) -> None:
     conn = relayed()
     state.add(conn)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any
@@ -14,10 +15,13 @@ from .lifetimes import Lifetimes
 from .opening import MAX_OPEN_RETRIES, Opening
 from .punching import Punching
 from .selection import Chooser, by_rtt
+from .silence import PATH_UNSTABLE, Silences
 from .stranded import Stranded
 from .users import Followed, PathUser
 
 __all__ = ["RemoteState"]
+
+logger = logging.getLogger("iroh_fast.net")
 
 RELAY_PATH_IDLE_S = 30.0
 REOPEN_S = 5.0  # after the last direct path died
@@ -49,6 +53,7 @@ class RemoteState:
         "_look_at",
         "_lost",
         "_opening",
+        "_silences",
         "_stranded",
         "_time",
         "_upgrade_at",
@@ -84,6 +89,7 @@ class RemoteState:
         self._opening = Opening(self.addrs)
         self._stranded = Stranded(search)
         self._lifetimes = Lifetimes()
+        self._silences = Silences()
         self._lost: set[PathUser] = set()  # those that dialed and have no path that works
         # By address: the connections with a path there, and its id.
         self._users: dict[SockAddr, dict[PathUser, int]] = {}
@@ -148,6 +154,7 @@ class RemoteState:
         state = self.conns.pop(conn, None)
         self._opening.leave(conn)
         self._lost.discard(conn)
+        self._silences.left(conn)
         if state is not None:
             for addr in state.paths.values():
                 self._leave(conn, addr)
@@ -212,7 +219,7 @@ class RemoteState:
                 self._leave(conn, addr)
         before, state.paths, state.silent = state.silent, paths, silent
         first = [self._register(conn, state, id, addr) for id, addr in fresh]
-        self._take_silence(state, before)
+        self._take_silence(conn, state, before)
         if not self._select_for_all():
             self._apply(conn)
         if silent:
@@ -249,13 +256,19 @@ class RemoteState:
                 self._counters.became_direct()
         return first
 
-    def _take_silence(self, state: Followed, before: frozenset[int]) -> None:
+    def _take_silence(self, conn: PathUser, state: Followed, before: frozenset[int]) -> None:
         """Some paths stopped to answer, or answer again."""
         for id in before ^ state.silent:
             addr = state.paths.get(id)
+            if addr is None or id not in state.silent:
+                self._silences.ended(conn, id)
             if addr is None or is_private(addr):
                 continue
+            logger.debug(
+                "path to %s %s", addr, "is silent" if id in state.silent else "answers again"
+            )
             if id in state.silent:
+                self._silences.began(conn, state, id, self._time())
                 self._lifetimes.died(addr, self._time())
             else:
                 self._lifetimes.works(addr, self._time())
@@ -395,6 +408,7 @@ class RemoteState:
             self.punching.due,
             self._stranded.due,
             self._lifetimes.due,
+            self._silences.due,
         )
         return min((when for when in known if when is not None), default=None)
 
@@ -408,6 +422,10 @@ class RemoteState:
         now = self._time()
         if _is_due(self._stranded.due, now):
             self._stranded.expire(now)
+        if _is_due(self._silences.due, now):
+            for conn, id in self._silences.given_up(self.conns, now):
+                if conn.close_reason is None:
+                    conn.close_path(id, PATH_UNSTABLE)
         if _is_due(self._lifetimes.due, now):
             self._lifetimes.plan(self.selected, now)
             self.punch()
