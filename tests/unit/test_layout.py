@@ -37,6 +37,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("handshake",), False),
     (("_dial", "incoming", "_assembly", "_bind_options"), False),
     (("_ending",), False),
+    (("_endpoint_network",), False),
     (("endpoint",), False),
     (("router",), False),
     (("dns_server", "blobs", "gossip"), False),
