@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from ..._later import Later
 from ...addr import RelayUrl
-from ...net_report.report import NetReport
 from ..map import RelayMap, RelayState
+
+if TYPE_CHECKING:
+    from ...net_report import report as _net_report
+else:
+    _net_report = Later("iroh_fast.net_report.report")
 
 __all__ = ["PATIENCE_S", "Candidate", "HomePolicy", "ListOrder", "Nearest"]
 
@@ -55,7 +60,7 @@ class HomePolicy(Protocol):
     """
 
     def choose(
-        self, relays: RelayMap, report: NetReport | None, states: Mapping[RelayUrl, Candidate]
+        self, relays: RelayMap, report: _net_report.NetReport | None, states: Mapping[RelayUrl, Candidate]
     ) -> RelayUrl | None:
         """Choose among the relays of the map; None is no home relay.
 
@@ -83,7 +88,7 @@ class ListOrder:
     """
 
     def choose(
-        self, relays: RelayMap, report: NetReport | None, states: Mapping[RelayUrl, Candidate]
+        self, relays: RelayMap, report: _net_report.NetReport | None, states: Mapping[RelayUrl, Candidate]
     ) -> RelayUrl | None:
         """See :class:`HomePolicy`."""
         return _first_reachable(relays.urls(), states)
@@ -98,7 +103,7 @@ class Nearest:
     """
 
     def choose(
-        self, relays: RelayMap, report: NetReport | None, states: Mapping[RelayUrl, Candidate]
+        self, relays: RelayMap, report: _net_report.NetReport | None, states: Mapping[RelayUrl, Candidate]
     ) -> RelayUrl | None:
         """See :class:`HomePolicy`."""
         urls = relays.urls()

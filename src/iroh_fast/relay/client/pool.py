@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeAlias
 
 from ...addr import RelayUrl
@@ -20,8 +20,9 @@ from ...web.proxy import Proxy
 from ...web.race import resolve, resolved_by
 from ..map import RelayMap, RelayStatus
 from .active import ActiveRelay, RelayStats
+from .choosing import HomeChoice
 from .connection import ConnectionOwner, RelayConnection, connect_relay, fits, plain_ip
-from .home import PATIENCE_S, Candidate, HomePolicy, Nearest
+from .home import HomePolicy
 from .link import Dialer, Target
 
 __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
@@ -29,8 +30,6 @@ __all__ = ["OnDatagrams", "RelayPool", "RelayStats"]
 CLOSE_S: Final = 3.0
 MAX_RELAYS: Final = 64
 HEARD_S: Final = 1.0  # a relay over which an endpoint was heard in that time reaches it
-FIRST_REPORT_S: Final = 1.5
-"""How long the choice among several relays waits for the first report, at most."""
 
 log = logging.getLogger("iroh_fast.relay.client")
 
@@ -109,7 +108,7 @@ class RelayPool:
         self._dialer = Dialer(
             ca=ca,
             proxy=proxy,
-            prefer_ipv6=lambda: self._report is not None and self._report.udp_v6,
+            prefer_ipv6=lambda: self._choice.prefer_ipv6,
             resolve=resolve if resolver is None else resolved_by(resolver),
         )
         self.loop = loop or asyncio.get_running_loop()
@@ -121,13 +120,15 @@ class RelayPool:
         self._home_status: RelayStatus | None = None
         self._closed = False
         self.connected_again = on_connected
-        self._policy = home_policy
-        self._patience: asyncio.TimerHandle | None = None
-        self._report: NetReport | None = None
-        self._report_due = report_due
-        self._waiting: asyncio.TimerHandle | None = None  # for the first report
-        self._tokens: dict[RelayUrl, str | None] = {}
-        self._following: Callable[[], None] | None = None
+        self._choice = HomeChoice(
+            relay_map,
+            self._active,
+            lambda: self._home,
+            self.set_home,
+            policy=home_policy,
+            report_due=report_due,
+            loop=self.loop,
+        )
 
     # --- datagrams
 
@@ -196,6 +197,7 @@ class RelayPool:
         """Stop using a relay; what ends in the background is remembered until it has."""
         if self._active.get(active.url) is active:
             del self._active[active.url]
+        self._choice.unused(active)
         end = self.loop.create_task(_ended(active.task, active.connection))
         self._ending.add(end)
         end.add_done_callback(self._ending.discard)
@@ -258,64 +260,12 @@ class RelayPool:
 
     def follow_map(self) -> None:
         """Choose the home relay from the map, now and at each change; use changed tokens at once."""
-        if self._following is None and not self._closed:
-            if self._policy is None:
-                self._policy = Nearest()
-                if self._report_due and len(self._relay_map) > 1:
-                    self._waiting = self.loop.call_later(FIRST_REPORT_S, self.reported, None)
-            self._following = self._relay_map.subscribe(self._map_changed)
-            self._map_changed()
-
-    def _map_changed(self) -> None:
-        tokens = {config.url: config.auth_token for config in self._relay_map.relays()}
-        for url, token in tokens.items():
-            active = self._active.get(url)
-            if active is not None and self._tokens.get(url, token) != token:
-                active.retry_now()
-        self._tokens = tokens
-        self._choose()
+        if not self._closed:
+            self._choice.begin()
 
     def reported(self, report: NetReport | None) -> None:
         """Choose by what was measured; None: nothing was, and is not waited for any more."""
-        if report is not None:
-            self._report = report
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-        self._choose()
-
-    def _choose(self) -> None:
-        """Ask the policy for the home relay; again when somebody's patience may be over."""
-        if self._following is None or self._closed or self._policy is None:
-            return
-        if self._waiting is not None:
-            return
-        states = {url: active.candidate() for url, active in self._active.items()}
-        try:
-            self.set_home(self._asked(self._policy, states))
-        except Exception:
-            log.exception("the home policy %r failed; the home relay stays as it is", self._policy)
-        home = self._active.get(self._home) if self._home is not None else None
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-        if home is not None and home.state != "connected":
-            left = home.since + PATIENCE_S - self.loop.time()
-            if left > 0:
-                self._patience = self.loop.call_later(left + 0.001, self._choose)
-
-    def _asked(
-        self, policy: HomePolicy, states: Mapping[RelayUrl, Candidate]
-    ) -> RelayUrl | None:
-        chosen = policy.choose(self._relay_map, self._report, states)
-        if chosen is None:
-            return None
-        if not isinstance(chosen, str):
-            raise TypeError(f"choose() gives the URL of a relay or None, not {chosen!r}")
-        config = self._relay_map.get(chosen)
-        if config is None:
-            raise ValueError(f"choose() gave {chosen!r}, which is none of the relays")
-        return config.url
+        self._choice.reported(report)
 
     def is_home(self, url: RelayUrl) -> bool:
         """Whether a relay is home now."""
@@ -327,7 +277,7 @@ class RelayPool:
             return True
         home = self._active.get(self._home) if self._home is not None else None
         return (
-            self._following is not None
+            self._choice.begun
             and url in self._relay_map
             and home is not None
             and home.state != "connected"
@@ -336,7 +286,7 @@ class RelayPool:
     def state_changed(self, active: ActiveRelay) -> None:
         if active.url == self._home:
             self._publish(active)
-        self.loop.call_soon(self._choose)
+        self.loop.call_soon(self._choice.again)
 
     def _publish(self, active: ActiveRelay) -> None:
         error = active.error
@@ -371,6 +321,7 @@ class RelayPool:
         """
         ips = frozenset(plain_ip(str(ip)) for ip in local_ips)
         way_out = any(map(is_usable, ips))
+        self._choice.network_changed()
 
         def stands(local: IpAddress, remote: IpAddress) -> bool:
             return local.is_loopback or (local in ips and not moved(local, remote))
@@ -397,12 +348,7 @@ class RelayPool:
         """
         self._closed = True
         self._home = None
-        if self._following is not None:
-            self._following()
-            self._following = None
-        for timer in (self._patience, self._waiting):
-            if timer is not None:
-                timer.cancel()
+        self._choice.end()
         connections = [a.connection for a in self._active.values() if a.connection is not None]
         for active in tuple(self._active.values()):
             self.remove(active)
