@@ -12,8 +12,18 @@ from typing import Any
 
 import pytest
 
-from iroh_fast import Endpoint, RelayUrl, Router, SocketAddr, presets
-from iroh_fast.cli.doctor import arguments, gateways, network, peers, run, throughput
+from iroh_fast import (
+    Endpoint,
+    EndpointAddr,
+    EndpointId,
+    EndpointTicket,
+    IpAddr,
+    RelayUrl,
+    Router,
+    SocketAddr,
+    presets,
+)
+from iroh_fast.cli.doctor import arguments, binding, gateways, network, peers, run, throughput
 from iroh_fast.cli.doctor.drawing import picture
 from iroh_fast.cli.doctor.network import Findings, facts, words
 from iroh_fast.cli.doctor.show import Failed, Out
@@ -25,6 +35,7 @@ from iroh_fast.portmapper.model import Gateway
 from tests.net.reports import our_relay, trusting
 from tests.relay.test_relay_qad import authority, pem
 
+ID = "ae58ff8833241ac82d6ff7611046ed67b5072d142c588d0063e942d9a75502b6"
 HERE = ("--no-relay", "--disable-address-lookup", "--socket-addr", "127.0.0.1:0")
 
 
@@ -189,6 +200,18 @@ async def test_ping_is_that_of_iroh(listening: dict[str, Any]) -> None:
             assert await recv.received_reset() == 1
 
 
+async def test_relay_that_is_away_is_told_and_gone_without(
+    listening: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(binding, "SETTLE_S", 0.2)
+    told = Told()
+    away = ("--relay-url=http://127.0.0.1:9", "--count=1", "--socket-addr=127.0.0.1:0")
+    addrs = [IpAddr(SocketAddr.parse(addr)) for addr in listening["addrs"]]
+    ticket = str(EndpointTicket(EndpointAddr(EndpointId(listening["id"]), addrs)))
+    assert await peers.ping(parsed("ping", ticket, *away), told) == 0
+    assert "connect" in told.of("no_relay")[0]["error"] and len(told.of("answer")) == 1
+
+
 async def test_path_tells_what_is_used(listening: dict[str, Any]) -> None:
     told = Told()
     assert await peers.path(parsed("path", "--require-direct", *reach(listening)), told) == 0
@@ -200,9 +223,8 @@ async def test_path_tells_what_is_used(listening: dict[str, Any]) -> None:
 
 
 async def test_lookup_of_nobody_fails() -> None:
-    id = "ae58ff8833241ac82d6ff7611046ed67b5072d142c588d0063e942d9a75502b6"
     told = Told()
-    args = parsed("lookup", id, "--no-relay", "--pkarr", "http://127.0.0.1:9/pkarr")
+    args = parsed("lookup", ID, "--no-relay", "--pkarr", "http://127.0.0.1:9/pkarr")
     assert await peers.lookup(args, told) == 1
     assert told.of("failure")[0]["service"] == "pkarr" and told.of("summary") == [{"found": 0}]
 
@@ -386,7 +408,9 @@ async def test_port_is_mapped_and_given_back(monkeypatch: pytest.MonkeyPatch) ->
 # ---------------------------------------------------------------- exit status
 def test_failure_is_told_and_is_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
     for argv, text in (
-        (("ping", "nobody", *HERE), "error: "),
+        (("ping", "nobody"), "error: "),
+        (("path", ID, "--remote-relay", "foo"), "error: "),
+        (("connect", ID, "--remote-endpoint", "foo"), "error: not a socket address: 'foo'\n"),
         (("port-map", "pcp", "70000"), "error: a port is 1 to 65535\n"),
         (("port-map", "pcp", "4000"), "error: not in tests\n"),
         (("accept", "--no-relay", "--relay-url", "http://127.0.0.1:9"), "do not go together"),

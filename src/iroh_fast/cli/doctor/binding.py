@@ -11,14 +11,15 @@ from ...addr import IpAddr, RelayAddr, RelayUrl, SocketAddr, TransportAddr
 from ...aio.pending import Pending
 from ...errors import IrohError
 from ...relay.map import RelayConfig, relay_map
-from .show import Failed
+from .show import Failed, Out
 
 if TYPE_CHECKING:
     from ...web.ca import CaConfig
 
-__all__ = ["bind", "online", "relays_of", "target_of", "trust_of"]
+__all__ = ["bind", "online", "relays_of", "settled", "target_of", "trust_of"]
 
 ONLINE_S = 10.0
+SETTLE_S = 3.0
 
 
 def bind(args: argparse.Namespace, *, alpns: list[bytes], **options: Any) -> Pending[Endpoint]:
@@ -100,13 +101,33 @@ def target_of(args: argparse.Namespace) -> EndpointAddr:
 
 
 async def online(ep: Endpoint, args: argparse.Namespace) -> None:
-    """Wait until the endpoint has a relay, if it is to have one."""
-    if args.no_relay:
+    """Wait until the endpoint has a relay, if it is to have one.
+
+    Raises
+    ------
+    Failed : none answers.
+    """
+    if (why := await _not_online(ep, args, ONLINE_S)) is not None:
+        raise Failed(f"no relay within {ONLINE_S:g} s: {why}")
+
+
+async def settled(ep: Endpoint, args: argparse.Namespace, out: Out) -> None:
+    """Give the endpoint a moment to find its relay, which is not needed to reach others without one."""
+    if args.remote_endpoint:
         return
+    if (why := await _not_online(ep, args, SETTLE_S)) is not None:
+        text = f"no relay within {SETTLE_S:g} s ({why}); going on without"
+        out.tell("no_relay", text, error=why)
+
+
+async def _not_online(ep: Endpoint, args: argparse.Namespace, limit: float) -> str | None:
+    """Why there is no relay after some seconds; None if there is one, or is not to be one."""
+    if args.no_relay:
+        return None
     try:
-        async with asyncio.timeout(ONLINE_S):
+        async with asyncio.timeout(limit):
             await ep.online()
     except TimeoutError:
         status = ep.watch_home_relay().value
-        why = str(status[0].last_error) if status and status[0].last_error else "none answers"
-        raise Failed(f"no relay within {ONLINE_S:g} s: {why}") from None
+        return str(status[0].last_error) if status and status[0].last_error else "none answers"
+    return None

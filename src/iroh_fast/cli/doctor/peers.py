@@ -10,7 +10,7 @@ from ... import Connection, Endpoint, EndpointAddr
 from ...errors import AddressLookupFailed, AlpnMismatch, IrohError
 from ...lookup import LookupItem
 from ...lookup.services import LookupAnswer
-from .binding import bind, online, target_of
+from .binding import bind, settled, target_of
 from .paths_shown import Follower, facts_of, table, used
 from .show import Failed, Out, milliseconds
 from .wire import PING_ALPN
@@ -57,10 +57,9 @@ async def ping(args: argparse.Namespace, out: Out) -> int:
     if args.count < 1 or args.interval < 0:
         raise Failed("--count is at least 1, --interval at least 0")
     answers = 0
+    target = target_of(args)
     async with bind(args, alpns=[]) as ep:
-        if not args.remote_endpoint:
-            await online(ep, args)
-        target = target_of(args)
+        await settled(ep, args, out)
         for number in range(args.count):
             if number:
                 await asyncio.sleep(args.interval)
@@ -90,10 +89,10 @@ async def ping(args: argparse.Namespace, out: Out) -> int:
 
 async def path(args: argparse.Namespace, out: Out) -> int:
     """Connect, wait for a direct path, and tell what there is."""
+    target = target_of(args)
     async with bind(args, alpns=[]) as ep:
-        if not args.remote_endpoint:
-            await online(ep, args)
-        conn, seconds = await _connect(ep, target_of(args))
+        await settled(ep, args, out)
+        conn, seconds = await _connect(ep, target)
         text = f"connected to {conn.remote_id} in {milliseconds(seconds)}"
         out.tell("connected", text, id=str(conn.remote_id), seconds=seconds)
         async with Follower(conn, out):

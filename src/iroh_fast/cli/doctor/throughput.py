@@ -10,7 +10,7 @@ from contextlib import suppress
 from ... import Connection, Endpoint, EndpointAddr
 from ...errors import ApplicationClosed, ConnectionLost, IrohError, StreamError
 from ...streams import BiStream, RecvStream, SendStream
-from .binding import bind, online, target_of
+from .binding import bind, online, settled, target_of
 from .paths_shown import Follower, facts_of, path_line, used
 from .show import Failed, Out, rate
 from .wire import ALPN, PING_ALPN, REQUEST_SIZE, Kind, Request
@@ -200,10 +200,10 @@ async def run_passive(conn: Connection, out: Out) -> None:
 
 async def connect(args: argparse.Namespace, out: Out) -> int:
     """Connect, and do what the other side measures."""
+    target = target_of(args)
     async with bind(args, alpns=[]) as ep:
-        if not args.remote_endpoint:
-            await online(ep, args)
-        conn = await _connected(ep, target_of(args), out)
+        await settled(ep, args, out)
+        conn = await _connected(ep, target, out)
         async with Follower(conn, out):
             await run_passive(conn, out)
         out.tell("finished", "done")
