@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from impostor import vi
-from sim import MS, SECOND, SERVER, Link, Transfer, calm, transfer
+from sim import MS, SECOND, SERVER, Link, Transfer, calm, read_all, transfer
 
 C = [("10.0.0.1", 1001), ("10.0.1.1", 1002)]
 S = [("10.0.0.2", 2001), ("10.0.1.2", 2002)]
@@ -214,3 +214,30 @@ def test_answers_to_the_old_address_measure_nothing_of_the_new_one(make_pair):
     p.run_for(100 * MS)
     assert s.path_info(0)["validated"]
     assert s.path_info(0)["rtt"] < 0.02
+
+
+@pytest.mark.parametrize("interval", [5 * MS, 20 * MS, 50 * MS, 90 * MS])
+def test_trickle_does_not_hide_that_a_path_is_dead(make_pair, interval):
+    """Packets that keep leaving put off the probe timeout (RFC 9002 §6.2.1), here for as long as the window has room."""
+    p = make_pair(client_addresses=C, server_addresses=S, latency=20 * MS)
+    c, s = p.connect()
+    c.open_path(S[1], C[1], True)
+    p.drive()
+    s.set_path_status(1, False)
+    stream = c.open_stream(True)
+    stream.write(b"first")
+    p.drive()
+    other = s.accept_stream(True)
+    assert read_all(other) == b"first"
+    p.filters.append(lambda d: d.dst in (S[0], C[0]))
+    start, longest, last, got = p.now, 0, p.now, b""
+    for _ in range(5 * SECOND // interval):
+        stream.write(b"tick")
+        p.run_for(interval)
+        other.write(read_all(other))
+        p.flush()
+        if echo := read_all(stream):
+            longest, last, got = max(longest, p.now - last), p.now, got + echo
+    assert longest < SECOND
+    assert p.now - last < 200 * MS
+    assert len(got) > 4 * (p.now - start - 300 * MS) // interval

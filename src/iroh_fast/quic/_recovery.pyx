@@ -12,6 +12,7 @@ from iroh_fast.quic._path_queries cimport amplification_blocked, must_abandon_it
 from iroh_fast.quic._paths cimport Path, path_probed, path_pto, path_rtt
 from iroh_fast.quic._recovery_state cimport Flight, flight_view
 from iroh_fast.quic._routing cimport probe_unanswered
+from iroh_fast.quic._sent cimport sent_at
 from iroh_fast.quic._space cimport PnSpace
 from iroh_fast.quic._time cimport MS, NEVER, SECOND, doubled
 from iroh_fast.quic._timers cimport TIMER_LOSS, TIMER_PROBE, timer_clear, timer_set
@@ -52,12 +53,23 @@ cdef int64_t backoff(Connection conn, Path* path, int64_t base) noexcept nogil:
     return wait
 
 
+cdef inline int64_t unanswered_deadline(Path* path, int64_t wait) noexcept nogil:
+    """When to probe although packets keep leaving.
+
+    RFC 9002 §6.2.1 counts from the last one: a trickle, one packet each probe timeout, puts a probe off until the window is
+    full. Where data could take another path, the oldest one that is not answered has to tell.
+    """
+    if path.recovery.pto_count:
+        return path.recovery.space.probed_at + wait
+    return sent_at(&path.recovery.space.sent, path.recovery.space.sent.head).sent_at + 2 * wait
+
+
 cdef int64_t pto_deadline(Connection conn, Path* path, PnSpace** out, int* level) noexcept nogil:
     """When the path's loss probe is due: 0 never."""
     cdef Stage* initial = conn.handshake.initial
     cdef Stage* handshake = conn.handshake.handshake
     cdef PnSpace* space = &path.recovery.space
-    cdef int64_t best = 0, at
+    cdef int64_t best = 0, at, wait
     cdef int64_t base = path_pto(path)
     cdef bint something = False
     if path.abandoned and not must_abandon_itself(conn, path):
@@ -80,7 +92,10 @@ cdef int64_t pto_deadline(Connection conn, Path* path, PnSpace** out, int* level
     if space.sent.outstanding and (conn.handshake.confirmed or (
             conn.handshake.done and not initial.live and not handshake.live)):
         something = True
-        at = space.last_eliciting_at + backoff(conn, path, base + conn.agreed.peer_max_ack_delay)
+        wait = backoff(conn, path, base + conn.agreed.peer_max_ack_delay)
+        at = space.last_eliciting_at + wait
+        if conn.paths.first.next != NULL and unanswered_deadline(path, wait) < at:
+            at = unanswered_deadline(path, wait)
         if best == 0 or at < best:
             best = at
             out[0] = space
@@ -140,7 +155,7 @@ cdef void recovery_on_probe_timer(Connection conn, Path* path) noexcept nogil:
         path_probed(path, conn.now)
     else:
         # The next expiry counts from the probe that goes out now, even if nothing can be sent.
-        space.last_eliciting_at = conn.now
+        space.last_eliciting_at = space.probed_at = conn.now
     if conn.qlog is not None:
         log_metrics(conn, path)
 

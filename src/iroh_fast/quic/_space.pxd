@@ -20,6 +20,7 @@ cdef struct PnSpace:
     PnLog quiet                   # the others: a peer may acknowledge them, and then the RTT is measured with them
     LostTable lost
     int64_t last_eliciting_at     # 0: none since start
+    int64_t probed_at             # when the last probe timeout expired
     int64_t loss_time             # 0: none
     int loss_probes
     uint64_t skip_pn              # the next number to leave out
