@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.lab.child import NodeProcess
+from tests.lab.namespaces import Namespace
 from tests.lab.world import World, lacking
 
 pytestmark = [
@@ -65,6 +68,44 @@ async def test_own_addresses_follow_the_interfaces() -> None:
             assert await counted(node, "network_changes_major") <= before + 1
             assert await counted(node, "rebinds") == 0
             assert (await node.call("process"))["threads"] == 1
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_kernel_is_heard_on_each_loop(loop: str) -> None:
+    """Link, address and route, each told by itself; nothing else runs here."""
+    program = f"""
+import asyncio, sys
+from {loop} import run
+from iroh_fast.net.monitor.listening import listen
+
+async def main():
+    heard = asyncio.Event()
+    listener = listen(asyncio.get_running_loop(), heard.set)
+    for line in sys.stdin.read().splitlines():
+        async with asyncio.timeout({LATE_S}):
+            await (await asyncio.create_subprocess_exec("ip", *line.split())).wait()
+            await heard.wait()
+        await asyncio.sleep(0.05)
+        heard.clear()
+        print(line)
+    listener.close()
+
+run(main())
+"""
+    lines = [
+        "link add one type veth peer name two",
+        "link set one up",
+        "link set two up",
+        "addr add 10.1.0.1/24 dev one",
+        "route add default via 10.1.0.2",
+        "rule add from 10.9.0.0/16 table 9",
+        "link del one",
+    ]
+    with contextlib.closing(Namespace("monitor")) as network:
+        done = network.run(
+            [sys.executable, "-c", program], input="\n".join(lines), text=True, capture_output=True
+        )
+    assert done.stdout.splitlines() == lines, done.stderr
 
 
 @pytest.mark.parametrize("side", ["client", "server"])

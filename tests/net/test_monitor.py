@@ -23,7 +23,7 @@ from iroh_fast.net.monitor import listening, netlink
 from iroh_fast.net.monitor.changes import Pace, RouteWait, change_between
 from iroh_fast.net.monitor.listening import NetlinkListener, Poller
 from iroh_fast.net.monitor.netlink import Netlink
-from iroh_fast.net.monitor.read import read_network
+from iroh_fast.net.monitor.read import interface_to, read_network
 from iroh_fast.net.monitor.service import Monitor
 from iroh_fast.net.monitor.sleep import SleepClock
 from iroh_fast.net.monitor.ways import keeper
@@ -561,6 +561,39 @@ def test_what_the_kernel_says_is_what_the_library_says() -> None:
     ours = {(i.name, i.index, i.up) for i in kernel.interfaces if i.up}
     assert ours == {(i.name, i.index, i.up) for i in library.interfaces if i.up}
     assert kernel.default_routes == library.default_routes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="netlink is of Linux")
+async def test_without_answers_of_the_kernel_the_library_is_asked_and_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    usual = read_network()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, "not for you")
+
+    monkeypatch.setattr(netlink.Netlink, "__init__", refused)
+    monkeypatch.setattr(netlink.Netlink, "close", lambda _: None)
+    assert read_network().ips == usual.ips
+    assert read_network().default_routes == usual.default_routes and read_network().gateway is None
+    assert interface_to(ip_address("203.0.113.1"), ip_address("192.0.2.1")) is None
+    listener = listening.listen(asyncio.get_running_loop(), lambda: None)
+    assert isinstance(listener, Poller)
+    listener.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="netlink is of Linux")
+def test_kernel_tells_by_which_interface_packets_leave() -> None:
+    here = ip_address("127.0.0.1")
+    assert interface_to(here, here) is None  # no way out of this machine
+    with Netlink() as kernel:
+        assert kernel.way(ip_address("0.0.0.1"), here) is None
+        ways = kernel.ways()
+    state = read_network()
+    for way, name in zip(ways, state.default_routes, strict=True):
+        assert (way is None) == (name is None)
+        if way is not None:
+            assert {i.index: i.name for i in state.interfaces}[way.index] == name
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="netlink is of Linux")

@@ -91,15 +91,16 @@ def _ip(packed: bytes) -> IpAddress | None:
     return IPv6Address(packed) if len(packed) == 16 else None
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
-    """The attributes of a message; what is cut short is left out."""
+def _attributes(data: bytes, at: int, wanted: tuple[int, ...]) -> dict[int, bytes]:
+    """The attributes of a message from `at` on; what is cut short is left out."""
     found: dict[int, bytes] = {}
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
+    end = len(data)
+    while at + 4 <= end and len(found) < len(wanted):
         size, kind = _ATTRIBUTE.unpack_from(data, at)
-        if not _ATTRIBUTE.size <= size <= len(data) - at:
+        if not 4 <= size <= end - at:
             break
-        found[kind & 0x3FFF] = data[at + _ATTRIBUTE.size : at + size]
+        if (kind := kind & 0x3FFF) in wanted:
+            found[kind] = data[at + 4 : at + size]
         at += size + 3 & ~3
     return found
 
@@ -123,7 +124,7 @@ def _link(body: bytes) -> Link | None:
     if len(body) < _LINK.size:
         return None
     _, _, index, flags, _ = _LINK.unpack_from(body)
-    found = _attributes(body[_LINK.size :])
+    found = _attributes(body, _LINK.size, (_IFLA_IFNAME, _IFLA_ADDRESS))
     return Link(
         index=index,
         name=found.get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace"),
@@ -138,7 +139,7 @@ def _address(body: bytes) -> Address | None:
     if len(body) < _ADDRESS.size:
         return None
     _, _, flags, _, index = _ADDRESS.unpack_from(body)
-    found = _attributes(body[_ADDRESS.size :])
+    found = _attributes(body, _ADDRESS.size, (_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS))
     flags = _u32(found.get(_IFA_FLAGS)) or flags
     ip = _ip(found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b""))
     # Another machine may have the address, or it is not known yet whether one has.
@@ -152,7 +153,7 @@ def _concerns_internet(body: bytes) -> bool:
     if len(body) < _ROUTE.size:
         return True
     family, dst_len, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
-    found = _attributes(body[_ROUTE.size :])
+    found = _attributes(body, _ROUTE.size, (_RTA_DST, _RTA_TABLE))
     if (_u32(found.get(_RTA_TABLE)) or table) == _LOCAL_TABLE or kind > 9:
         return False
     for far in _FAR:
@@ -250,7 +251,7 @@ class Netlink:
         for kind, _, answer in self._answer():
             if kind != _NEWROUTE or len(answer) < _ROUTE.size or answer[7] != _UNICAST:
                 return None
-            found = _attributes(answer[_ROUTE.size :])
+            found = _attributes(answer, _ROUTE.size, (_RTA_OIF, _RTA_GATEWAY))
             index = _u32(found.get(_RTA_OIF))
             return None if index is None else Way(index, _ip(found.get(_RTA_GATEWAY, b"")))
         return None
