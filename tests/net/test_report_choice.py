@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import pickle
 from ipaddress import ip_address
 
 import pytest
@@ -70,6 +72,14 @@ def test_nearest_relay(story: list[tuple[float, dict[str, float], RelayUrl | Non
     assert [history.add(measured(**latencies), (A, B, C), now) for now, latencies, _ in story] == [
         chosen for *_, chosen in story
     ]
+
+
+def test_requests_over_https_are_compared_with_round_trips_by_what_they_take() -> None:
+    report = NetReport(relay_latency={"https": {A: 0.15, B: 0.3, C: 0.3}, "qad_v4": {B: 0.02}})
+    # A is 50 ms away, B is 20, C is 100.
+    assert History().choose(report, (C, A, B)) == B
+    noise = NetReport(relay_latency={"https": {A: 0.045, B: 0.02}})
+    assert History().choose(noise, (A, B)) == A
 
 
 def test_choice_of_an_unfinished_report_leaves_no_trace() -> None:
@@ -203,6 +213,13 @@ def test_report_tells_latencies_of_each_kind_and_the_lowest() -> None:
     draft.qad(B, HERE, 0.01)  # a report does not change any more
     assert report.latencies() == {A: 0.04, B: 0.2}
     assert NetReport() == NetReport()
+    assert pickle.loads(pickle.dumps(report)) == report
+    told = dataclasses.asdict(report)
+    assert told["relay_latency"] == {
+        "https": {A: 0.3, B: 0.2},
+        "qad_v4": {A: 0.05},
+        "qad_v6": {A: 0.04},
+    }
 
 
 def test_ports_of_the_user_are_told_where_each_destination_sees_another() -> None:

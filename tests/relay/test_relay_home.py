@@ -32,8 +32,9 @@ class FromTheEnd:
 
 
 @contextlib.asynccontextmanager
-async def bound(relays: Any, policy: Any) -> AsyncIterator[Endpoint]:
-    async with Endpoint.bind(preset=presets.minimal, relays=relays, home_policy=policy, ip_transports=False) as ep:
+async def bound(relays: Any, policy: Any, **options: Any) -> AsyncIterator[Endpoint]:
+    options = {"relays": relays, "home_policy": policy, "ip_transports": False, **options}
+    async with Endpoint.bind(preset=presets.minimal, **options) as ep:
         yield ep
 
 
@@ -55,10 +56,10 @@ async def test_policy_of_ones_own_chooses_and_fails_over() -> None:
             assert ep.metrics.snapshot()["socket:relay_home_change"] >= 3
 
 
-async def test_default_is_the_order_of_the_list() -> None:
+async def test_order_of_the_list_without_reports_or_by_policy() -> None:
     async with RelayServer(config()) as one, RelayServer(config()) as two:
-        for policy in (None, ListOrder()):
-            async with bound([one.url, two.url], policy) as ep:
+        for policy, reports in ((None, False), (ListOrder(), True)):
+            async with bound([one.url, two.url], policy, net_report=reports) as ep:
                 await ep.online()
                 assert home(ep) == (one.url,)
 

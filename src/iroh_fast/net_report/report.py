@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from ..addr import RelayUrl, SocketAddr
 
@@ -15,10 +14,6 @@ Probe: TypeAlias = Literal["https", "qad_v4", "qad_v6"]
 """How a latency was measured: a whole HTTPS request, or the round trip of QUIC over IPv4, IPv6."""
 
 _PROBES: Final[tuple[Probe, ...]] = ("https", "qad_v4", "qad_v6")
-
-
-def _nothing() -> Mapping[Any, Any]:
-    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +47,9 @@ class NetReport:
     mapping_varies_by_dest_v4: bool | None = None
     mapping_varies_by_dest_v6: bool | None = None
     preferred_relay: RelayUrl | None = None
-    relay_latency: Mapping[Probe, Mapping[RelayUrl, float]] = field(default_factory=_nothing)
+    relay_latency: Mapping[Probe, Mapping[RelayUrl, float]] = field(default_factory=dict)
     captive_portal: bool | None = None
-    stun: Mapping[str, SocketAddr] = field(default_factory=_nothing)
+    stun: Mapping[str, SocketAddr] = field(default_factory=dict)
 
     @property
     def has_udp(self) -> bool:
@@ -224,7 +219,7 @@ class Draft:
             varies_v4 = last.mapping_varies_by_dest_v4 if varies_v4 is None else varies_v4
             varies_v6 = last.mapping_varies_by_dest_v6 if varies_v6 is None else varies_v6
         latency = {
-            probe: MappingProxyType(dict(self._latency[probe]))
+            probe: dict(self._latency[probe])
             for probe in _PROBES
             if probe in self._latency
         }
@@ -235,7 +230,7 @@ class Draft:
             global_v6=v6.addr,
             mapping_varies_by_dest_v4=varies_v4,
             mapping_varies_by_dest_v6=varies_v6,
-            relay_latency=MappingProxyType(latency),
+            relay_latency=latency,
             captive_portal=self.captive_portal,
-            stun=MappingProxyType(dict(self.stun)),
+            stun=dict(self.stun),
         )
