@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, cast
 
 from . import events as _events
 from ._context import Context
+from ._option_checks import socket_addr
 from .addr import EndpointAddr, IpAddr, SocketAddr
 from .aio.owner import Owner
 from .aio.services import ServiceHost
 from .aio.watcher import Watchable
-from .config import EndpointConfig, plan_sockets, socket_addr
+from .config import EndpointConfig, plan_sockets
 from .errors import AddressLookupError, BindError
 from .keys import SecretKey
 from .lookup.registry import AddressLookupServices

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from ._check import kind_of
 from ._later import Later
+from ._option_checks import socket_addr
 from .addr import CustomAddr, EndpointAddr, IpAddr, RelayUrl, SocketAddr, TransportAddr
 from .aio.owner import Owner
-from .config import socket_addr
 from .errors import ConfigError, EndpointClosed, WatcherEnded
 from .keys import EndpointId, PublicKey, SecretKey
 

@@ -13,6 +13,7 @@ from ._bind_options import BindOptions, takes_options
 from ._check import Buffer, check_alpns, check_bytes, check_flag, check_integer
 from ._endpoint_network import EndpointNetwork
 from ._later import Later
+from ._option_checks import check_transport
 from .addr import EndpointAddr
 from .aio.pending import Pending
 from .config import (
@@ -21,7 +22,6 @@ from .config import (
     Preset,
     QuicTransportConfig,
     ServerConfig,
-    check_transport,
 )
 from .errors import ConfigError
 from .keys import EndpointId

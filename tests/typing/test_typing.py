@@ -42,7 +42,7 @@ def test_examples_and_cases_are_clean_for_pyright(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     shutil.copy(Path(__file__).with_name("api_cases.py"), tmp_path)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
+    program, *_ = re.findall(r"^```python\n(.*?)^```", readme, re.M | re.S)
     (tmp_path / "examples" / "readme.py").write_text(program)
     config = {
         "include": ["examples", "api_cases.py"],

@@ -29,6 +29,7 @@ ROWS: tuple[tuple[tuple[str, ...], bool], ...] = (
     (("events", "paths", "streams"), False),
     (("connection",), False),
     (("hooks",), False),
+    (("_option_checks",), False),
     (("config",), False),
     (("presets", "_why"), False),
     (("_context",), False),

@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
+from iroh_fast.addr import TransportAddr
 from iroh_fast.net.transport import SockAddr, is_private, is_relay
-
-if TYPE_CHECKING:
-    from iroh_fast.addr import TransportAddr
 
 __all__ = [
     "IPV6_BONUS_S",
