@@ -28,7 +28,7 @@ from iroh_fast.net.monitor.service import Monitor
 from iroh_fast.net.monitor.sleep import SleepClock
 from iroh_fast.net.monitor.ways import keeper
 from iroh_fast.net.service import ServiceContext
-from iroh_fast.net.transport import SockAddr, Transport, TransportTable
+from iroh_fast.net.transport import SockAddr, Transport, TransportTable, is_private
 
 HOME = NetworkState(
     (
@@ -275,6 +275,22 @@ def test_without_network_nobody_is_told_to_use_it() -> None:
     virtual(main)
 
 
+def test_who_asks_is_answered_without_network_too() -> None:
+    async def main(network: Network) -> None:
+        network.become(replace(ALONE, default_routes=HOME.default_routes))
+        await asyncio.sleep(1)
+        assert [what for _, what in network.told()] == ["changed"]
+        network.monitor.ask()  # there may be connections within this machine
+        assert network.told() == [(1.0, "changed"), (1.0, "usable")]
+        network.become(ALONE)
+        await asyncio.sleep(10)
+        network.monitor.ask()
+        await asyncio.sleep(10)
+        assert [what for _, what in network.told()] == ["changed", "changed", "usable"]
+
+    virtual(main)
+
+
 def test_who_asks_is_answered_at_once_and_as_if_much_had_changed() -> None:
     async def main(network: Network) -> None:
         await asyncio.sleep(1)
@@ -377,6 +393,8 @@ def test_paths_from_addresses_that_are_gone_are_not_kept(
         Interface("eth2", 4, up=False, ips=(ip_address("10.0.0.2"),)),
     )
     assert keeper(state, state, transports)(local, remote) is kept
+    if not is_private(remote):
+        assert keeper(state, ALONE, transports)(local, remote)
 
 
 def test_path_whose_packets_take_a_new_way_to_the_internet_is_not_kept() -> None:

@@ -24,7 +24,11 @@ def read_network() -> NetworkState:
             return _by_netlink()
         except OSError as error:
             log.debug("no answer from netlink: %s", error)
-    return _by_psutil()
+    try:
+        return _by_psutil()
+    except (OSError, RuntimeError) as error:  # some systems let no program look
+        log.info("the network interfaces cannot be read: %s", error)
+        return NetworkState()
 
 
 def is_cut_off() -> bool:

@@ -32,8 +32,8 @@ class Monitor:
     changed : called with the new state at each change, as soon as it is known.
     usable : called with the state when it was called last and the one now, after a major change,
         or when somebody said that there was one, once packets can leave: at once when there is a
-        way to the internet, or was none before, else up to 5 seconds later.  Not at all while
-        there is no network.
+        way to the internet, or was none before, else up to 5 seconds later.  Not while there is
+        no network, unless somebody said so.
     read, listen, clock : replace how the system is asked.
 
     Notes
@@ -43,8 +43,17 @@ class Monitor:
     """
 
     __slots__ = (
-        *("_asked", "_changed", "_clock", "_counts", "_listen", "_listener", "_look_handle"),
-        *("_loop", "_pace", "_pending", "_read", "_route_handle", "_sleep", "_state"),
+        *("_asked", "_changed", "_clock", "_counts", "_insisted", "_listen", "_listener"),
+        *(
+            "_look_handle",
+            "_loop",
+            "_pace",
+            "_pending",
+            "_read",
+            "_route_handle",
+            "_sleep",
+            "_state",
+        ),
         *("_tick_handle", "_ticked", "_usable", "_used", "_wait"),
     )
     name = "network monitor"
@@ -67,7 +76,8 @@ class Monitor:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: Listener | None = None
         self._asked = False  # to be told of even when nothing differs
-        self._pending = False  # `usable` is to be told
+        self._pending = False  # `usable` is to be told,
+        self._insisted = False  # ... whatever there is
         self._used = NetworkState()  # when it was told last
         self._wait: RouteWait | None = None
         self._look_handle: asyncio.TimerHandle | None = None
@@ -162,6 +172,7 @@ class Monitor:
         self._pace.looked(self._loop.time())
         new = self._read()
         change: Change | None = "major" if self._asked else change_between(self.state, new)
+        self._insisted = self._insisted or self._asked
         self._asked = False
         if change is not None:
             self._tell(new, change)
@@ -213,6 +224,7 @@ class Monitor:
             self._route_handle = None
         self._wait = None
         self._pending = False
-        if not self.state.is_cut_off:
+        insisted, self._insisted = self._insisted, False
+        if insisted or not self.state.is_cut_off:
             old, self._used = self._used, self.state
             self._usable(old, replace(self.state, major=True))

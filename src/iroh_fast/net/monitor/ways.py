@@ -50,6 +50,7 @@ def keeper(
 
     A path over a relay does: the relay is reached again, whatever the way.  One from an address
     that this machine has no more does not, nor one over a transport that says nothing of itself.
+    While there is no network all do: there is nothing to replace them by.
 
     Parameters
     ----------
@@ -63,7 +64,7 @@ def keeper(
     def keeps(local: SockAddr | None, remote: SockAddr) -> bool:
         if is_private(remote):
             return transports.kind(remote) == "relay"
-        if local is None:
+        if local is None or new.is_cut_off:
             return True
         ip = _plain(local)
         return ip.is_loopback or (ip in ips and not moved(ip, _plain(remote)))
