@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import math
+import re
 import statistics
 import sys
 import time
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.lab import nat as nats
 from tests.lab.link import LinkConfig
 from tests.lab.stage import Failed, Pair, Pairing, Stage, opened
+from tests.lab.timeline import timeline
 
 if TYPE_CHECKING:
     from tests.lab.child import NodeProcess
@@ -71,11 +73,37 @@ class Cell:
 
 
 # ---------------------------------------------------------------- the field
+async def told_of(failure: str, client: NodeProcess, server: NodeProcess) -> str:
+    """What both ends of a try that failed have to say."""
+    began = client.events[0]["t"]
+    own = (await client.call("addr"))["id"]
+    mine = {
+        entry["conn"] for entry in (await server.call("conns"))["conns"] if entry["remote"] == own
+    }
+    events = [
+        (node.label, [e for e in node.events if e["t"] >= began and e.get("conn") in (None, *of)])
+        for node, of in ((client, {1}), (server, mine))
+    ]
+    parts = [timeline(failure, events, [], {}).text()]
+    for node, of in ((client, {1}), (server, mine)):
+        for conn in of:
+            for command in ("paths", "why"):
+                with contextlib.suppress(Exception):  # what it does not know, or no more
+                    answer = await node.call(command, conn=conn)
+                    parts.append(f"{node.label} {command}: {json.dumps(answer)}")
+        counters = (await node.call("metrics"))["counters"]
+        parts.append(f"{node.label}: { ({name: n for name, n in counters.items() if n}) }")
+    parts.append(client.tail())
+    return "\n".join(parts)
+
+
 class Field:
     """The world with a host behind each kind of NAT, for each role, and the servers."""
 
-    def __init__(self, stage: Stage, kinds: Sequence[str], link: LinkConfig | None) -> None:
-        self.stage = stage
+    def __init__(
+        self, stage: Stage, kinds: Sequence[str], link: LinkConfig | None, keep: Path | None
+    ) -> None:
+        self.stage, self.keep = stage, keep
         self.hosts = {
             (role, kind): self._host(role, kind, link)
             for role, kind in product(("client", "server"), kinds)
@@ -113,10 +141,15 @@ class Field:
                 await client.call("close", timeout=5)
             except Exception as error:  # any failure of a try is a result
                 cell.failures.append(f"{type(error).__name__}: {error}")
+                if self.keep is not None and stage.nodes:
+                    where = f"{pairing}-{cell.client_nat}-{cell.server_nat}-{len(cell.failures)}"
+                    story = await told_of(cell.failures[-1], stage.nodes[0], server)
+                    path = self.keep / (re.sub(r"[ /]", "-", where) + ".txt")
+                    path.write_text(story)
 
     async def punched(self, cell: Cell, pair: Pair) -> None:
-        await pair.began_relayed()
         client, server = await pair.direct(LIMIT_S)
+        await pair.began_relayed()
         cell.client_s.append(client["since"])
         cell.server_s.append(server["since"])
 
@@ -127,12 +160,12 @@ class Field:
 
 async def fill(
     kinds: Sequence[str], pairings: Sequence[Pairing], *, tries: int, at_a_time: int,
-    link: LinkConfig | None, told: Any = None,
+    link: LinkConfig | None, told: Any = None, keep: Path | None = None,
 ) -> list[Cell]:  # fmt: skip
     """All cells of pairings that share a relay."""
     cells = []
     async with opened(pairings[0]) as stage:
-        field_ = Field(stage, kinds, link)
+        field_ = Field(stage, kinds, link, keep)
         busy, holding = asyncio.Semaphore(at_a_time), asyncio.Semaphore(HOLDING)
 
         async def cell_of(client: str, server: str, pairing: Pairing) -> Cell:
@@ -239,6 +272,12 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
     add("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    add(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="what was seen of tries that failed, one file each",
+    )
     add("--tries", type=int, default=20, help="of each cell (default: 20)")
     add("--nats", default=",".join(CORE), help=f"kinds, or 'all' (default: {','.join(CORE)})")
     add(
@@ -283,10 +322,20 @@ def run(args: argparse.Namespace) -> int:
         where = f"{cell.pairing}: {cell.client_nat} to {cell.server_nat}"
         print(f"{time.monotonic() - began:6.0f} s  {where}: {one(cell)}", file=sys.stderr)
 
+    if args.keep is not None:
+        args.keep.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     for pairings in pairings_of(args.pairs):
         cells += asyncio.run(
-            fill(kinds, pairings, tries=args.tries, at_a_time=args.at_a_time, link=link, told=told)
+            fill(
+                kinds,
+                pairings,
+                tries=args.tries,
+                at_a_time=args.at_a_time,
+                link=link,
+                told=told,
+                keep=args.keep,
+            )
         )
     print(tabulate(cells, kinds))
     if args.json is not None:

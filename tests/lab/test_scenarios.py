@@ -30,7 +30,7 @@ async def passes(name: str, pairing: str) -> Result:
 
 @pytest.mark.lab
 @in_lab
-@pytest.mark.parametrize("pairing", ["rust/rust/iroh-relay"])
+@pytest.mark.parametrize("pairing", ["ours/ours", "ours/rust/iroh-relay", "rust/ours"])
 async def test_two_homes_become_direct(pairing: str) -> None:
     result = await passes("P1", pairing)
     assert result.figures["direct_s"] > 0

@@ -17,8 +17,8 @@ async def two_homes(stage: Stage) -> None:
     """Two home routers: begins over the relay, becomes direct, and keeps the relay as a backup."""
     link = LinkConfig(delay=10)
     pair = await stage.pair(stage.home(link=link), stage.home(link=link))
-    await pair.began_relayed()
     direct = await pair.direct(10)
+    await pair.began_relayed()
     await pair.ping()
     for paths in await pair.paths():
         relays = [path for path in paths if path["kind"] == "relay"]
