@@ -127,18 +127,20 @@ class Links:
         ours: Endpoint | None = None,
         real: RealEndpoint | None = None,
         keep: bool = True,
+        alpn: bytes = ALPN,
     ) -> Link:
         """Make a connection; `dials` tells whether we are the client."""
         if ours is None:
-            ours = await self.our_endpoint(bind, transport=transport or QuicTransportConfig())
+            transport = transport or QuicTransportConfig()
+            ours = await self.our_endpoint(bind, transport=transport, alpns=[alpn])
         if real is None:
-            real = await self.real_endpoint(bind)
+            real = await self.real_endpoint(bind, [alpn])
         if dials:
             accepting = real.start("accept")
-            conn = await ours.connect(real.addr, ALPN)
+            conn = await ours.connect(real.addr, alpn)
             facts = await accepting
         else:
-            dialling = real.dial(ours)
+            dialling = real.dial(ours, alpn=alpn)
             incoming = await ours.accept()
             assert incoming is not None
             conn = await incoming
