@@ -105,7 +105,7 @@ def test_history_is_bounded() -> None:
 
 # --- enough -------------------------------------------------------------------------------
 
-# relays that can tell an address, full, families, late; answers; enough
+# relays that can tell an address, full, families, settled; answers; enough
 #   4 and 6: relay by relay over UDP; "h": HTTPS; "x4", "x6": that family is over; "s": a STUN server
 ENOUGH = [
     (2, True, {4}, False, "", False),
@@ -122,7 +122,7 @@ ENOUGH = [
     (3, False, {4, 6}, False, "4", False),
     (3, False, {4, 6}, False, "4 6", True),
     (3, True, {6}, False, "66", True),
-    (3, True, {4, 6}, True, "4", True),  # late: what is there counts
+    (3, True, {4, 6}, True, "4", True),  # what is there counts
     (3, True, {4, 6}, True, "", False),
     (3, True, {4}, True, "hhh", False),  # that UDP is blocked is not known yet
     (3, True, {4}, True, "hhh x4", True),
@@ -139,7 +139,7 @@ def test_when_a_report_has_enough(
     askable: int, full: bool, asked: set[int], late: bool, answers: str, enough: bool
 ) -> None:
     draft = Draft((A, B, C), askable, frozenset(asked), full)
-    draft.late = late
+    draft.settled = late
     heard: dict[str, int] = {}
     for answer in answers.replace("x4", "x").replace("x6", "y").replace(" ", ""):
         heard[answer] = count = heard.get(answer, -1) + 1

@@ -118,6 +118,8 @@ class Draft:
     Attributes
     ----------
     late : bool
+        It is time for a first idea.
+    settled : bool
         What has not been heard over UDP by now is not waited for, where something was.
     https_over : set
         Relays of which no answer over HTTPS is to come any more.
@@ -128,6 +130,7 @@ class Draft:
     families: frozenset[int]
     full: bool
     late: bool = False
+    settled: bool = False
     captive_portal: bool | None = None
     stun: dict[str, SocketAddr] = field(default_factory=dict)
     https_over: set[RelayUrl] = field(default_factory=set)
@@ -196,7 +199,7 @@ class Draft:
         return by_udp or len(self._latency.get("https", ())) >= len(self.relays)
 
     def _family_done(self, family: int) -> bool:
-        if family in self._over or self.late and self.has_udp:
+        if family in self._over or self.settled and self.has_udp:
             return True
         wanted = max(1, min(2, self.askable)) if self.full else 1
         v4, v6 = (len(self._latency.get(probe, ())) for probe in ("qad_v4", "qad_v6"))

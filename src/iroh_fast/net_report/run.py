@@ -19,6 +19,8 @@ __all__ = ["LIMIT_S", "MAX_HTTPS_RELAYS", "Course", "Means", "Plan"]
 LIMIT_S: Final = 5.0
 LATE_S: Final = 1.0
 """UDP that has not been heard by then is not waited for where other answers are there."""
+MORE_S: Final = 0.3
+"""But that long after the first one: on slow ways all are slow."""
 HTTP_AT_S: Final = 0.2
 """TCP waits for UDP that long, which is faster where it works."""
 ATTEMPTS_S: Final = (0.0, 0.1, 0.2)
@@ -78,6 +80,7 @@ class Course:
         self._wake = WaitQueue()
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
+        self._timers: list[asyncio.TimerHandle] = []
 
     async def run(self) -> None:
         """Probe until the draft holds enough, everything has ended, or it is late.
@@ -87,7 +90,7 @@ class Course:
         Cancel-safe: no probe is left.
         """
         probes = Tasks()
-        late = self._loop.call_at(self._began + LATE_S, self._is_late)
+        self._timers = [self._loop.call_at(self._began + LATE_S, self._is_late)]
         try:
             running = [probes.start(work) for work in self._probes()]
             async with asyncio.timeout_at(self._began + LIMIT_S):
@@ -96,7 +99,8 @@ class Course:
         except TimeoutError:
             pass
         finally:
-            late.cancel()
+            for timer in self._timers:
+                timer.cancel()
             await probes.end()
 
     def _probes(self) -> list[Coroutine[Any, Any, None]]:
@@ -109,11 +113,18 @@ class Course:
         return work
 
     def _told(self) -> None:
+        if self._draft.has_udp and len(self._timers) == 1:
+            at = max(self._began + LATE_S, self._loop.time() + MORE_S)
+            self._timers.append(self._loop.call_at(at, self._is_settled))
         self._news()
         self._wake.wake_all()
 
     def _is_late(self) -> None:
         self._draft.late = True
+        self._told()
+
+    def _is_settled(self) -> None:
+        self._draft.settled = True
         self._told()
 
     async def _tcp(self, seconds: float) -> None:

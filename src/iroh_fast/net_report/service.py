@@ -26,6 +26,7 @@ __all__ = ["NetReports", "own_addrs"]
 
 FULL_EVERY_S: Final = 300.0
 PAUSE_S: Final = 1.0  # between the beginnings of two reports, whoever asks for them
+UNSURE: Final = 3  # full reports in a row because only one of several relays told an address
 AFTER_LOSS_S: Final = 5.0  # between reports that losing the home relay asks for
 COUNTERS: Final = (
     *("reports", "reports_full", "qad_probes", "qad_success", "https_probes", "https_success"),
@@ -77,6 +78,7 @@ class NetReports:
         self._due = Once()  # a report is wanted before its time
         self._full_wanted = True
         self._full_at = 0.0
+        self._unsure = 0
         self._began = 0.0  # the latest report
         self._after_loss_at = 0.0
         self._home_is_up = False
@@ -124,6 +126,8 @@ class NetReports:
     def refresh(self, *, full: bool) -> None:
         """Make a report now, or when the present one ends."""
         self._full_wanted = self._full_wanted or full
+        if full:
+            self._unsure = 0
         self._due.set()
 
     def stop(self) -> None:
@@ -204,6 +208,11 @@ class NetReports:
     def _is_full(self, now: float) -> bool:
         last = self.last
         if last is not None and last.captive_portal and not last.has_udp:
+            return True
+        askable = sum(relay.quic_port is not None for relay in self._relay_map.relays())
+        one_of_several = last is not None and last.has_udp and last.mapping_varies_by_dest is None
+        if one_of_several and askable > 1 and self._unsure < UNSURE:
+            self._unsure += 1
             return True
         return self._full_wanted or now >= self._full_at
 
