@@ -195,3 +195,31 @@ async def ip6_only(stage: Stage) -> None:
     direct = await pair.both("wait_path", kind="ip6", timeout=15)
     await pair.ping()
     stage.note("direct_s", max(answer["since"] for answer in direct))
+
+
+@scenario("P31")
+async def forwarded_port(stage: Stage) -> None:
+    """Two homes whose routers take another port for each destination, one passes a port on: that is guessed."""
+    router = stage.world.router("forwarding", nat="strict")
+    inside = router.host("server")
+    router.nft(
+        "table ip passing_on {\n  chain before {\n    type nat hook prerouting priority -110\n"
+        f'    iifname "wan" udp dport 4242 dnat to {inside.address()}\n  }}\n}}\n'
+    )
+    router.nft('insert rule inet filtering through iifname "wan" ct status dnat accept\n')
+    # That the port differs, two relays tell.
+    relays = [stage.relay().url, stage.relay(name="relay2.test").url]
+    client = await stage.client(stage.home("strict"), relays=relays)
+    server = await stage.server(inside, relays=relays, bind_addrs=["0.0.0.0:4242"])
+    candidate = f"{router.wan4}:4242"
+    for _ in range(100):
+        if candidate in (await server.call("addr"))["ips"]:
+            break
+        await asyncio.sleep(0.05)
+    else:
+        stage.check(False, f"{candidate} is not among the addresses")
+    home = (await server.call("online"))["relay"]
+    pair = await stage.connect(client, server, relays=[home])
+    direct = await pair.direct(15)
+    await pair.ping()
+    stage.note("direct_s", max(answer["since"] for answer in direct))
