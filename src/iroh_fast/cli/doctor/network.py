@@ -114,17 +114,16 @@ def _tell(found: Findings, out: Out) -> None:
 
 def _relay_lines(found: Findings) -> list[str]:
     """The relays, the nearest first: URL and latency."""
-    order = {
-        url: rtt if isinstance(rtt, float) else float("inf") for url, rtt in found.relays.items()
-    }
-    lines = []
-    for url in sorted(order, key=order.__getitem__):
-        rtt = found.relays[url]
+    nearest: dict[RelayUrl, float] = {}
+    for url, rtt in found.relays.items():
         known = found.report.latency(url) if found.report else None
-        seconds = rtt if isinstance(rtt, float) else known
-        mark = " (home)" if url == found.home else ""
-        lines.append(f"{url} {milliseconds(seconds)}{mark}")
-    return lines
+        answers = [seconds for seconds in (rtt, known) if isinstance(seconds, float)]
+        nearest[url] = min(answers, default=float("inf"))
+    return [
+        f"{url} {milliseconds(seconds if seconds < float('inf') else None)}"
+        f"{' (home)' if url == found.home else ''}"
+        for url, seconds in sorted(nearest.items(), key=lambda item: item[1])
+    ]
 
 
 def facts(found: Findings) -> dict[str, Any]:
