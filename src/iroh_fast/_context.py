@@ -61,7 +61,6 @@ class Context:
         "lookups",
         "metrics",
         "newest",
-        "over",
         "owner",
         "relay",
         "relayed",
@@ -96,8 +95,6 @@ class Context:
         self.followed: dict[int, object] = {}  # connection -> its paths, as last told
         self.closing = False
         self.ending = Once()  # the endpoint is being closed
-        # Connections that ended and that somebody still holds.
-        self.over: weakref.WeakSet[QuicConnection] = weakref.WeakSet()
         # Converts an address of the driver. Bound once, for all connections.
         self.transport_addr: AddrOf = driver.transports.addr_of
         self.chosen = config.path_selector is not None  # paths are chosen by a function of the user
@@ -150,7 +147,6 @@ class Context:
         if q.peer_id is None:
             return
         if reason is not None:
-            self.over.add(q)
             self.followed.pop(q.stable_id, None)
             if self.newest.get(q.peer_id) is q:
                 del self.newest[q.peer_id]
@@ -177,10 +173,9 @@ class Context:
         ]
 
     def paths_with(self, id: EndpointId) -> list[Paths]:
-        """The paths of each connection with a peer, also of those that ended and are still held."""
+        """The paths of each connection with a peer."""
         key = bytes(id)
-        held = (*self.live(), *self.over)
-        return [Paths(q, self) for q in held if q.peer_id == key]
+        return [Paths(q, self) for q in self.live() if q.peer_id == key]
 
     # --- for the paths of connections
     def selected_way(self, q: QuicConnection) -> SockAddr | None:

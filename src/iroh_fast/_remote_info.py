@@ -29,14 +29,10 @@ def remote_info(context: Context, id: EndpointId) -> _stats.RemoteInfo | None:
     found = context.lookups.known(id)
     for addr in found:
         status.setdefault(addr, "unknown")
-    books = context.paths_with(id)
-    for book in books:
+    for book in context.paths_with(id):
         for path in book.get():
-            if not book.ended():
-                status[path.remote_addr] = "active"
-            elif status.get(path.remote_addr) != "active":
-                status[path.remote_addr] = "inactive"
-    if not status and not books:
+            status[path.remote_addr] = "active"
+    if not status:
         return None
     infos = []
     for addr in sorted(status):

@@ -14,7 +14,8 @@ class Silences:
     """Waits for silent paths to come back.
 
     A peer of iroh keeps its data on a path until that ends, whatever we find out: 15 s of silence.
-    So the path is ended as soon as it is silent for a while and something was heard on another.
+    So the side that dialed ends the path as soon as it is silent for a while and something was heard
+    on another.
 
     Attributes
     ----------
@@ -30,6 +31,9 @@ class Silences:
 
     def began(self, conn: PathUser, state: Followed, id: int, now: float) -> None:
         """A direct path stopped to answer."""
+        if not conn.is_client:
+            # INTEROP: what iroh 1.4 sent on a path that the other side ends is lost for ever, as far as it dialed.
+            return
         self._heard[conn, id] = _heard_elsewhere(conn, state)
         if self.due is None:
             self.due = now + GIVE_UP_S
