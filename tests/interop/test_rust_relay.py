@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from iroh_fast import Endpoint, EndpointAddr, Router, presets
+from iroh_fast import Connection, Endpoint, EndpointAddr, Router, presets
 from iroh_fast.relay import CaConfig, RelayServer, RelayServerConfig, RelayTlsConfig
 
 from .links import echo_bi, exchanged
@@ -125,3 +125,53 @@ async def test_our_endpoints_talk_over_the_relay_in_rust(rust_relay: str) -> Non
             await ep.online()
         async with ep.connect(EndpointAddr(router.endpoint.id, relay_url=rust_relay), ALPN) as conn:
             assert await exchanged(conn, SIZE)
+
+
+# ---------------------------------------------------------------- from the relay to a direct path
+async def bound_to(relay: RelayServer) -> Endpoint:
+    ep = await Endpoint.bind(
+        preset=presets.minimal, relays=[relay.url], ca=trusting(relay), net_report=False
+    )
+    await ep.online()
+    return ep
+
+
+def ways(conn: Connection) -> dict[bool, str]:
+    """The status of the paths in use, by whether they are relayed."""
+    return {path.is_relay: path.status for path in conn.paths}
+
+
+async def test_we_dial_a_rust_endpoint_over_a_relay_and_become_direct(
+    relay: RelayServer, options: tuple[str, ...]
+) -> None:
+    async with RustPeer("echo", *options) as peer:
+        bound = await peer.event("bound")
+        async with (
+            await bound_to(relay) as ep,
+            ep.connect(EndpointAddr(bound["id"], relay_url=relay.url), ALPN) as conn,
+        ):
+            await conn.direct(timeout=30)
+            assert await exchanged(conn, SIZE)
+            # The relay stays as a backup; data went past it.
+            assert ways(conn) == {True: "backup", False: "available"}
+            assert ep.metrics.snapshot()["socket:holepunch_attempts"] >= 1
+    assert relay.metrics()["bytes_sent"] < SIZE
+
+
+async def test_rust_endpoint_dials_us_over_a_relay_and_becomes_direct(
+    relay: RelayServer, options: tuple[str, ...]
+) -> None:
+    seen: list[dict[bool, str]] = []
+
+    async def echo_directly(conn: Connection) -> None:
+        await conn.direct(timeout=30)
+        seen.append(ways(conn))
+        await echo_bi(conn)
+
+    async with Router(await bound_to(relay), {ALPN: echo_directly}) as router:
+        arguments = ("--id", str(router.endpoint.id), "--via-relay", relay.url)
+        data = ("--streams", "4", "--bytes", str(SIZE))
+        async with RustPeer("dial", *options, *arguments, *data) as peer:
+            echoed = await peer.event("echoed")
+            assert (echoed["streams"], echoed["failed"]) == (4, 0)
+    assert seen == [{True: "backup", False: "available"}]
