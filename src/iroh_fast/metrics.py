@@ -31,6 +31,7 @@ COUNTERS: dict[str, str] = {
     "socket:ignored_handshakes": "Connection attempts of others that were not answered",
     "socket:dropped_datagrams": "Datagrams received that belong to no connection",
     "socket:window_budget_refused": "Times a window did not grow as it wanted because of the budget",
+    "socket:held_probes": "Probes of hole punching that did not leave because their address had enough",
     "socket:num_conns_opened": "Connections opened, of both directions",
     "socket:num_conns_closed": "Connections that ended",
     "socket:num_conns_direct": "Connections that had a direct path, from the start or later",

@@ -268,6 +268,7 @@ class Driver:
             "rebinds": self._rebinder.rebinds,
             **self.endpoint.counters,
             "window_budget_refused": self.endpoint.window_budget_refused,
+            "held_probes": self.endpoint.held_probes,
             "window_budget": self.endpoint.window_budget,
             "window_budget_used": self.endpoint.window_budget_used,
         }
