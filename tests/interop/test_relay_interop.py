@@ -129,6 +129,45 @@ async def test_relay_only(links: Links, relay: RelayServer, dials: bool) -> None
     assert path.mtu == 1452
 
 
+async def test_relayed_connection_becomes_direct(
+    links: Links, relay: RelayServer, dials: bool
+) -> None:
+    """Whoever dialed punches: both know nothing of each other but a relay."""
+    real = await real_endpoint(links, relay.url)
+    ours = await our_endpoint(links, relay.url, direct=True)
+    link = await connect(links, dials, ours, real, relay.url)
+    path = await link.ours.direct(timeout=30)
+    assert path.is_ip and link.ours.why_relayed() is None
+    await real_uses(link, (True, False), (False, True))
+    await asyncio.gather(push(link, 1, 5_000_000), pull(link, 2, 5_000_000))
+    assert statuses(link) == [(False, "available"), (True, "backup")]
+
+
+async def test_relay_only_keeps_the_real_peer_relayed(links: Links, relay: RelayServer) -> None:
+    real = await real_endpoint(links, relay.url)
+    ours = await our_endpoint(links, relay.url, direct=True)
+    accepting = real.start("accept")
+    target = EndpointAddr(real.id, relay_url=relay.url, ip_addrs=real.sockets)
+    conn = await ours.connect(target, ALPN, relay_only=True)
+    link = links.link(conn, await accepting)
+    await asyncio.gather(push(link, 1, 1_000_000), pull(link, 2, 1_000_000))
+    await asyncio.sleep(1.0)  # whatever the real peer tries for a direct path has been tried
+    assert await real_paths(link) == [(True, True)]
+    [path] = conn.paths
+    assert path.is_relay and conn.why_relayed() == "it was dialed with relay_only"
+
+
+async def test_require_direct_with_the_real_peer(links: Links, relay: RelayServer) -> None:
+    real = await real_endpoint(links, relay.url)
+    ours = await our_endpoint(links, relay.url, direct=True)
+    accepting = real.start("accept")
+    target = EndpointAddr(real.id, relay_url=relay.url)
+    conn = await ours.connect(target, ALPN, require_direct=True)
+    link = links.link(conn, await accepting)
+    assert isinstance(ours_selected(link), IpAddr)
+    await assert_alive(link)
+
+
 async def test_datagrams_over_the_relay(links: Links, relay: RelayServer, dials: bool) -> None:
     link = await relayed(links, dials, relay.url)
     size = min(link.ours.max_datagram_size or 0, await link.call("max_datagram_size"))
@@ -251,6 +290,7 @@ async def test_relay_takes_over_when_the_direct_path_dies(
 ) -> None:
     real = await real_endpoint(links, relay.url)
     ours = await our_endpoint(links, relay.url, direct=True, transport=QUICK)
+    ours._context.remotes.set_candidates([])  # the proxy is the only direct way
     server = real.sockets[0] if dials else str(ours.bound_sockets[0])
     proxy = await Proxy.to(server)
     try:
