@@ -145,11 +145,11 @@ async def test_wait_closed_survives_the_cancellation_of_another_waiter(pair: Pai
 async def test_idle_timeout_ends_both_sides(make_pair: MakePair) -> None:
     config = QuicTransportConfig(max_idle_timeout=0.2, keep_alive_interval=None)
     pair = await make_pair(transport=config)
-    assert (await pair.client.wait_closed()).kind == "timed_out"
-    # A server that is late on a busy machine may still send, and hear that the client knows it no more.
-    assert (await pair.server.wait_closed()).kind in ("timed_out", "reset")
+    ends = [(conn, (await conn.wait_closed()).kind) for conn in (pair.client, pair.server)]
+    # One that is late, since it sent something last, may hear that the other knows it no more.
+    assert {kind for _, kind in ends} in ({"timed_out"}, {"timed_out", "reset"})
     with pytest.raises(TimeoutError):
-        await pair.client.open_bi()
+        await next(conn for conn, kind in ends if kind == "timed_out").open_bi()
 
 
 # --- numbers and paths
