@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.lab.namespaces import LabError
 
 if TYPE_CHECKING:
-    from tests.lab.machines import Host
+    from tests.lab.hosts import Host
 
 __all__ = ["KINDS", "NodeError", "NodeProcess"]
 

@@ -1,4 +1,4 @@
-"""Machines of a world: providers, routers behind them and hosts behind those, each a network namespace.
+"""Machines of a world: providers and the routers behind them, each a network namespace; hosts are in `hosts`.
 
 A router hangs at its provider by a link of its own, a pair of devices or an emulated link (`wire`), which IP crosses without
 a shared network between: so the one can take the place of the other. Hosts of a router share a bridge.
@@ -6,7 +6,6 @@ a shared network between: so the one can take the place of the other. Hosts of a
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,11 @@ from tests.lab.lab import SYSCTLS
 from tests.lab.namespaces import LabError, Namespace
 
 if TYPE_CHECKING:
-    from tests.lab.child import NodeProcess
+    from tests.lab.hosts import Host
     from tests.lab.link import LinkConfig
     from tests.lab.world import World
 
-__all__ = ["Host", "Machine", "Router"]
+__all__ = ["Machine", "Provider", "Router"]
 
 PROVIDER6 = "fe80::1"
 CUSTOMER6 = "fe80::2"
@@ -197,6 +196,7 @@ class Router(Provider):
         self._ports = itertools.count(1)
         self._lifetime: Any = None
         self._prefixes: list[str] = []
+        self._forwards: dict[int, str] = {}
         if link is not None and not isinstance(link, tuple):
             link = link, link
         provider.attach(self, number, v4=v4, v6=v6, link=link)
@@ -248,6 +248,8 @@ class Router(Provider):
     # --- what a test does with it
     def host(self, label: str) -> Host:
         """A machine with ``eth0`` at this router."""
+        from tests.lab.hosts import Host
+
         host = Host(self.world, label)
         self.world.adopt(host)
         host.plug_in(self)
@@ -266,14 +268,23 @@ class Router(Provider):
                 "netfilter.nf_conntrack_udp_timeout_stream": str(self.nat.stream),
             }
         )
-        self.nft(nats.nat_rules(self.nat, self.wan4, v6_open=self.v6_open))
+        self._load()
         self._end_by_age()
-        self.forget()
 
     def flush(self) -> None:
         """Forget all mappings: what comes next leaves from other ports."""
-        self.nft(nats.nat_rules(self.nat, self.wan4, v6_open=self.v6_open))
+        self._load()
+
+    def _load(self) -> None:
+        """Begin anew, with empty maps."""
+        rules = nats.nat_rules(self.nat, self.wan4, v6_open=self.v6_open, forwards=self._forwards)
+        self.nft(rules)
         self.forget()
+
+    def forward(self, port: int, host: Host) -> None:
+        """Lead a port of UDP outside to the same port of a host, as its owner has set up; forgets all mappings."""
+        self._forwards[port] = host.address()
+        self._load()
 
     def forget(self) -> None:
         """Empty the kernel's table of connections."""
@@ -326,104 +337,6 @@ class Router(Provider):
     def mappings(self) -> str:
         """What the kernel knows of connections, for people."""
         return self.tool("conntrack", "-L", "-p", "udp")
-
-
-class Host(Machine):
-    """A machine with interfaces at routers, and nodes in it.
-
-    Attributes
-    ----------
-    ports : dict
-        The router that each interface is plugged in at, and the number of its address.
-    """
-
-    def __init__(self, world: World, label: str) -> None:
-        keep = {f"ipv6.conf.{where}.keep_addr_on_down": "1" for where in ("all", "default")}
-        self.ports: dict[str, tuple[Router, int, str]] = {}
-        super().__init__(world, label, keep)
-
-    def plug_in(self, router: Router, device: str = "eth0", *, metric: int | None = None) -> None:
-        """Connect an interface, which is new, and give it the addresses and routes it has there."""
-        if device in self.ports:
-            raise LabError(f"{self.label}: {device} is plugged in already")
-        number, port = next(router._hosts), f"h{next(router._ports)}"
-        router.ip("link", "add", port, "type", "veth", "peer", "name", device, "netns", self.name)
-        router.ip("link", "set", port, "master", "lan", "up")
-        self.ports[device] = router, number, port
-        self._configure(device, metric)
-
-    def _configure(self, device: str, metric: int | None = None) -> None:
-        router, number, _ = self.ports[device]
-        metric = metric if metric is not None else 100 + 100 * list(self.ports).index(device)
-        lines = [f"link set {device} up"]
-        if router.lan4:
-            lines.append(f"addr replace {router.lan4}.{number}/24 dev {device}")
-            lines.append(f"route replace default via {router.lan4}.1 dev {device} metric {metric}")
-        if router.lan6:
-            lines.append(f"addr replace {router.lan6}::{number:x}/64 dev {device} nodad")
-            lines.append(f"route replace ::/0 via {PROVIDER6} dev {device} metric {metric}")
-        self.batch(*lines)
-        routers = [router for router, _, _ in self.ports.values()]
-        self.set_resolver(
-            v4=any(router.lan4 for router in routers), v6=any(router.lan6 for router in routers)
-        )
-
-    def unplug(self, device: str = "eth0") -> None:
-        """Take an interface away, with its addresses."""
-        router, _, port = self.ports.pop(device)
-        router.ip("link", "del", port)
-
-    def replug(self, router: Router, device: str = "eth0") -> None:
-        """Plug an interface in at another router."""
-        self.unplug(device)
-        self.plug_in(router, device)
-
-    def set_link(self, device: str = "eth0", *, up: bool) -> None:
-        """Switch an interface off, or on again."""
-        if up:
-            self._configure(device)
-        else:
-            self.ip("link", "set", device, "down")
-
-    def address(self, *, six: bool = False, device: str = "eth0") -> str:
-        """Its own address."""
-        router, number, _ = self.ports[device]
-        prefix = router.lan6 if six else router.lan4
-        if prefix is None:
-            raise LabError(f"{self.label} has no IPv{6 if six else 4}")
-        return f"{prefix}::{number:x}" if six else f"{prefix}.{number}"
-
-    def renew(self, device: str = "eth0") -> None:
-        """Get another address where it is plugged in; the one before is gone."""
-        router, number, port = self.ports[device]
-        old = [f"{router.lan4}.{number}/24"] * bool(router.lan4)
-        old += [f"{router.lan6}::{number:x}/64"] * bool(router.lan6)
-        self.batch(*(f"addr del {address} dev {device}" for address in old))
-        self.ports[device] = router, next(router._hosts), port
-        self._configure(device)
-
-    def add_useless(self, count: int) -> None:
-        """Addresses that lead nowhere, on interfaces of their own, as of virtual machines and containers."""
-        lines = []
-        for i in range(count):
-            lines += [
-                f"link add idle{i} type bridge",
-                f"addr add 172.{16 + i // 250}.{i % 250}.1/24 dev idle{i}",
-                f"link set idle{i} up",
-            ]
-        self.batch(*lines)
-
-    def node(self, kind: str = "ours", **options: Any) -> NodeProcess:
-        """An endpoint here, to be used with ``async with``; options of `child.NodeProcess`."""
-        from tests.lab.child import NodeProcess
-
-        return NodeProcess(self, kind, **options)
-
-    def close(self) -> None:
-        for device in list(self.ports):
-            with contextlib.suppress(LabError):
-                self.unplug(device)
-        super().close()
 
 
 def kernel_lacks() -> str | None:

@@ -29,7 +29,7 @@ from tests.lab.timeline import timeline
 
 if TYPE_CHECKING:
     from tests.lab.child import NodeProcess
-    from tests.lab.machines import Host
+    from tests.lab.hosts import Host
 
 __all__ = ["Cell", "add_parser", "grid", "run", "summary", "tabulate"]
 

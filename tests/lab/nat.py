@@ -11,12 +11,14 @@ table would be such a connection.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final, Literal
 
 __all__ = ["FIREWALLS", "KINDS", "Nat", "firewall_rules", "nat_rules", "punchable"]
 
-Mapping = Literal["none", "endpoint-independent", "port-preserving", "random"]
+Kind = Literal["none", "endpoint-independent", "port-preserving", "random"]
 Filtering = Literal["none", "address", "address-and-port"]
 
 FIRST_PORT: Final = 32768
@@ -47,7 +49,7 @@ class Nat:
         Seconds after which the kernel forgets a flow of UDP: with packets in one direction, and in both.
     """
 
-    mapping: Mapping = "endpoint-independent"
+    mapping: Kind = "endpoint-independent"
     filtering: Filtering = "address-and-port"
     preserves: bool = False
     hairpin: bool = False
@@ -115,16 +117,17 @@ def chain(name: str, hook: str, *rules: str) -> str:
     return f"  chain {name} {{\n{body}\n  }}\n"
 
 
-def translation(nat: Nat, address: str) -> str:
+def translation(nat: Nat, address: str, forwards: Mapping[int, str]) -> str:
     """The table that changes addresses."""
+    led = [f'iifname "{WAN}" udp dport {port} dnat to {to}' for port, to in forwards.items()]
     udp = f'oifname "{WAN}" meta l4proto udp'
     rest = f'oifname "{WAN}" snat to {address}'
     before = "type nat hook prerouting priority -100"
     after = "type nat hook postrouting priority 100"
     if nat.mapping == "random":
-        return chain("before", before) + chain("after", after, f"{rest} fully-random")
+        return chain("before", before, *led) + chain("after", after, f"{rest} fully-random")
     if nat.mapping == "port-preserving":
-        return chain("before", before) + chain("after", after, rest)
+        return chain("before", before, *led) + chain("after", after, rest)
     timeout = "1h" if nat.lifetime is None else f"{round(nat.lifetime * 1000)}ms"
     maps = f"""\
   map out_ports {{
@@ -157,13 +160,13 @@ def translation(nat: Nat, address: str) -> str:
     record = [f"{way} ct direction original {taken}" for way in ways]
     return (
         maps
-        + chain("before", before, *enter)
+        + chain("before", before, *led, *enter)
         + chain("after", after, *after_rules, rest)
         + chain("record", "type filter hook postrouting priority 110", *record)
     )
 
 
-def filtering(nat: Nat, *, v6_open: bool) -> str:
+def filtering(nat: Nat, *, v6_open: bool, forwards: Mapping[int, str]) -> str:
     """The table that lets packets in or not."""
     contacts = ""
     inward, outward = [], []
@@ -181,6 +184,8 @@ def filtering(nat: Nat, *, v6_open: bool) -> str:
             f'oifname "{WAN}" meta l4proto udp update @contacts {{ ip saddr . udp sport . ip daddr }}'
         )
         inward.append(f'iifname "{WAN}" ip daddr . udp dport . ip saddr @contacts accept')
+    for port, to in forwards.items():
+        inward.append(f'iifname "{WAN}" ip daddr {to} udp dport {port} accept')
     if v6_open:
         inward.append(f'iifname "{WAN}" meta nfproto ipv6 accept')
     known = f'iifname "{WAN}" ct state established,related accept'
@@ -191,7 +196,13 @@ def filtering(nat: Nat, *, v6_open: bool) -> str:
     return contacts + to_itself + through
 
 
-def nat_rules(nat: Nat, address: str | None, *, v6_open: bool = False) -> str:
+def nat_rules(
+    nat: Nat,
+    address: str | None,
+    *,
+    v6_open: bool = False,
+    forwards: Mapping[int, str] = MappingProxyType({}),
+) -> str:
     """The whole ruleset of a router for ``nft -f -``; replaces the one before, with what it has learned.
 
     Parameters
@@ -201,12 +212,16 @@ def nat_rules(nat: Nat, address: str | None, *, v6_open: bool = False) -> str:
         Of IPv4, outside; None for a router of IPv6 alone.
     v6_open : bool
         What comes over IPv6 unasked is let in, too.
+    forwards : mapping of int to str
+        Ports of UDP outside that lead to the same port of an address inside.
     """
     text = "table ip translation {}\ndelete table ip translation\n"
     text += "table inet filtering {}\ndelete table inet filtering\n"
     if nat.translates and address is not None:
-        text += f"table ip translation {{\n{translation(nat, address)}}}\n"
-    return text + f"table inet filtering {{\n{filtering(nat, v6_open=v6_open)}}}\n"
+        text += f"table ip translation {{\n{translation(nat, address, forwards)}}}\n"
+    return (
+        text + f"table inet filtering {{\n{filtering(nat, v6_open=v6_open, forwards=forwards)}}}\n"
+    )
 
 
 #: What does not pass a router, in either direction, by name: rules of the forward hook.

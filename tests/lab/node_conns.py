@@ -79,13 +79,13 @@ class Held:
         self.end: tuple[float, CloseReason] | None = None
         what = "connected" if conn.side == "client" else "accepted"
         tell(what, conn=number, remote=str(conn.remote_id), t=self.complete)
+        self._look(conn.paths)
         self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._serve())]
 
     async def _serve(self) -> None:
         await node_traffic.serve(self.conn)
 
     async def _watch(self) -> None:
-        self._look(self.conn.paths)
         async for paths in self.conn.watch_paths():
             self._look(paths)
             async with self._changed:

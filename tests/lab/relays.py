@@ -21,7 +21,7 @@ from tests.lab.lan import entered
 from tests.lab.namespaces import LabError
 
 if TYPE_CHECKING:
-    from tests.lab.machines import Host
+    from tests.lab.hosts import Host
 
 __all__ = ["Relay", "make_certificates"]
 

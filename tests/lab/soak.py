@@ -25,7 +25,8 @@ from tests.lab.stage import Pair, Pairing, Stage, opened
 
 if TYPE_CHECKING:
     from tests.lab.child import NodeProcess
-    from tests.lab.machines import Host, Router
+    from tests.lab.hosts import Host
+from tests.lab.machines import Router
 
 __all__ = ["Soak", "add_parser", "run"]
 

@@ -23,7 +23,7 @@ from tests.lab.world import World
 
 if TYPE_CHECKING:
     from tests.lab.child import NodeProcess
-    from tests.lab.machines import Host
+    from tests.lab.hosts import Host
     from tests.lab.relays import Relay
 
 __all__ = [

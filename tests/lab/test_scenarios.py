@@ -45,6 +45,15 @@ async def test_connection_outlives_its_relay(pairing: str) -> None:
 
 @pytest.mark.lab
 @in_lab
+@pytest.mark.parametrize("name", ["P20-client", "P20-server"])
+async def test_connection_becomes_direct_when_one_end_moves_to_a_network_that_allows_it(
+    name: str,
+) -> None:
+    await passes(name, "ours/ours")
+
+
+@pytest.mark.lab
+@in_lab
 async def test_a_check_that_does_not_hold_is_the_result_and_all_processes_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

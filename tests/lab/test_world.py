@@ -12,7 +12,8 @@ import pytest
 
 from tests.lab import LinkConfig
 from tests.lab.capture import read_packets
-from tests.lab.machines import Host, Router
+from tests.lab.hosts import Host
+from tests.lab.machines import Router
 from tests.lab.namespaces import LabError
 from tests.lab.nat import KINDS, Nat, firewall_rules, punchable, with_changes
 from tests.lab.probing import COMES_S, MISSING_S, Probe, punched, tcp_reaches
@@ -165,6 +166,22 @@ def test_kind_changes_at_run_time_in_both_directions(net: Net) -> None:
             ]
         stable.append(views[0] == views[1])
     assert stable == [True, False, True, True]
+
+
+@pytest.mark.parametrize("kind", TRANSLATING)
+def test_forwarded_port_leads_in_whatever_the_nat_is(net: Net, kind: str) -> None:
+    router = net.world.router(f"forwarding-{kind}", nat=kind)
+    host, other = router.host(f"forwarded-{kind}"), router.host(f"unforwarded-{kind}")
+    router.forward(4433, host)
+    assert router.wan4 is not None
+    with Probe(net.first) as stranger, Probe(host, port=4433) as probe, Probe(other, port=4434) as none:  # fmt: skip
+        stranger.send((router.wan4, 4433))
+        got = probe.get()
+        assert got == ("hello", (net.first.address(), stranger.port))
+        probe.send(got[1], "back")
+        assert stranger.get() == ("back", (router.wan4, 4433))
+        stranger.send((router.wan4, 4434))
+        assert not none.gets_something(expected=False)
 
 
 def test_flushed_router_gives_other_ports_and_lets_the_old_ones_no_longer_in(net: Net) -> None:

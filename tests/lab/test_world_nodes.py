@@ -8,7 +8,7 @@ import pytest
 
 from tests.interop.rust import place
 from tests.lab.child import NodeError
-from tests.lab.machines import Host
+from tests.lab.hosts import Host
 from tests.lab.world import World, lacking
 
 pytestmark = [

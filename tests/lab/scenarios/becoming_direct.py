@@ -202,11 +202,7 @@ async def forwarded_port(stage: Stage) -> None:
     """Two homes whose routers take another port for each destination, one passes a port on: that is guessed."""
     router = stage.world.router("forwarding", nat="strict")
     inside = router.host("server")
-    router.nft(
-        "table ip passing_on {\n  chain before {\n    type nat hook prerouting priority -110\n"
-        f'    iifname "wan" udp dport 4242 dnat to {inside.address()}\n  }}\n}}\n'
-    )
-    router.nft('insert rule inet filtering through iifname "wan" ct status dnat accept\n')
+    router.forward(4242, inside)
     # That the port differs, two relays tell.
     relays = [stage.relay().url, stage.relay(name="relay2.test").url]
     client = await stage.client(stage.home("strict"), relays=relays)

@@ -10,7 +10,8 @@ from tests.lab.link import LinkConfig
 from tests.lab.stage import Pair, Stage, scenario
 
 if TYPE_CHECKING:
-    from tests.lab.machines import Host, Router
+    from tests.lab.hosts import Host
+    from tests.lab.machines import Router
 
 SIDES = ("client", "server")
 #: Access networks by what they have, as options of `Router`.
