@@ -25,7 +25,7 @@ MAX_WAIT_S = 1800.0  # that a gateway may ask for
 CALM_S = 5.0  # between questions to a gateway, however often the network changes
 CALM_OTHER_S = 0.5  # the same when it is another one
 STEP_S = 15.0  # for one step of one protocol, whatever it does
-RELEASE_S = 1.0
+RELEASE_S = 0.5
 
 T = TypeVar("T")
 
@@ -73,12 +73,11 @@ async def probe(
         return None
 
     counters["portmap:probes_started"] += 1
-    found: dict[ProtocolName, PortmapError | None] = {}
+    tasks: dict[ProtocolName, asyncio.Task[PortmapError | None]] = {}
     async with asyncio.TaskGroup() as group:
-        tasks = {protocol.name: group.create_task(one(protocol)) for protocol in protocols}
-    for name, task in tasks.items():
-        found[name] = task.result()
-    return found
+        for protocol in protocols:
+            tasks[protocol.name] = group.create_task(one(protocol))
+    return {name: task.result() for name, task in tasks.items()}
 
 
 class Keeper:
@@ -100,7 +99,9 @@ class Keeper:
         self.counters = new_counters()
         self.lease: Lease | None = None
         self.error: PortmapError | None = None  # why there is none
-        self._protocols = {protocol.name: protocol for protocol in protocols}
+        self._protocols: dict[ProtocolName, MappingProtocol] = {}
+        for protocol in protocols:
+            self._protocols[protocol.name] = protocol
         self._port = port
         self._changed = changed
         self._gateway: Gateway | None = None
@@ -197,8 +198,9 @@ class Keeper:
             return known
         found = await probe(list(self._protocols.values()), gateway, self.counters)
         now = self._loop.time()
-        self._seen = {name: now for name, why in found.items() if why is None}
-        return list(self._seen)
+        there: list[ProtocolName] = [name for name, why in found.items() if why is None]
+        self._seen = dict.fromkeys(there, now)
+        return there
 
     async def _map(self, gateway: Gateway, protocol: MappingProtocol, old: Lease | None) -> float:
         """Have a mapping made or renewed; seconds until it has to be renewed."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from ipaddress import IPv4Address
-from typing import Final
 
 from ..errors import PortmapError
 from .exchange import Exchange, UdpExchange
-from .model import Gateway, Lease, check_external
+from .model import Gateway, Lease, ProtocolName, check_external
 
 __all__ = ["External", "Mapped", "NatPmp", "decode", "encode_external", "encode_map"]
 
@@ -92,10 +91,13 @@ def _external(data: bytes) -> External | None:
 class NatPmp:
     """Mappings by NAT-PMP."""
 
-    name: Final = "nat_pmp"
-
     def __init__(self, exchange: Exchange | None = None) -> None:
         self._exchange = exchange or UdpExchange()
+
+    @property
+    def name(self) -> ProtocolName:
+        """It is this one."""
+        return "nat_pmp"
 
     async def probe(self, gateway: Gateway) -> None:
         """Ask for the gateway's address."""

@@ -7,11 +7,10 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
 
 from ..errors import PortmapError, PortmapErrorKind
 from .exchange import Exchange, UdpExchange
-from .model import Gateway, Lease, check_external
+from .model import Gateway, Lease, ProtocolName, check_external
 
 __all__ = ["Announced", "Mapped", "Pcp", "decode", "encode_announce", "encode_map"]
 
@@ -129,13 +128,16 @@ class Pcp:
     random : gives that many unpredictable bytes.
     """
 
-    name: Final = "pcp"
-
     def __init__(
         self, exchange: Exchange | None = None, random: Callable[[int], bytes] = os.urandom
     ) -> None:
         self._exchange = exchange or UdpExchange()
         self._random = random
+
+    @property
+    def name(self) -> ProtocolName:
+        """It is this one."""
+        return "pcp"
 
     async def probe(self, gateway: Gateway) -> None:
         """Ask whether there is somebody."""

@@ -7,14 +7,14 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from ipaddress import AddressValueError, IPv4Address
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 from ..errors import HttpError, PortmapError, PortmapErrorKind, printable
 from . import igd, ssdp
 from .igd import Fault, Igd
-from .model import Gateway, Lease, check_external
+from .model import Gateway, Lease, ProtocolName, check_external
 
 __all__ = ["Http", "HttpAnswerLike", "Upnp"]
 
@@ -77,8 +77,6 @@ class Upnp:
     draw : gives a port to try.
     """
 
-    name: Final = "upnp"
-
     def __init__(
         self,
         http: Http,
@@ -87,6 +85,11 @@ class Upnp:
         self._http_client = http
         self._draw = draw
         self._known: tuple[Gateway, Igd] | None = None
+
+    @property
+    def name(self) -> ProtocolName:
+        """It is this one."""
+        return "upnp"
 
     async def probe(self, gateway: Gateway) -> None:
         """Search, and read descriptions until one is of a gateway."""
