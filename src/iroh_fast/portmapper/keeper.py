@@ -193,7 +193,9 @@ class Keeper:
     async def _available(self, gateway: Gateway) -> list[ProtocolName]:
         """The protocols that the gateway speaks, the best first."""
         now = self._loop.time()
-        known = [name for name in self._protocols if now - self._seen.get(name, -TRUST_S) < TRUST_S]
+        known: list[ProtocolName] = [
+            name for name in self._protocols if now - self._seen.get(name, -TRUST_S) < TRUST_S
+        ]
         if known:
             return known
         found = await probe(list(self._protocols.values()), gateway, self.counters)
