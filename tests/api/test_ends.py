@@ -121,7 +121,7 @@ async def test_leaving_by_cancellation_closes_with_an_error_code(pair: Pair) -> 
 @pytest.fixture
 def short_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """Endpoints do not wait three seconds for peers that are gone."""
-    monkeypatch.setattr("iroh_fast.endpoint.CLOSE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("iroh_fast._ending.CLOSE_TIMEOUT_S", 0.05)
 
 
 @pytest.mark.usefixtures("short_close")
@@ -182,7 +182,7 @@ async def test_linger_is_checked(pair: Pair) -> None:
 async def test_close_after_a_dial_that_nobody_answered_is_immediate(
     bind: Bind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iroh_fast.endpoint.CLOSE_TIMEOUT_S", 1000)  # for an answer
+    monkeypatch.setattr("iroh_fast._ending.CLOSE_TIMEOUT_S", 1000)  # for an answer
     ep = await bind()
     silent = await bind()  # takes no connections: does not answer
     dial = asyncio.create_task(ep.connect(silent.addr, ALPN))
