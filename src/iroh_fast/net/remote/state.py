@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import islice
 from typing import Any
 
 from iroh_fast.net.transport import SockAddr, is_private, is_relay
 
 from .counters import PathCounters
+from .facts import facts
 from .inventory import Inventory, Status
 from .lifetimes import Lifetimes
 from .opening import MAX_OPEN_RETRIES, Opening
@@ -17,6 +17,8 @@ from .punching import Punching
 from .selection import Chooser, by_rtt
 from .silence import PATH_UNSTABLE, Silences
 from .stranded import Stranded
+from .upgrades import Upgrades
+from .usage import Usage
 from .users import Followed, PathUser
 
 __all__ = ["RemoteState"]
@@ -27,9 +29,6 @@ RELAY_PATH_IDLE_S = 30.0
 REOPEN_S = 5.0  # after the last direct path died
 RECHECK_S = 60.0  # everything is looked at this often
 GOOD_ENOUGH_S = 0.010  # a direct path that is as fast needs no better one
-PROVEN_S = 600.0  # a candidate that worked in that time is not tried again for its own sake
-MAX_UPGRADE_WAIT_S = 600.0  # between rounds that look for something better than a slow direct path
-SAMPLED = 8  # connections that are asked how fast an address is: the newest
 
 
 class RemoteState:
@@ -56,9 +55,8 @@ class RemoteState:
         "_silences",
         "_stranded",
         "_time",
-        "_upgrade_at",
-        "_upgrade_wait",
-        "_users",
+        "_upgrades",
+        "_usage",
         "addrs",
         "conns",
         "local",
@@ -79,8 +77,7 @@ class RemoteState:
         self._counters = counters or PathCounters()
         self._choose = choose
         self._look_at: float | None = None  # everything is looked at again
-        self._upgrade_at = 0.0
-        self._upgrade_wait = RECHECK_S
+        self._upgrades = Upgrades()
         self.conns: dict[PathUser, Followed] = {}
         self.addrs = Inventory(self._counters) if inventory is None else inventory
         self.selected: SockAddr | None = None
@@ -91,8 +88,7 @@ class RemoteState:
         self._lifetimes = Lifetimes()
         self._silences = Silences()
         self._lost: set[PathUser] = set()  # those that dialed and have no path that works
-        # By address: the connections with a path there, and its id.
-        self._users: dict[SockAddr, dict[PathUser, int]] = {}
+        self._usage = Usage(self.conns)
 
     # ---------------------------------------------------------------- addresses
     def learn(self, addrs: Iterable[SockAddr], source: str = "app") -> bool:
@@ -142,7 +138,7 @@ class RemoteState:
         direct = not is_private(addr)
         self.conns[conn] = Followed(paths={id: addr}, was_direct=direct)
         self.addrs.adopt(addr, now)
-        self._users.setdefault(addr, {})[conn] = id
+        self._usage.add(addr, conn, id)
         if direct:
             self._lifetimes.works(addr, now)
         if self.selected is None:
@@ -163,7 +159,7 @@ class RemoteState:
             self._opening.take_blocked()
             self.punching.stop()
         else:
-            if self.selected not in self._users:
+            if self.selected not in self._usage:
                 self._select_for_all()
             if conn.is_client and not self._is_direct():
                 self.punch(follow_up=True)  # another connection's turn
@@ -198,7 +194,7 @@ class RemoteState:
         before, state.candidates = state.candidates, frozenset(conn.nat_addresses())
         if state.candidates == before:
             return False
-        self._upgrade_wait = RECHECK_S
+        self._upgrades.hopeful()
         # What works well needs nothing better, unless the peer seems to move away.
         return not (before <= state.candidates and self._is_satisfied())
 
@@ -234,7 +230,7 @@ class RemoteState:
     ) -> None:
         """Mark the addresses to which a path did not come about."""
         for id, addr in state.trying.items():
-            if id not in paths and id not in trying and addr not in self._users:
+            if id not in paths and id not in trying and addr not in self._usage:
                 self.addrs.failed(addr, self._time())
         state.trying = trying
 
@@ -244,13 +240,13 @@ class RemoteState:
         self._counters.established(addr)
         first = self.addrs.opened(addr, now)
         state.tries.pop(addr, None)
-        self._users.setdefault(addr, {})[conn] = id
+        self._usage.add(addr, conn, id)
         if is_relay(addr):
             conn.set_path_max_idle(id, RELAY_PATH_IDLE_S)
         elif not is_private(addr):
             self._lifetimes.works(addr, now)
             self.punching.hopeful()
-            self._upgrade_at = max(self._upgrade_at, now + self._upgrade_wait)
+            self._upgrades.direct(now)
             if not state.was_direct:
                 state.was_direct = True
                 self._counters.became_direct()
@@ -274,31 +270,15 @@ class RemoteState:
                 self._lifetimes.works(addr, self._time())
 
     def _leave(self, conn: PathUser, addr: SockAddr) -> None:
-        users = self._users.get(addr)
-        if users is not None and users.pop(conn, None) is not None and not users:
-            del self._users[addr]
+        if self._usage.remove(addr, conn):
             self.addrs.left(addr, self._time())
             self._lifetimes.left(addr)
 
     # ---------------------------------------------------------------- selection
-    def _rtt(self, addr: SockAddr, silent: bool) -> float | None:
-        """How fast an address is, by the newest connections that use it."""
-        found = [
-            rtt
-            for conn, id in islice(reversed(self._users[addr].items()), SAMPLED)
-            if (id in self.conns[conn].silent) == silent and (rtt := conn.path_rtt(id)) is not None
-        ]
-        return min(found, default=None)
-
     def _select_for_all(self) -> bool:
         """Choose the address for all connections, and have them use it; whether that changed anything."""
-        for silent in (False, True):  # those that do not answer count when no other does
-            found = {
-                addr: rtt for addr in self._users if (rtt := self._rtt(addr, silent)) is not None
-            }
-            if found:
-                break
-        else:
+        found = self._usage.choices()
+        if not found:
             return False
         chosen = self._choose(self.selected, found)
         if chosen is None or chosen == self.selected:
@@ -378,7 +358,7 @@ class RemoteState:
         chosen = self.selected
         if chosen is None or is_private(chosen) or chosen not in self._lifetimes.alive:
             return False
-        rtt = self._rtt(chosen, False) if chosen in self._users else None
+        rtt = self._usage.rtt(chosen)
         return rtt is not None and rtt <= GOOD_ENOUGH_S
 
     def set_local(self, addrs: Sequence[SockAddr]) -> None:
@@ -386,7 +366,7 @@ class RemoteState:
         before, self.local = self.local, addrs
         if self.conns and set(before) != set(addrs):
             self.punching.hopeful()
-            self._upgrade_wait = RECHECK_S
+            self._upgrades.hopeful()
             self.punch()
 
     def network_changed(self, major: bool) -> None:
@@ -394,7 +374,7 @@ class RemoteState:
         self._lifetimes.moved(self._time())
         if major:
             self.punching.hopeful()
-            self._upgrade_wait = RECHECK_S
+            self._upgrades.hopeful()
             self._open_missing_everywhere()
             self.punch()
 
@@ -449,19 +429,12 @@ class RemoteState:
             self._open_missing(conn, blind=True)
         if self._is_satisfied():
             return
-        if self._is_direct():
-            if now < self._upgrade_at or self._all_proven(now):
-                return
-            self._upgrade_at = now + self._upgrade_wait
-            self._upgrade_wait = min(2 * self._upgrade_wait, MAX_UPGRADE_WAIT_S)
+        puncher = self._puncher()
+        candidates = () if puncher is None else self.conns[puncher].candidates
+        if self._is_direct() and not self._upgrades.is_due(now, candidates, self.addrs):
+            return
         if not self.punching.is_recent(now):
             self.punch()
-
-    def _all_proven(self, now: float) -> bool:
-        """Whether each candidate of the peer was in use lately, so that another round would open and close the same paths."""
-        conn = self._puncher()
-        known = frozenset[SockAddr]() if conn is None else self.conns[conn].candidates
-        return bool(known) and all(self.addrs.proven_since(addr, now - PROVEN_S) for addr in known)
 
     # ---------------------------------------------------------------- what others see
     def inventory(self) -> list[tuple[SockAddr, Status, dict[str, float]]]:
@@ -469,31 +442,9 @@ class RemoteState:
         return list(self.addrs.listed())
 
     def why(self) -> dict[str, Any]:
-        """What decides whether there is a direct path, as facts.
-
-        Returns
-        -------
-        dict
-            ``direct``: one works. ``client``: some connection dialed, only those begin rounds.
-            ``nat_traversal``: its peer takes part. ``own``, ``peer``: candidates of both sides.
-            ``rounds``, ``last_round`` (seconds ago or None), ``next_round`` (seconds from now
-            or None). ``nat``: the state of the round in the engine, or None.
-        """
-        now = self._time()
-        conn = self._puncher()
-        punching = self.punching
-        last, due = punching.last_at, punching.due
-        return {
-            "direct": self._is_direct(),
-            "client": any(conn.is_client for conn in self.conns),
-            "nat_traversal": conn is not None,
-            "own": tuple(self.local),
-            "peer": () if conn is None else tuple(sorted(self.conns[conn].candidates)),
-            "rounds": punching.rounds,
-            "last_round": None if last is None else now - last,
-            "next_round": None if due is None else max(0.0, due - now),
-            "nat": None if conn is None else conn.nat_state(),
-        }
+        """What decides whether there is a direct path, see `facts`; ``direct``: one works."""
+        found = facts(self.conns, self._puncher(), self.punching, self.local, self._time())
+        return {"direct": self._is_direct(), **found}
 
 
 def _is_due(when: float | None, now: float) -> bool:
