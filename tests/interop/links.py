@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,13 @@ from .peer_client import PeerProcess
 ALPN = b"iroh-fast-interop/1"
 V4 = "127.0.0.1:0"
 V6 = "[::1]:0"
+
+
+def known_ways_only(transport: QuicTransportConfig | None = None) -> QuicTransportConfig:
+    """A transport that does not take part in NAT traversal: it would find the way past a proxy."""
+    config = copy.copy(transport or QuicTransportConfig())
+    object.__setattr__(config, "max_remote_nat_traversal_addresses", 0)
+    return config
 
 
 @dataclass(frozen=True)

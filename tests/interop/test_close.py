@@ -154,7 +154,7 @@ async def test_we_see_that_the_real_peer_dropped_its_handle(links: Links, dials:
 async def test_closing_our_endpoint_closes_connections(
     links: Links, dials: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iroh_fast.endpoint.CLOSE_TIMEOUT_S", 1000)  # a peer that answers ends it
+    monkeypatch.setattr("iroh_fast._ending.CLOSE_TIMEOUT_S", 1000)  # a peer that answers ends it
     ours = await links.our_endpoint()
     link = await links.connect(dials, ours=ours)
     closed = link.start("closed")

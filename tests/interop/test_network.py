@@ -11,7 +11,7 @@ import pytest
 from iroh_fast import QuicTransportConfig
 from iroh_fast.errors import StatelessReset
 
-from .links import ALPN, Link, Links
+from .links import ALPN, Link, Links, known_ways_only
 from .proxy import Policy, Proxy, forward
 from .test_bulk import pull, push
 from .test_handshake import assert_alive
@@ -27,7 +27,7 @@ async def through(links: Links, dials: bool) -> AsyncIterator[Through]:
     async def make(
         policy: Policy = forward, transport: QuicTransportConfig | None = None
     ) -> tuple[Link, Proxy]:
-        ours = await links.our_endpoint(transport=transport or QuicTransportConfig())
+        ours = await links.our_endpoint(transport=known_ways_only(transport))
         real = await links.real_endpoint()
         if dials:
             proxy = await Proxy.to(real.sockets[0])

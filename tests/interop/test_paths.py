@@ -12,7 +12,7 @@ from iroh_fast.aio._core_events import on_paths
 from iroh_fast.errors import ConfigError, IrohError
 from iroh_fast.stats import PathClosed, PathOpened
 
-from .links import ALPN, V4, V6, Link, Links, RealEndpoint
+from .links import ALPN, V4, V6, Link, Links, RealEndpoint, known_ways_only
 from .proxy import Proxy
 from .test_bulk import pull, push
 from .test_handshake import assert_alive
@@ -31,7 +31,7 @@ async def two_ways(links: Links) -> tuple[Link, tuple[Any, ...], tuple[Any, ...]
 
     Paths are left to the test: nothing opens or closes them by itself.
     """
-    ours = await links.our_endpoint(V4, V6)
+    ours = await links.our_endpoint(V4, V6, transport=known_ways_only())
     real, four, six = await two_families(links)
     link = await links.connect(True, ours=ours, real=real)
     on_paths(link.ours._q, None)
@@ -99,7 +99,7 @@ async def test_backup_path_carries_nothing(links: Links) -> None:
 
 @pytest.mark.limit(80)
 async def test_other_path_takes_over_when_one_dies(links: Links) -> None:
-    ours = await links.our_endpoint(V4, V6)
+    ours = await links.our_endpoint(V4, V6, transport=known_ways_only())
     real, _, six = await two_families(links)
     proxy = await Proxy.to(real.sockets[0])
     try:

@@ -12,7 +12,7 @@ from iroh_fast import BiStream, Connection
 from iroh_fast.errors import ConnectionLost, StreamReset, StreamStopped
 
 from . import pattern
-from .links import ALPN, Links, receive, send_pattern
+from .links import ALPN, Links, known_ways_only, receive, send_pattern
 from .proxy import Proxy
 from .test_network import bad_network
 
@@ -98,7 +98,7 @@ async def many_streams(conn: Connection, seed: int, count: int) -> None:
 async def test_streams_with_random_fates(
     links: Links, dials: bool, network: str, seed: int
 ) -> None:
-    ours = await links.our_endpoint()
+    ours = await links.our_endpoint(transport=known_ways_only())
     real = await links.real_endpoint()
     proxy = None
     if network == "bad":

@@ -14,7 +14,7 @@ from iroh_fast.relay.server.config import RelayServerConfig
 from iroh_fast.relay.server.server import RelayServer
 
 from . import pattern
-from .links import ALPN, V4, Link, Links, RealEndpoint, loopback
+from .links import ALPN, V4, Link, Links, RealEndpoint, known_ways_only, loopback
 from .proxy import Proxy, forward
 from .test_bulk import pull, push
 from .test_handshake import assert_alive
@@ -265,7 +265,7 @@ async def test_direct_path_with_the_relay_behind_it(
 async def test_direct_path_that_comes_later(links: Links, relay: RelayServer) -> None:
     """We dialled over the relay and know a direct address that does not work at first."""
     real = await real_endpoint(links, relay.url)
-    ours = await our_endpoint(links, relay.url, direct=True)
+    ours = await our_endpoint(links, relay.url, direct=True, transport=known_ways_only())
     proxy = await Proxy.to(real.sockets[0])
     proxy.policy = lambda data, to_server: []
     try:
@@ -289,8 +289,7 @@ async def test_relay_takes_over_when_the_direct_path_dies(
     links: Links, relay: RelayServer, dials: bool
 ) -> None:
     real = await real_endpoint(links, relay.url)
-    ours = await our_endpoint(links, relay.url, direct=True, transport=QUICK)
-    ours._context.remotes.set_candidates([])  # the proxy is the only direct way
+    ours = await our_endpoint(links, relay.url, direct=True, transport=known_ways_only(QUICK))
     server = real.sockets[0] if dials else str(ours.bound_sockets[0])
     proxy = await Proxy.to(server)
     try:
