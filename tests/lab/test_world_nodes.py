@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.interop.rust import place
 from tests.lab.child import NodeError
 from tests.lab.hosts import Host
+from tests.lab.link import LinkConfig
+from tests.lab.namespaces import NAMED, PREFIX
+from tests.lab.nat import with_changes
 from tests.lab.world import World, lacking
 
 pytestmark = [
@@ -93,3 +97,25 @@ async def test_relay_that_ran_before_runs_again_at_the_same_place() -> None:
             before = len(node.events)
             relay.start()
             await node.event("home", since=before, state="connected", relay=relay.url)
+
+
+def left(folder: Path) -> tuple[set[str], str, bool]:
+    """Namespaces and children of this process, and whether the world's folder is there."""
+    spaces = {path.name for path in NAMED.glob(f"{PREFIX}-{os.getpid()}-*")}
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return spaces, children, folder.exists()
+
+
+async def test_world_leaves_nothing_behind_also_when_its_user_fails() -> None:
+    before = left(Path("/nowhere"))
+    world = World()
+    with pytest.raises(ZeroDivisionError):
+        with world:
+            relay = world.relay(link=LinkConfig(delay=1))
+            router = world.router("home", nat=with_changes("strict", lifetime=60.0))
+            world.capture(router)
+            async with router.host("a").node() as node:
+                await node.call("bind", relays=[relay.url], ca=str(world.ca))
+                assert left(world.folder) != before
+                1 / 0  # noqa: B018
+    assert left(world.folder) == before
