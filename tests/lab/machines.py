@@ -209,7 +209,15 @@ class Router(Provider):
         self.set_resolver(v4=v4, v6=v6)
 
     def _make_lan(self) -> None:
-        lines = ["link add lan type bridge mcast_snooping 0", "link set lan up"]
+        # A port that is always in use: a bridge without one is down, and takes a second to answer questions
+        # of IPv6 for its address when the first host is plugged in.
+        lines = [
+            "link add lan type bridge mcast_snooping 0",
+            "link add port0 type veth peer name plug0",
+            "link set port0 master lan up",
+            "link set plug0 up",
+            "link set lan up",
+        ]
         if self.lan4:
             lines.append(f"addr add {self.lan4}.1/24 dev lan")
         if self.lan6:
