@@ -22,7 +22,7 @@ from iroh_fast import (
     TransportId,
     presets,
 )
-from iroh_fast.errors import BindError, ConfigError, NoAddress
+from iroh_fast.errors import BindError, ConfigError, NoAddress, WrongThread
 from iroh_fast.net.custom import QUEUED, QUEUED_BYTES, CustomTransports
 from iroh_fast.net.remote.selection import by_rtt
 from iroh_fast.net.service import ServiceContext
@@ -420,6 +420,8 @@ async def test_inbox_refuses_what_is_no_datagram() -> None:
         inbox.put("x", b"x")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="CustomAddr"):
         inbox.put(place("x"), b"x", local="y")  # type: ignore[arg-type]
+    with pytest.raises(WrongThread, match="call_soon_threadsafe"):
+        await asyncio.to_thread(inbox.put, place("x"), b"x")
     assert inbox.put(place("x"), b"") and not engine.taken
     await service.close()
 

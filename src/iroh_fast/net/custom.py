@@ -12,7 +12,8 @@ from typing import Protocol
 from .._check import check_integer, kind_of
 from ..addr import CustomAddr, TransportAddr
 from ..aio._waiters import WaitQueue
-from ..errors import BindError
+from ..aio.owner import get_ident
+from ..errors import BindError, WrongThread
 from ..keys import EndpointId
 from .local_addrs import NetworkState
 from .service import ServiceContext
@@ -90,7 +91,10 @@ class CustomInbox:
     endpoint_id : whose datagrams these are.
     """
 
-    __slots__ = ("_bytes", "_closed", "_news", "_queue", "_room", "dropped", "endpoint_id")
+    __slots__ = (
+        *("_bytes", "_closed", "_news", "_queue", "_room", "_thread"),
+        *("dropped", "endpoint_id"),
+    )
 
     def __init__(self, endpoint_id: EndpointId, news: Callable[[], object]) -> None:
         self.endpoint_id = endpoint_id
@@ -99,6 +103,7 @@ class CustomInbox:
         self._bytes = 0
         self._room = WaitQueue()
         self._closed = False
+        self._thread = get_ident()
         self.dropped = 0
 
     def put(
@@ -110,7 +115,9 @@ class CustomInbox:
         segment_size: int | None = None,
         ecn: int = 0,
     ) -> bool:
-        """Hand in a datagram, or several behind each other.  On the loop of the endpoint.
+        """Hand in a datagram, or several behind each other.
+
+        Raises WrongThread anywhere but on the thread of the endpoint's loop.
 
         Parameters
         ----------
@@ -126,6 +133,10 @@ class CustomInbox:
         bool
             False when it was dropped, since 512 or 2 MiB of them were waiting.
         """
+        if get_ident() != self._thread:
+            raise WrongThread(
+                "datagrams are put in on the loop of the endpoint: use loop.call_soon_threadsafe"
+            )
         if self._closed:
             return False
         if not isinstance(source, CustomAddr) or not (
