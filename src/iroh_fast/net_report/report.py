@@ -221,10 +221,8 @@ class Draft:
         if last is not None:
             varies_v4 = last.mapping_varies_by_dest_v4 if varies_v4 is None else varies_v4
             varies_v6 = last.mapping_varies_by_dest_v6 if varies_v6 is None else varies_v6
-        latency = {
-            probe: dict(self._latency[probe])
-            for probe in _PROBES
-            if probe in self._latency
+        latency: dict[Probe, dict[RelayUrl, float]] = {
+            probe: dict(self._latency[probe]) for probe in _PROBES if probe in self._latency
         }
         return NetReport(
             udp_v4=v4.heard,

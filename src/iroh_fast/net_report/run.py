@@ -103,7 +103,7 @@ class Course:
                 timer.cancel()
             await probes.end()
 
-    def _probes(self) -> list[Coroutine[Any, Any, None]]:
+    def _probes(self) -> Sequence[Coroutine[Any, Any, None]]:
         plan = self._plan
         work = [self._family(family) for family in sorted(self._draft.families)]
         if plan.https:
