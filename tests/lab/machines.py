@@ -209,13 +209,14 @@ class Router(Provider):
         self.set_resolver(v4=v4, v6=v6)
 
     def _make_lan(self) -> None:
-        # A port that is always in use: a bridge without one is down, and takes a second to answer questions
-        # of IPv6 for its address when the first host is plugged in.
+        # A bridge without a port is down, and takes a second to answer questions of IPv6 for its address when the
+        # first host is plugged in: so one is always in use. Without an address of its own it would take the
+        # lowest of its ports, and change it when another host comes.
         lines = [
-            "link add lan type bridge mcast_snooping 0",
+            "link add lan address 02:00:00:00:00:01 type bridge mcast_snooping 0",
             "link add port0 type veth peer name plug0",
             "link set port0 master lan up",
-            "link set plug0 up",
+            "link set plug0 arp off up",
             "link set lan up",
         ]
         if self.lan4:
