@@ -7,6 +7,7 @@ a shared network between: so the one can take the place of the other. Hosts of a
 from __future__ import annotations
 
 import itertools
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -286,7 +287,13 @@ class Router(Provider):
 
     def _load(self) -> None:
         """Begin anew, with empty maps."""
-        rules = nats.nat_rules(self.nat, self.wan4, v6_open=self.v6_open, forwards=self._forwards)
+        rules = nats.nat_rules(
+            self.nat,
+            self.wan4,
+            v6_open=self.v6_open,
+            forwards=self._forwards,
+            first_port=random.choice(nats.FIRST_PORTS),
+        )
         self.nft(rules)
         self.forget()
 

@@ -21,7 +21,8 @@ __all__ = ["FIREWALLS", "KINDS", "Nat", "firewall_rules", "nat_rules", "punchabl
 Kind = Literal["none", "endpoint-independent", "port-preserving", "random"]
 Filtering = Literal["none", "address", "address-and-port"]
 
-FIRST_PORT: Final = 32768
+#: Ports outside are taken one after the other from any first one of these on, so that no two mappings get the same.
+FIRST_PORTS: Final = range(2048, 37000)
 PORTS: Final = 28000
 WAN: Final = "wan"
 
@@ -117,7 +118,7 @@ def chain(name: str, hook: str, *rules: str) -> str:
     return f"  chain {name} {{\n{body}\n  }}\n"
 
 
-def translation(nat: Nat, address: str, forwards: Mapping[int, str]) -> str:
+def translation(nat: Nat, address: str, forwards: Mapping[int, str], first_port: int) -> str:
     """The table that changes addresses."""
     led = [f'iifname "{WAN}" udp dport {port} dnat to {to}' for port, to in forwards.items()]
     udp = f'oifname "{WAN}" meta l4proto udp'
@@ -145,16 +146,28 @@ def translation(nat: Nat, address: str, forwards: Mapping[int, str]) -> str:
     enter = [f"{reached} meta l4proto udp dnat to udp dport map @in_ports"]
     if nat.hairpin:  # where packets leave, nobody knows any more where they came in
         enter.insert(0, f'iifname != "{WAN}" ip daddr {address} meta mark set 1')
-    any_port = f"numgen random mod {PORTS} offset {FIRST_PORT}"
-    draws = [f"add @out_ports {{ ip saddr . udp sport : {any_port} }}"]
-    if nat.preserves:  # what is there already stays, so the first of these decides
-        draws[0] = f"udp sport @in_ports {draws[0]}"
-        draws.append("add @out_ports { ip saddr . udp sport : udp sport }")
+
+    def draws(first: int) -> list[str]:
+        """Rules that give an address and port inside its port outside."""
+        next_port = f"numgen inc mod {PORTS // 2} offset {first}"
+        rule = f"add @out_ports {{ ip saddr . udp sport : {next_port} }}"
+        if not nat.preserves:
+            return [rule]
+        # What is there already stays, so the first of these decides.
+        same = "add @out_ports { ip saddr . udp sport : udp sport }"
+        return [f"udp sport @in_ports {rule}", same]
+
     leave = f"snat to {address} : ip saddr . udp sport map @out_ports"
     # The one who is reached from inside sees the sender's address outside, and answers to that.
     turn = "meta mark 1 meta l4proto udp"
     ways = [udp, turn] if nat.hairpin else [udp]
-    after_rules = [f"{way} {step}" for way in ways for step in (*draws, leave)]
+    # Each counts by itself: from other ports.
+    firsts = (first_port, first_port + PORTS // 2)
+    after_rules = [
+        f"{way} {step}"
+        for way, first in zip(ways, firsts, strict=False)
+        for step in (*draws(first), leave)
+    ]
     # What the kernel has really taken: the port may have been in use.
     taken = "add @in_ports { udp sport : ct original ip saddr . ct original proto-src }"
     record = [f"{way} ct direction original {taken}" for way in ways]
@@ -202,6 +215,7 @@ def nat_rules(
     *,
     v6_open: bool = False,
     forwards: Mapping[int, str] = MappingProxyType({}),
+    first_port: int = FIRST_PORTS[0],
 ) -> str:
     """The whole ruleset of a router for ``nft -f -``; replaces the one before, with what it has learned.
 
@@ -214,11 +228,13 @@ def nat_rules(
         What comes over IPv6 unasked is let in, too.
     forwards : mapping of int to str
         Ports of UDP outside that lead to the same port of an address inside.
+    first_port : int
+        One of `FIRST_PORTS`.
     """
     text = "table ip translation {}\ndelete table ip translation\n"
     text += "table inet filtering {}\ndelete table inet filtering\n"
     if nat.translates and address is not None:
-        text += f"table ip translation {{\n{translation(nat, address, forwards)}}}\n"
+        text += f"table ip translation {{\n{translation(nat, address, forwards, first_port)}}}\n"
     return (
         text + f"table inet filtering {{\n{filtering(nat, v6_open=v6_open, forwards=forwards)}}}\n"
     )
