@@ -1,4 +1,4 @@
-"""Talk over a relay, for endpoints that cannot reach each other directly.
+"""Meet over a relay; data goes directly as soon as there is a way.
 
 python -m iroh_fast relay --dev                             on a host that both can reach
 python examples/relay.py serve http://HOST:3340             prints its id
@@ -35,7 +35,7 @@ async def serve(url: str) -> None:
 
 async def dial(url: str, id: str, text: str) -> None:
     async with Endpoint.bind(preset=presets.minimal, relays=[url]) as endpoint:
-        # An id and a relay are enough; addresses of the other side would be tried first.
+        # An id and a relay are enough: both sides tell each other over it where they may be reached.
         addr = EndpointAddr(EndpointId(id), relay_url=url)
         async with asyncio.timeout(10):
             conn = await endpoint.connect(addr, ALPN)
