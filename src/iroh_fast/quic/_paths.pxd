@@ -122,6 +122,7 @@ cdef struct Path:
     uint32_t challenge_route[4]   # generation it was sent for
     int challenge_lost
     bint proves_mtu               # the last challenge left in a datagram of full size
+    bint carries_full             # a datagram of full size was answered
     bint response_due
     uint8_t response[8]
     bint established

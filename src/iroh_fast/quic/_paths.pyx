@@ -53,6 +53,7 @@ cdef Path* path_new(uint32_t id) noexcept nogil:
         timers_clear(&path.timers)
         path.remote_status_seq = -1
         path.observed_seq = -1
+        path.carries_full = id == 0   # as the handshake did
     return path
 
 

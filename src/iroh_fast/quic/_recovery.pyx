@@ -59,9 +59,10 @@ cdef inline int64_t unanswered_deadline(Path* path, int64_t wait) noexcept nogil
     RFC 9002 §6.2.1 counts from the last one: a trickle, one packet each probe timeout, puts a probe off until the window is
     full. Where data could take another path, the oldest one that is not answered has to tell.
     """
+    cdef int64_t since = sent_at(&path.recovery.space.sent, path.recovery.space.sent.head).sent_at
     if path.recovery.pto_count:
         return path.recovery.space.probed_at + wait
-    return sent_at(&path.recovery.space.sent, path.recovery.space.sent.head).sent_at + 2 * wait
+    return (since if since > path.recovery.space.probed_at else path.recovery.space.probed_at) + 2 * wait
 
 
 cdef int64_t pto_deadline(Connection conn, Path* path, PnSpace** out, int* level) noexcept nogil:

@@ -93,6 +93,10 @@ cdef inline int recovery_on_sent(Flight* flight, PnSpace* space, const SentRec* 
 cdef inline void recovery_on_migration(Recovery* recovery) noexcept nogil:
     recovery.pto_count = 0
 
+# The peer answers on the path, be it no acknowledgement.
+cdef inline void recovery_on_answer(Recovery* recovery) noexcept nogil:
+    recovery.pto_count = 0
+
 cdef inline void recovery_on_data(Recovery* recovery) noexcept nogil:
     """Packets left: the application had something to send."""
     recovery.app_limited = False

@@ -8,9 +8,9 @@ from iroh_fast.quic._space cimport space_ack_due
 cdef inline bint usable(const Path* path) noexcept nogil:
     return path.route.validated and not path.abandoned and path.cids.active >= 0
 
-# Probes stay unanswered, or challenges of full size: data take another path if there is one.
+# Probes stay unanswered, or nothing of full size ever was answered: data take another path if there is one.
 cdef inline bint fails(const Path* path) noexcept nogil:
-    return path.silent or path.challenge_lost > 1
+    return path.silent or (path.challenge_lost > 1 and not path.carries_full)
 
 cdef void path_revived(Connection conn, Path* path) noexcept nogil
 

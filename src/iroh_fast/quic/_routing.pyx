@@ -10,7 +10,7 @@ from libc.stdint cimport uint64_t, int64_t
 from iroh_fast.quic._codes cimport ST_HANDSHAKE, W_PATHS
 from iroh_fast.quic._core cimport Connection
 from iroh_fast.quic._fates cimport release_all
-from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, path_ping
+from iroh_fast.quic._paths cimport Path, STATUS_AVAILABLE, path_challenging, path_ping
 from iroh_fast.quic._time cimport SECOND
 
 cdef enum:
@@ -51,9 +51,16 @@ cdef void probe_unanswered(Connection conn, Path* path) noexcept nogil:
     """A probe timeout expired; the first one of a row remembers since when nothing was answered."""
     if path.recovery.pto_count == 1:
         path.silent_since = path.recovery.space.last_eliciting_at
+        if conn.paths.first.next != NULL and path.route.validated and path.last_rx <= path.silent_since and not path_challenging(path):
+            # INTEROP: iroh sends acknowledgements of all paths on the one it prefers, be it dead. A challenge has to be
+            # answered where it was asked.
+            path.challenge_due = True
+            path.challenge_lost = 0
     if path.recovery.pto_count >= SILENT_PROBES or conn.now - path.silent_since >= SILENT_SECONDS * SECOND:
         if not path.silent:
             path.silent = True
+            # What left before may still be acknowledged by way of another path: no sign of life.
+            path.silent_since = conn.now
             conn.happened(W_PATHS)
         leave_silent_paths(conn)
 

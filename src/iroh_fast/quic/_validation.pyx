@@ -21,7 +21,7 @@ from iroh_fast.quic._path_table cimport challenge_path, init_route, path_establi
 from iroh_fast.quic._paths cimport (
     AddressBudget, MAX_BUDGETS, MAX_CHALLENGES, MAX_OFF_PATH, OffPath, Path, Route, ip_known, path_generation, path_pto,
     same_addr, same_ip)
-from iroh_fast.quic._recovery_state cimport flight_continue, flight_expect, flight_pto, recovery_on_migration
+from iroh_fast.quic._recovery_state cimport flight_continue, flight_expect, flight_pto, recovery_on_answer, recovery_on_migration
 from iroh_fast.quic._routing cimport leave_silent_paths, path_answered
 from iroh_fast.quic._time cimport MS, doubled
 from iroh_fast.quic._timers cimport TIMER_CHALLENGE, TIMER_VALIDATION, timer_clear, timer_set
@@ -228,6 +228,7 @@ cdef void on_path_response(Connection conn, Path* path, const uint8_t* data, con
     timer_clear(&path.timers, TIMER_CHALLENGE)
     path.challenge_due = False
     path.challenge_lost = 0
+    path.carries_full = path.carries_full or path.proves_mtu
     if not path.proves_mtu:
         # The address is proven by a small datagram: now show that the path carries full ones (RFC 9000 §8.2.1).
         challenge_path(conn, path)
@@ -241,6 +242,7 @@ cdef void path_proven(Connection conn, Path* path, int64_t rtt) noexcept nogil:
     path.route.validated = True
     free(path.previous)
     path.previous = NULL
+    recovery_on_answer(&path.recovery)
     conn.happened(W_PATHS)      # maybe at a new address
     path_established(conn, path)
     path_answered(conn, path)
@@ -296,6 +298,7 @@ cdef int migrate(Connection conn, Path* path, const UdpAddr* src, const UdpAddr*
         log_tuple(conn, path)
     reset_spin(conn, path)
     rotate_id(conn, path)
+    path.carries_full = False
     challenge_path(conn, path)
     recovery_on_migration(&path.recovery)
     if conn.agreed.send_observed:
