@@ -37,7 +37,7 @@ async def delivered(driver: Driver, linger: float | None, name: str) -> None:
 
 
 async def _peers_told(driver: Driver) -> None:
-    """Wait until the connections closed by this side are drained.
+    """Wait until the peers of connections that this side closed have answered, or it is late.
 
     The others are over on both sides: nothing has to be sent for them any more.  A handshake
     that was not complete leaves nobody who could miss the news; it is sent, once.
@@ -46,7 +46,9 @@ async def _peers_told(driver: Driver) -> None:
     while True:
         for q in driver.endpoint.connections.values():
             reason = q.close_reason
-            if not q.handshake_complete or q.peer_id is None:  # or with a relay, for its address
+            if not q.handshake_complete or q.draining:
+                continue
+            if q.peer_id is None:  # with a relay, for our address
                 continue
             if reason is None or reason.kind == "locally_closed":
                 await wait(q, WAIT_DRAINED)

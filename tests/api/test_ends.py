@@ -11,6 +11,7 @@ import pytest
 
 from iroh_fast import Connection, Endpoint, Router, presets
 from iroh_fast.errors import ApplicationClosed, ConfigError, LocallyClosed, NotDelivered
+from iroh_fast.net.socket import Driver
 
 from .conftest import ALPN, ENV, LOOPBACK, Bind, Pair, connect
 
@@ -177,6 +178,23 @@ async def test_linger_is_checked(pair: Pair) -> None:
         pair.client.linger = -1
     with pytest.raises(ConfigError, match="linger"):
         pair.client.linger = "long"  # type: ignore[assignment]
+
+
+async def test_close_waits_for_the_peers_answer_and_no_longer(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, stop = pair.client._q, Driver.stop
+    seen: list[tuple[bool, bool]] = []
+
+    def stopped(driver: Driver) -> None:
+        seen.append((q.draining, q.drained))
+        stop(driver)
+
+    monkeypatch.setattr(Driver, "stop", stopped)
+    await pair.client_ep.close()
+    assert seen == [(True, False)]  # what may still be on its way is nobody's loss
+    reason = await pair.server.wait_closed()
+    assert reason.kind == "application" and reason.code == 0
 
 
 async def test_close_after_a_dial_that_nobody_answered_is_immediate(

@@ -333,6 +333,19 @@ def test_close_takes_half_a_round_trip_to_the_peer_and_one_to_the_answer(make_pa
     assert (len(p.client.sent), len(p.server.sent)) == before
 
 
+def test_whoever_closed_learns_that_the_peer_knows(make_pair):
+    p = make_pair()
+    c, s = p.connect()
+    p.filters.append(lambda d: d.dst == SERVER)
+    c.close(3, b"")
+    p.run_for(100 * MS)
+    assert c.closing and not c.draining  # nobody has answered
+    p.filters.clear()
+    s.ping()
+    p.run_until(lambda: c.draining)
+    assert s.draining and not c.drained
+
+
 def test_lost_close_is_repeated_when_the_peer_goes_on(make_pair):
     p = make_pair(latency=20 * MS)
     c, s = p.connect()

@@ -60,6 +60,8 @@ cdef void enter_drain(Connection conn, object reason, bint reply):
     if conn.state == ST_CLOSING:
         conn.state = ST_DRAINING
         conn.ending.due = False
+        conn.happened(W_DRAINED)      # not yet, but the peer knows
+        conn.host.wake(conn)
         return
     conn.state = ST_DRAINING
     conn.ending.due = reply

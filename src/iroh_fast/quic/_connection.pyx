@@ -13,7 +13,7 @@ from libc.string cimport memset
 from iroh_fast._batch cimport UdpAddr, addr_from_tuple, addr_to_tuple
 from iroh_fast.quic._closing cimport enter_close
 from iroh_fast.quic._codes cimport (
-    APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN, W_CLOSED, W_CONFIRMED,
+    APPLICATION_ABANDON_PATH, ST_CLOSING, ST_DRAINED, ST_DRAINING, W_ACCEPT_BI, W_ACCEPT_UNI, W_ALPN, W_CLOSED, W_CONFIRMED,
     W_DATAGRAM, W_DATAGRAM_SPACE, W_DRAINED, W_FINISHED, W_HANDSHAKE, W_OPEN_BI, W_OPEN_UNI, W_PATHS)
 from iroh_fast.quic._datagrams cimport datagrams_wait, queue_empty, queue_peek, queue_pop, queue_push
 from iroh_fast.quic._first_flight cimport dial_expect, dial_more
@@ -95,6 +95,11 @@ cdef class QuicConnection(Connection):
     def handshake_complete(self):
         """Whether TLS finished on our side."""
         return self.handshake.done
+
+    @property
+    def draining(self):
+        """The peer knows that the connection is over: it closed it, or answered our closing."""
+        return self.state >= ST_DRAINING
 
     @property
     def drained(self):
