@@ -188,6 +188,21 @@ def test_staggered_calls_begin_at_their_times_whatever_others_do(virtual: Run) -
     virtual(main())
 
 
+def test_staggered_calls_that_have_not_begun_cost_no_task(virtual: Run) -> None:
+    async def main() -> None:
+        inner = Scripted(*[(99.0, V4)] * 7)
+        before = len(asyncio.all_tasks())
+        lookup = asyncio.create_task(staggered(lambda: inner._next(), DNS_STAGGER_S))
+        await asyncio.sleep(0.1)
+        assert len(asyncio.all_tasks()) == before + 2
+        lookup.cancel()
+        await asyncio.gather(lookup, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == before
+
+    virtual(main())
+
+
 @pytest.mark.parametrize(("drawn", "factor"), [(0.0, 0.8), (1.0, 1.2)])
 def test_staggered_delays_are_changed_by_a_fifth(virtual: Run, drawn: float, factor: float) -> None:
     async def main() -> None:

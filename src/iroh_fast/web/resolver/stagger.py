@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
@@ -17,6 +18,18 @@ T = TypeVar("T")
 DNS_STAGGER_S: Final = (0.2, 0.3, 0.6, 1.0, 2.0, 3.0)
 """When the calls of a lookup begin, besides the first one at once (iroh's)."""
 JITTER: Final = 0.2
+
+
+async def _first(
+    tasks: set[asyncio.Future[T]], wait_s: float | None
+) -> tuple[set[asyncio.Future[T]], set[asyncio.Future[T]]]:
+    """Wait for the first of some tasks, or until it is time: those that are done, and the others."""
+    if wait_s is not None and wait_s <= 0:
+        return set(), tasks
+    if tasks:
+        return await asyncio.wait(tasks, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.sleep(wait_s or 0)
+    return set(), tasks
 
 
 async def staggered(
@@ -40,17 +53,13 @@ async def staggered(
     DnsStaggered : all calls failed.
     """
     loop = asyncio.get_running_loop()
-
-    async def later(delay: float) -> T:
-        await asyncio.sleep(delay * (1 - JITTER + 2 * JITTER * uniform()))
-        return await call()
-
+    begun = loop.time()
+    starts = deque(sorted(begun + d * (1 - JITTER + 2 * JITTER * uniform()) for d in delays))
     waiting: set[asyncio.Future[T]] = {asyncio.ensure_future(call(), loop=loop)}
-    waiting.update(loop.create_task(later(delay)) for delay in delays)
     errors: list[IrohError] = []
     try:
-        while waiting:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while waiting or starts:
+            done, waiting = await _first(waiting, starts[0] - loop.time() if starts else None)
             for task in done:
                 error = task.exception()
                 if error is None:
@@ -58,6 +67,9 @@ async def staggered(
                 if not isinstance(error, IrohError):
                     raise error
                 errors.append(error)
+            while starts and starts[0] <= loop.time():
+                starts.popleft()
+                waiting.add(asyncio.ensure_future(call(), loop=loop))
     finally:
         for task in waiting:
             task.cancel()
