@@ -194,9 +194,21 @@ cdef bint next_probe(Connection conn, OffPath* out) noexcept nogil:
     return False
 
 
+cdef bint works_there(Connection conn, const UdpAddr* remote) noexcept nogil:
+    """Whether some path leads to an address, from wherever: a second one would be no better."""
+    cdef Path* path = conn.paths.first
+    while path != NULL:
+        if path.route.validated and not path.abandoned and not path.silent and same_addr(&path.route.remote, remote):
+            return True
+        path = path.next
+    return False
+
+
 cdef bint ask_along(Connection conn, const UdpAddr* remote, const UdpAddr* local, uint8_t* token8) noexcept nogil:
     """A server behind a NAT with a mapping for each destination is reached where its probe came from, not where it says."""
     if not conn.is_client or not conn.agreed.nat or not addr_is_fit(remote) or has_path_to(conn, remote, local):
+        return False
+    if works_there(conn, remote):
         return False
     conn.host.random.fill(token8, 8)
     ask(&conn.traversal, remote, token8, conn.now)
