@@ -48,6 +48,8 @@ from iroh_fast.quic.tls.x509 import (
     TrustRoots,
     X509Client,
     X509Credentials,
+    preload,
+    preloaded,
 )
 from iroh_fast.quic.tls.x509_session import X509TlsSession
 from iroh_fast.relay.client import qad as client_qad
@@ -342,6 +344,21 @@ async def test_observed_address_after_the_nat_gave_another_port() -> None:
             await until(lambda: server.counters()["qad_connections_closed"])
         finally:
             nat.close()
+
+
+async def test_second_probe_of_the_same_trust_needs_no_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trust = trust_roots(CaConfig(insecure=True))
+    await asyncio.to_thread(preload)
+    assert trust.loaded and preloaded()
+    monkeypatch.setattr(asyncio, "to_thread", None)
+    silent = SocketAddr.parse("127.0.0.1:9")
+    async with sockets("127.0.0.1") as driver:
+        with pytest.raises(ConnectTimeout):
+            await QadClient.connect(
+                driver, silent, server_name="a.test", trust=trust, timeout_s=0.05
+            )
 
 
 async def test_shutdown_closes_with_finished() -> None:

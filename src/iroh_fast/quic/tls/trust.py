@@ -61,6 +61,11 @@ class TrustRoots:
         self._store: crypto.X509Store | None = None
         self.insecure = insecure
 
+    @property
+    def loaded(self) -> bool:
+        """Whether `load` has nothing to do any more."""
+        return self._store is not None or self.insecure
+
     def load(self) -> None:
         """Read everything, once; may run in a thread.
 
@@ -71,7 +76,7 @@ class TrustRoots:
         ValueError
             A certificate cannot be parsed.
         """
-        if self._store is not None or self.insecure:
+        if self.loaded:
             return
         from cryptography import x509
         from OpenSSL import crypto

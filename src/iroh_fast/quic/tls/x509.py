@@ -7,6 +7,7 @@ ordinary server with a certificate instead. The sessions, on aioquic's engine, a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +40,11 @@ class ServerTls(Protocol):
 
     @property
     def server(self) -> Callable[..., Any]: ...
+
+
+def preloaded() -> bool:
+    """Whether `preload` has nothing to do any more."""
+    return f"{__package__}.x509_session" in sys.modules
 
 
 def preload() -> None:

@@ -15,7 +15,7 @@ from ...errors.attempts import attempt_error
 from ...net.socket import Driver
 from ...quic._connection import WAIT_HANDSHAKE
 from ...quic.config import QuicTransportConfig
-from ...quic.tls.x509 import TrustRoots, X509Client, preload
+from ...quic.tls.x509 import TrustRoots, X509Client, preload, preloaded
 from ..qad import ALPN, CLOSE_CODE, CLOSE_REASON, plain_transport
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ class QadClient:
         if not name or len(name) > 253 or not name.isascii():
             raise ConfigError(f"not the name of a server: {server_name[:80]!r}")
         try:
-            await asyncio.to_thread(_load, trust)
+            if not (trust.loaded and preloaded()):  # each hand-over may start a thread
+                await asyncio.to_thread(_load, trust)
         except (OSError, ValueError) as err:
             raise ConfigError(f"cannot load the roots to trust: {err}") from err
         connection = driver.connect(
